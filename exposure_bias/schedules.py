@@ -23,7 +23,7 @@ Sources: DDPM (Ho et al. 2020, arXiv 2006.11239), improved DDPM's cosine schedul
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +33,6 @@ from exposure_bias.errors import InputError
 Path = Literal["vp", "edm", "flow"]
 Grid = Literal["linspace", "leading", "trailing", "karras"]
 PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
-Array = TypeVar("Array", bound=Any)
 
 GRIDS: tuple[str, ...] = get_args(Grid)
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
@@ -93,13 +92,12 @@ class Schedule:
         points = np.arange(len(self))
         alpha, sigma = _alpha_sigma(self.path, float(np.interp(index, points, self._coordinate())))
         # A continuous label is proportional to σ; a timestep is the index itself.
-        label = sigma * self.timestep[-1] / self.sigma[-1] if self.continuous else np.interp(index, points, self.timestep)
-        return Level(float(label), alpha, sigma)
+        label = sigma * float(self.timestep[-1] / self.sigma[-1]) if self.continuous else float(index)
+        return Level(label, alpha, sigma)
 
     def at_ratio(self, ratio: float) -> Level:
         """The level whose noise-to-signal ratio σ/α is `ratio`, clamped to the schedule's range."""
-        path_ratio = {"vp": np.log, "edm": lambda r: r ** (1 / KARRAS_RHO), "flow": lambda r: r / (1 + r)}
-        w = path_ratio[self.path](ratio)
+        w = {"vp": np.log(ratio), "edm": ratio ** (1 / KARRAS_RHO), "flow": ratio / (1 + ratio)}[self.path]
         return self.level(float(np.interp(w, self._coordinate(), np.arange(len(self)))))
 
     def levels(self, steps: int, grid: str = "linspace") -> tuple[Level, ...]:
@@ -119,6 +117,7 @@ class Schedule:
         if grid == "karras":
             return (*(self.at_ratio(r) for r in self._karras_ratios(steps)), self.clean)
         total = len(self)
+        index: NDArray[Any]
         if grid == "linspace":
             index = np.linspace(total - 1, 0, steps)
         elif grid == "leading":
@@ -130,7 +129,7 @@ class Schedule:
             index = np.round(index)
         return (*(self.level(max(i, 0.0)) for i in index), self.clean)
 
-    def _karras_ratios(self, steps: int) -> NDArray[np.float64]:
+    def _karras_ratios(self, steps: int) -> NDArray[Any]:
         if self.alpha[-1] == 0:
             raise InputError("the karras grid needs a finite σ/α, but this schedule ends at α = 0: use linspace")
         low, high = (float(self.sigma[i] / self.alpha[i]) ** (1 / KARRAS_RHO) for i in (0, -1))
@@ -209,7 +208,7 @@ def conversion(source: str, target: str, level: Level) -> tuple[float, float]:
     return (c * b - d * a) / determinant, (d * level.alpha - c * level.sigma) / determinant
 
 
-def convert(output: Array, source: str, target: str, x: Array, level: Level) -> Array:
+def convert(output: Any, source: str, target: str, x: Any, level: Level) -> Any:
     """A network output at state x, of prediction type `source`, as prediction type `target`. Any array library."""
     p, q = conversion(source, target, level)
     return output if (p, q) == (0.0, 1.0) else p * x + q * output
