@@ -1,0 +1,129 @@
+"""`Denoiser`: the one contract between a model and everything else here, `(x, level) -> raw output`.
+
+A denoiser is a network together with what its authors left implicit: its noise schedule, what its output means and the
+shape it works on. The raw output is kept as the network gave it and converted where it is used, because a round trip
+ε → x_0 → ε loses digits near the clean end. States are float64, whatever the network's own precision.
+"""
+
+import hashlib
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from exposure_bias.errors import InputError
+from exposure_bias.samplers import Prediction
+from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversion
+
+Clip = Literal[False, True, "keep_epsilon"]
+CLIP_CONVENTIONS = {
+    False: "x0 unclipped",
+    True: "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)",
+    "keep_epsilon": "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)",
+}
+
+
+class Denoiser:
+    """A network with its schedule and prediction type.
+
+    net: a torch module; it is put into evaluation mode. schedule: `exposure_bias.schedules`. prediction_type:
+    `epsilon`, `sample`, `v_prediction` or `flow_prediction`. shape: (C, H, W). call: how to call the network, a
+    function (net, x, timestep) -> output for x (B, C, H, W) in the network's dtype and timestep (B,); the default is
+    `net(x, timestep)`. learned_variance: the output has 2C channels, the second half an interpolation between log β̃
+    (−1) and log β (+1) as in improved DDPM. name: what reports call the model.
+
+    Raises InputError for an unknown prediction type or a shape that is not (C, H, W).
+    """
+
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        *,
+        schedule: Schedule,
+        prediction_type: str,
+        shape: tuple[int, ...],
+        call: Callable[[Any, Tensor, Tensor], Tensor] | None = None,
+        learned_variance: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if prediction_type not in PREDICTION_TYPES:
+            allowed = ", ".join(PREDICTION_TYPES)
+            raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError(f"a model's shape is (channels, height, width), got {tuple(shape)}")
+        if isinstance(net, torch.nn.Module):
+            net.eval()
+        self.net = net
+        self.schedule, self.prediction_type = schedule, prediction_type
+        self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
+        self.learned_variance = learned_variance
+        self.name = name or type(net).__name__
+        self._call = call or (lambda net, x, timestep: net(x, timestep))
+
+    def __repr__(self) -> str:
+        return f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name}, shape={self.shape})"
+
+    @property
+    def _parameter(self) -> Tensor:
+        if isinstance(self.net, torch.nn.Module):
+            for tensor in chain(self.net.parameters(), self.net.buffers()):
+                if tensor.is_floating_point():
+                    return tensor
+        return torch.empty(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live: the network's device, or the CPU where that has no float64 (mps)."""
+        device = self._parameter.device
+        return torch.device("cpu") if device.type in ("mps", "meta") else device
+
+    @property
+    def weight_hash(self) -> str:
+        """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers."""
+        digest = hashlib.sha256()
+        state = self.net.state_dict() if isinstance(self.net, torch.nn.Module) else {}
+        for key, value in sorted(state.items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        """The network's raw output at states x (B, C, H, W), all at one level; on x's device, no gradient."""
+        parameter = self._parameter
+        discrete = self.schedule.path == "vp" and float(level.timestep).is_integer()
+        dtype = torch.long if discrete else torch.float32
+        timestep = torch.full((len(x),), level.timestep, device=parameter.device, dtype=dtype)
+        with torch.no_grad():
+            output = self._call(self.net, x.to(parameter.device, parameter.dtype), timestep)
+        return output.to(x.device)
+
+    def predict(self, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
+        """x̂_0 and ε̂ at float64 states x (B, C, H, W) of one level.
+
+        clip: False; True clips x̂_0 to [−1, 1] and re-derives ε̂ = (x − α x̂_0)/σ, as guided-diffusion does;
+        "keep_epsilon" leaves ε̂ as it was. Raises InputError if the network returns NaN or Inf, or another shape.
+        """
+        output = self(x, level)
+        expected = (len(x), self.shape[0] * (2 if self.learned_variance else 1), *self.shape[1:])
+        if output.shape != expected:
+            raise InputError(
+                f"the network returned shape {tuple(output.shape)} where {expected} was expected: "
+                "check shape= and learned_variance="
+            )
+        # One reduction, not a mask: a sum is finite only if every term is.
+        if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
+            raise InputError("the network returned NaN or Inf")
+        value, variance = (output.chunk(2, dim=1)) if self.learned_variance else (output, None)
+        p, q = conversion(self.prediction_type, "sample", level)
+        x0 = q * value.double() if p == 0 else torch.add(q * value, x, alpha=p)
+        outside = (x0.abs() > 1).flatten(1).sum(1) / x0[0].numel()
+        clipped = x0.clamp(-1, 1) if clip else x0
+        if self.prediction_type != "sample" and clip is not True:
+            p, q = conversion(self.prediction_type, "epsilon", level)
+            epsilon = value if p == 0 else torch.add(q * value, x, alpha=p)
+        else:
+            epsilon = (x - level.alpha * (clipped if clip is True else x0)) / level.sigma
+        fraction = None if variance is None else (variance.double() + 1) / 2
+        return Prediction(clipped, epsilon, fraction, outside, output)

@@ -1,0 +1,67 @@
+"""Labelled data on disk: one netCDF file, written whole or not at all, read only if every byte is as written.
+
+A file is HDF5 (any netCDF tool opens it) followed by a trailer with the SHA-256 of what precedes it: HDF5 itself loads
+a flipped byte silently and can crash on a truncated file or a full disk, so bytes are made in memory and checked there.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from exposure_bias.errors import InputError
+
+_MARK = b"\nexposure_bias sha256 "
+_TRAILER = len(_MARK) + 64
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file atomically: after any failure the old file is as it was and nothing half-written remains.
+
+    Raises InputError with the system's reason (no such folder, no permission, disk full).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}; what was there before is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:
+    """Write labelled data with its provenance, which must be JSON, to one netCDF file."""
+    tree = tree.copy()
+    tree.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
+    content = bytes(tree.to_netcdf(engine="h5netcdf"))
+    write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
+
+
+def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]]:
+    """Read what `write_tree` wrote, into memory.
+
+    Raises InputError if the file is missing, was not written by this package, or differs in a single bit.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
+    if not trailer.startswith(_MARK):
+        raise InputError(f"{path} is not a complete file of exposure_bias: truncated, or written by something else")
+    if trailer[len(_MARK) :].decode(errors="replace") != hashlib.sha256(body).hexdigest():
+        raise InputError(f"{path} is corrupt: its checksum does not match; restore it or make it again")
+    with xr.open_datatree(io.BytesIO(body), engine="h5netcdf") as file:
+        tree = file.load()
+    return tree, json.loads(tree.attrs.pop("provenance"))

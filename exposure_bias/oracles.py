@@ -1,0 +1,160 @@
+"""Exact denoisers: data laws for which E[x_0 | x_t] is known, so that a perfect model can be put in any model's place.
+
+For x_t = α x_0 + σ ε and x_0 from a mixture Σ_m w_m N(μ_m, Σ_m),
+
+    E[x_0 | x] = Σ_m r_m(x) [μ_m + α Σ_m (α² Σ_m + σ² I)⁻¹ (x − α μ_m)],    r_m(x) ∝ w_m N(x; α μ_m, α² Σ_m + σ² I).
+
+One component is the Gaussian oracle; components without covariance are the empirical oracle, the exact denoiser of a
+set of images. All are float64 `Denoiser`s of type `sample`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.errors import InputError
+from exposure_bias.schedules import Level, Schedule
+
+Values = Any  # whatever torch.as_tensor takes
+
+
+class _Posterior(torch.nn.Module):
+    """The formula above, per component in the eigenbasis of its covariance.
+
+    weights (M,), means (M, D), variances (M, D), bases (M, D, D) with eigenvectors in columns or None (pixel basis).
+    """
+
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+    bases: Tensor | None
+
+    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, bases: Tensor | None) -> None:
+        super().__init__()
+        for name, value in {"weights": weights, "means": means, "variances": variances, "bases": bases}.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        x = x.flatten(1)
+        total = level.alpha**2 * self.variances + level.sigma**2
+        posterior = torch.zeros_like(x)
+        log_r = torch.empty(len(x), len(self.weights), dtype=x.dtype, device=x.device)
+        corrections = []
+        for m, mean in enumerate(self.means):
+            d = x - level.alpha * mean
+            d = d if self.bases is None else d @ self.bases[m]
+            log_r[:, m] = self.weights[m].log() - 0.5 * (d.square() / total[m] + total[m].log()).sum(1)
+            d = d * (level.alpha * self.variances[m] / total[m])
+            corrections.append(d if self.bases is None else d @ self.bases[m].T)
+        for m, r in enumerate(log_r.softmax(1).unbind(1)):
+            posterior += r[:, None] * (self.means[m] + corrections[m])
+        return posterior
+
+
+class _Nearest(torch.nn.Module):
+    """The empirical posterior mean: softmax of −‖x − α x_j‖²/2σ² over images x_j, flattened in `images` (M, D)."""
+
+    images: Tensor
+    square: Tensor
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("images", images)
+        self.register_buffer("square", images.square().sum(1))
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        log_r = (level.alpha * x.flatten(1) @ self.images.T - level.alpha**2 / 2 * self.square) / level.sigma**2
+        return log_r.softmax(1) @ self.images
+
+
+class _Oracle(Denoiser):
+    """A Denoiser whose network takes the level itself and float64 states."""
+
+    def __init__(self, net: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], name: str) -> None:
+        if len(shape) != 3:
+            raise InputError(f"an oracle's images have shape (channels, height, width), got {tuple(shape)}")
+        super().__init__(net, schedule=schedule, prediction_type="sample", shape=shape, name=name)
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        with torch.no_grad():
+            return self.net(x.to(self.device, torch.float64), level).view(x.shape).to(x.device)
+
+
+class MixtureOracle(_Oracle):
+    """The exact denoiser of Σ_m w_m N(μ_m, Σ_m).
+
+    weights (M,), normalised here; means (M, C, H, W); covariances: a scalar or, with D = C·H·W, shape (M,), (M, D) or
+    (M, D, D). Raises InputError for other shapes, negative weights or negative variances.
+    """
+
+    def __init__(self, weights: Values, means: Values, covariances: Values, schedule: Schedule) -> None:
+        weights, means, covariances = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances))
+        if means.dim() != 4 or weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
+            raise InputError(
+                f"a mixture needs weights (M,) ≥ 0 and means (M, C, H, W), got {tuple(weights.shape)} and "
+                f"{tuple(means.shape)}"
+            )
+        flat = means.flatten(1)
+        variances, bases = _eigen(covariances, flat.shape)
+        net = _Posterior(weights / weights.sum(), flat, variances, bases)
+        super().__init__(net, schedule, tuple(means.shape[1:]), "mixture oracle")
+
+
+class GaussianOracle(MixtureOracle):
+    """The exact denoiser of N(mean, covariance): mean (C, H, W); covariance (D, D), (D,) or a scalar, D = C·H·W."""
+
+    def __init__(self, mean: Values, covariance: Values, schedule: Schedule) -> None:
+        mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
+        super().__init__([1.0], mean[None], covariance[None] if covariance.dim() else covariance, schedule)
+        self.name = "Gaussian oracle"
+
+
+class EmpiricalOracle(_Oracle):
+    """The exact denoiser of the images themselves, (N, C, H, W): what a network that memorised them would say."""
+
+    def __init__(self, images: Values, schedule: Schedule) -> None:
+        images = torch.as_tensor(images, dtype=torch.float64)
+        if images.dim() != 4 or len(images) == 0:
+            raise InputError(f"the empirical oracle needs images (N, C, H, W), got shape {tuple(images.shape)}")
+        super().__init__(_Nearest(images.flatten(1)), schedule, tuple(images.shape[1:]), "empirical oracle")
+
+
+class Teacher(_Oracle):
+    """The denoiser that knows x_0 (B, C, H, W), for a batch of the same B: its chain is the teacher chain."""
+
+    def __init__(self, x0: Values, schedule: Schedule) -> None:
+        x0 = torch.as_tensor(x0, dtype=torch.float64)
+        super().__init__(_Constant(x0), schedule, tuple(x0.shape[1:]), "teacher")
+
+
+class _Constant(torch.nn.Module):
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        return self.value
+
+
+def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Variances (M, D) and eigenvectors (M, D, D) or None of covariances given as (), (M,), (M, D) or (M, D, D)."""
+    components, dimension = shape
+    bases = None
+    if covariances.shape == (components, dimension, dimension):
+        covariances, bases = torch.linalg.eigh(covariances)
+        # A sample covariance of few images has eigenvalues of −1e−16 where zero is meant.
+        covariances = torch.where(covariances.abs() < 1e-12 * covariances.max(), 0.0, covariances)
+    elif covariances.dim() == 0 or covariances.shape == (components,):
+        covariances = covariances.reshape(-1, 1).expand(components, dimension)
+    elif covariances.shape != (components, dimension):
+        raise InputError(
+            f"covariance of shape {tuple(covariances.shape)} does not fit {dimension} pixels: allowed are a scalar, "
+            f"({dimension},) and ({dimension}, {dimension})"
+        )
+    if not (covariances >= 0).all():
+        raise InputError("a covariance must not have negative eigenvalues")
+    return covariances.contiguous(), bases

@@ -1,0 +1,241 @@
+"""`record`: run the streams of a model on data and keep their statistics."""
+
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from exposure_bias import recording
+from exposure_bias.adapters import adapt
+from exposure_bias.data import Data, load_data
+from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
+from exposure_bias.errors import InputError
+from exposure_bias.noise import Noise
+from exposure_bias.oracles import Teacher
+from exposure_bias.recording import Recording, refuse_differences
+from exposure_bias.samplers import Sampler, parse
+from exposure_bias.schedules import Level
+from exposure_bias.statistics.collector import Collector, Subjects
+from exposure_bias.statistics.law import law
+from exposure_bias.streams import Step, chain, forward, noised, prior
+
+STREAMS = ("forward", "chain", "teacher")
+MAX_LEVELS = 100
+DEFAULT_SAMPLES = 1024
+SAVING_SHARE = 0.05
+PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
+
+
+def record(
+    model: Any,
+    data: Any,
+    *,
+    sampler: str | Sampler = "ddpm",
+    steps: int = 100,
+    n: int | None = None,
+    start: str | float = "data",
+    grid: str = "linspace",
+    clip: Clip = False,
+    streams: Sequence[str] = ("forward", "chain"),
+    seed: int = 0,
+    batch_size: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
+    first: int = 0,
+) -> Recording:
+    """Run a model's forward and chain streams on data and record their statistics.
+
+    model: a `Denoiser`, or what `adapt` takes. data: `Data`, or what `load_data` takes; (N, C, H, W) in [−1, 1].
+    sampler: see `samplers`. steps: chain length T′. n: number of samples, by default the data's, at most 1024.
+    start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a timestep of the grid
+    starts on data at that level. grid: see `Schedule.levels`. clip: see `Denoiser.predict`. streams: any of forward,
+    chain, teacher. seed: of all noise; a sample's noise depends on the seed and its own number alone.
+    checkpoint: a path; the run is saved there as it goes, and the same call continues a run that was killed.
+    first: the first sample's number, for recordings that are to be merged; sample i uses image i mod N.
+
+    At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end always.
+
+    Raises InputError for whatever does not fit: shapes, names, numbers, a network that returns NaN, a checkpoint of
+    another run.
+    """
+    model, data = adapt(model), load_data(data)
+    n = min(len(data), DEFAULT_SAMPLES) if n is None else n
+    _check(model, data, streams, n, batch_size, first, clip)
+    if n > len(data):
+        warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=2)
+    run = _Run(model, data, parse(sampler), chain_levels(model, steps, grid, start), start != "noise", clip, seed)
+    settings = {**run.settings(), "grid": grid, "start": start, "streams": sorted(streams)}
+    ids = np.arange(first, first + n)
+    collectors = run.collectors(streams, n)
+
+    def snapshot(done: int) -> Recording:
+        images = ids[:done] % len(data)
+        datasets = {c.name: c.to_dataset(ids[:done], images) for c in collectors.values()}
+        datasets["data"] = datasets["data"].merge(run.law.to_dataset())
+        return Recording(datasets, {"run": settings, "n": n, "done": done, "made": _made(model, batch_size)})
+
+    done = 0
+    if checkpoint is not None and os.path.exists(checkpoint):
+        done = _restore(checkpoint, settings, ids, collectors)
+    saving, last = 0.0, time.monotonic()
+    with _progress(run.evaluations(streams), done, n) as bar:
+        while done < n:
+            rows = slice(done, min(done + batch_size, n))
+            for name, step, subjects in run.steps(ids[rows], rows, streams):
+                collectors[name].update(step, subjects)
+                bar.update(len(subjects.images) if step.prediction is not None else 0)
+            done = rows.stop
+            now = time.monotonic()
+            if checkpoint is not None and (done == n or SAVING_SHARE * (now - last) >= saving):
+                snapshot(done).save(checkpoint)
+                last = time.monotonic()
+                saving = last - now
+    return snapshot(n)
+
+
+def chain_levels(model: Denoiser, steps: int, grid: str, start: str | float = "data") -> tuple[Level, ...]:
+    """The levels of a chain, from the noisiest, or from the timestep `start`, down to the clean end."""
+    levels = model.schedule.levels(steps, grid)
+    if isinstance(start, str):
+        if start not in ("data", "noise"):
+            raise InputError(f"unknown start {start!r}: allowed are data, noise, or a timestep of the grid")
+        return levels
+    timesteps = [level.timestep for level in levels[:-1]]
+    if start not in timesteps:
+        nearest = min(timesteps, key=lambda t: abs(t - start))
+        raise InputError(f"timestep {start:g} is not on the grid of {steps} steps: the nearest is {nearest:g}")
+    return levels[timesteps.index(start) :]
+
+
+@dataclass
+class _Run:
+    """One model on one data set, with everything that defines its chain."""
+
+    model: Denoiser
+    data: Data
+    sampler: Sampler
+    levels: tuple[Level, ...]
+    paired: bool
+    clip: Clip
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.law = law(self.data)
+        noisy = len(self.levels) - 1
+        kept = np.linspace(0, noisy - 1, min(noisy, MAX_LEVELS)).round().astype(int)
+        self.kept = [*kept.tolist(), noisy]
+
+    def settings(self) -> dict[str, Any]:
+        """What must agree between recordings that are merged or continued."""
+        model, data = self.model, self.data
+        return {
+            "model": {"name": model.name, "weights": model.weight_hash, "prediction_type": model.prediction_type},
+            "data": {"name": data.name, "split": data.split, "hash": data.hash, "images": len(data), "note": data.note},
+            "schedule": model.schedule.name,
+            "path": model.schedule.path,
+            "sampler": str(self.sampler),
+            "steps": len(self.levels) - 1,
+            "clip": CLIP_CONVENTIONS[self.clip],
+            "seed": self.seed,
+        }
+
+    def collectors(self, streams: Sequence[str], n: int) -> dict[str, Collector]:
+        """An empty collector for each stream and one for the images themselves."""
+        levels = [self.levels[i] for i in self.kept]
+        common = (n, self.law, self.paired, self.seed)
+        collectors = {name: Collector(name, self.kept, levels, *common) for name in STREAMS if name in streams}
+        return {"data": Collector("data", [0], [self.model.schedule.clean], *common), **collectors}
+
+    def evaluations(self, streams: Sequence[str]) -> int:
+        """Steps with a prediction that one sample takes, for the progress bar."""
+        return ("forward" in streams) * (len(self.kept) - 1) + ("chain" in streams) * (len(self.levels) - 1)
+
+    def steps(
+        self, ids: NDArray[np.int64], rows: slice, streams: Sequence[str]
+    ) -> Iterator[tuple[str, Step, Subjects]]:
+        """Every step of every stream for one batch of samples."""
+        model, images = self.model, ids % len(self.data)
+        x0 = torch.from_numpy(self.data.batch(images)).to(model.device, torch.float64)
+        subjects = Subjects(rows, images, x0, self.law)
+        yield "data", Step(0, model.schedule.clean, x0, None), subjects
+        if "forward" in streams:
+            for step in forward(model, x0, self.levels, self._noise("forward", ids), self.clip, self.kept):
+                yield "forward", step, subjects
+        if "chain" not in streams and "teacher" not in streams:
+            return
+        epsilon = self._noise("start", ids)(0)
+        start = noised(x0, self.levels[0], epsilon) if self.paired else prior(model, self.levels[0], epsilon)
+        # A learned variance is the model's: the teacher takes it over when both run; otherwise x_0 alone will do.
+        who = model if "chain" in streams else Teacher(x0, model.schedule)
+        truth = x0 if self.paired else None
+        for step in chain(who, start, self.levels, self.sampler, self._noise("chain", ids), self.clip, truth):
+            if "chain" in streams:
+                yield "chain", step, subjects
+            if "teacher" in streams and step.truth is not None:
+                yield "teacher", Step(step.index, step.level, step.truth, None), subjects
+
+    def _noise(self, purpose: str, ids: NDArray[np.int64]) -> Noise:
+        return Noise(self.seed, purpose, ids.tolist(), self.model.shape, self.model.device)
+
+
+def _check(
+    model: Denoiser, data: Data, streams: Sequence[str], n: int, batch_size: int, first: int, clip: Clip
+) -> None:
+    if model.shape != data.shape:
+        raise InputError(
+            f"the model works on {_shape(model.shape)} images, but {data.name} holds {_shape(data.shape)}: "
+            "give data of the model's size and channel count"
+        )
+    unknown = [s for s in streams if s not in STREAMS]
+    if unknown or not streams:
+        raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
+    if n < 1 or batch_size < 1 or first < 0:
+        raise InputError(f"n and batch_size must be at least 1 and first at least 0, got {n}, {batch_size}, {first}")
+    if clip not in CLIP_CONVENTIONS:
+        raise InputError(f"unknown clip {clip!r}: allowed are {', '.join(map(repr, CLIP_CONVENTIONS))}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}×{shape[1]}×{shape[2]}"
+
+
+def _restore(
+    path: str | os.PathLike[str], settings: dict[str, Any], ids: NDArray[np.int64], collectors: dict[str, Collector]
+) -> int:
+    """Fill the collectors from a checkpoint of the same run; the number of samples it holds."""
+    earlier = recording.load_partial(path)
+    what = f"{path} belongs to another run (remove it, or choose another checkpoint)"
+    refuse_differences(earlier.provenance["run"], settings, what)
+    done = int(earlier.provenance["done"])
+    if done > len(ids) or (earlier["data"]["sample"].values != ids[:done]).any():
+        raise InputError(f"{what}: it holds other samples")
+    for name, collector in collectors.items():
+        collector.restore(earlier[name])
+    return done
+
+
+def _progress(evaluations: int, done: int, n: int) -> Any:
+    # A quick run shows nothing; a bar that is not on a terminal is left out.
+    return tqdm(
+        total=evaluations * n, initial=evaluations * done, unit="eval", unit_scale=True, desc="record", disable=None,
+        leave=False, delay=1.0,
+    )  # fmt: skip
+
+
+def _made(model: Denoiser, batch_size: int) -> dict[str, Any]:
+    """How a run came about: nothing here changes its numbers beyond round-off."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "batch_size": batch_size,
+        "device": str(model.device),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }

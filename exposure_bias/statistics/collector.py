@@ -1,0 +1,149 @@
+"""One stream's statistics: `Step`s in, a dataset out, whichever loop the steps come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from exposure_bias.schedules import Level
+from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch
+from exposure_bias.statistics.bands import BandPower, dct, haar
+from exposure_bias.statistics.histogram import ErrorHistogram
+from exposure_bias.statistics.law import Law
+from exposure_bias.statistics.moments import PixelMoments, grouped_pixels
+from exposure_bias.statistics.projections import Projections
+from exposure_bias.statistics.scalars import SampleScalars
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from exposure_bias.streams import Step
+
+GROUPED_BYTES = 256 * 2**20
+DIRECTIONS = 16
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The samples of one batch and the images they are made from.
+
+    rows: where they stand among the recording's samples. images (B,): their images' numbers. x0 (B, C, H, W) float64.
+    """
+
+    rows: slice
+    images: NDArray[np.int64]
+    x0: "Tensor"
+    law: Law
+
+    @cached_property
+    def mean(self) -> "Tensor":
+        """The data's mean image, (D,)."""
+        import torch
+
+        return torch.from_numpy(self.law.mean.ravel()).to(self.x0.device)
+
+    @cached_property
+    def data(self) -> "Tensor":
+        """x_0 − μ, (B, D)."""
+        return self.x0.flatten(1) - self.mean
+
+    @cached_property
+    def membership(self) -> "Tensor":
+        """(GROUPS, B), one where sample b's image is in group g."""
+        import torch
+
+        member = np.arange(GROUPS)[:, None] == self.images[None] % GROUPS
+        return torch.from_numpy(member.astype(np.float64)).to(self.x0.device)
+
+    def batch(self, step: "Step") -> Batch:
+        """One step of these samples, centred."""
+        alpha, sigma = step.level.alpha, step.level.sigma
+        now = step.prediction
+        return Batch(
+            step=step,
+            rows=self.rows,
+            scale=float(np.sqrt(alpha**2 * self.law.variance.mean() + sigma**2)),
+            membership=self.membership,
+            state=step.x.flatten(1).sub(self.mean, alpha=alpha),
+            data=self.data,
+            prediction=None if now is None else now.x0.flatten(1) - self.mean,
+            error=None if step.truth is None else (step.x - step.truth).flatten(1),
+        )
+
+
+class Collector:
+    """The accumulators of one stream over the recorded steps.
+
+    name: data, forward, chain or teacher. indices: the recorded steps' numbers; levels: theirs. samples: how many will
+    come. paired: whether every sample has its own x_0, which the cross moments and errors need.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        indices: Sequence[int],
+        levels: Sequence[Level],
+        samples: int,
+        law: Law,
+        paired: bool,
+        seed: int,
+    ) -> None:
+        self.name, self.levels = name, levels
+        self.row = {index: row for row, index in enumerate(indices)}
+        self.accumulators = _accumulators(name, len(indices), samples, law, paired, seed)
+
+    def update(self, step: "Step", subjects: Subjects) -> None:
+        """Add one step of a batch; a step that is not recorded is passed over."""
+        row = self.row.get(step.index)
+        if row is None:
+            return
+        batch = subjects.batch(step)
+        for accumulator in self.accumulators:
+            accumulator.update(row, batch)
+
+    def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
+        """Everything so far, of the samples `ids` made from `images`."""
+        dataset = xr.merge([a.to_dataset() for a in self.accumulators], compat="no_conflicts", join="exact")
+        if "sample" in dataset.dims:
+            dataset = dataset.isel(sample=slice(len(ids)))
+        dataset["count"] = ("group", np.bincount(images % GROUPS, minlength=GROUPS).astype(np.float64))
+        timestep, alpha, sigma = np.array(self.levels).T
+        return dataset.assign_coords(
+            step=list(self.row),
+            timestep=("step", timestep),
+            alpha=("step", alpha),
+            sigma=("step", sigma),
+            sample=ids,
+            image=("sample", images),
+        )
+
+    def restore(self, dataset: xr.Dataset) -> None:
+        """Continue from what `to_dataset` gave."""
+        for accumulator in self.accumulators:
+            accumulator.restore(dataset)
+
+
+def _accumulators(name: str, steps: int, samples: int, law: Law, paired: bool, seed: int) -> list[Accumulator]:
+    channels, height, width = shape = law.mean.shape
+    predicts, errs = name in ("forward", "chain"), name == "chain" and paired
+    fields = ["state", *(["prediction"] if predicts else []), *(["error"] if errs else [])]
+    pixels = grouped_pixels(law.mean.size, steps, 3 * len(fields), GROUPED_BYTES, seed)
+    scalars = [
+        *(["epsilon_norm", "outside"] if predicts else []),
+        *(["prediction_error"] if predicts and paired else []),
+        *(["error_norm"] if errs else []),
+    ]
+    kept: list[Accumulator] = [SampleScalars(tuple(scalars), samples, steps)] if scalars else []
+    for field in fields:
+        kept.append(PixelMoments(field, steps, shape, pixels, cross=field == "state" and paired))
+        if field != "error":
+            kept.append(BandPower(field, dct(height, width), steps, channels))
+            kept.append(BandPower(field, haar(height, width), steps, channels))
+    kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
+    if errs:
+        kept.append(ErrorHistogram(steps, law.mean.size))
+    return kept

@@ -1,0 +1,41 @@
+"""The distribution of the state error ξ_t, at some pixels."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure_bias.statistics.accumulator import Accumulator, Batch
+
+BINS = 101
+RANGE = 4.0
+CORE = 0.02
+MAX_PIXELS = 64
+
+
+def error_edges() -> NDArray[np.float64]:
+    """The BINS + 1 bin edges, in units of the state's own scale √(α²σ̄² + σ²); the outer bins are open.
+
+    They are even in asinh(ξ/CORE): fine near zero, where ξ lives at the noisy end, and coarse in the tails.
+    """
+    edges: NDArray[np.float64] = CORE * np.sinh(np.linspace(-1, 1, BINS + 1) * np.arcsinh(RANGE / CORE))
+    return edges
+
+
+class ErrorHistogram(Accumulator):
+    """Counts of ξ_t = x̂_t − x_t by bin. On disk: `error_histogram` (step, histogram_pixel, bin)."""
+
+    def __init__(self, steps: int, dimension: int) -> None:
+        super().__init__()
+        count = min(dimension, MAX_PIXELS)
+        self.pixels = np.unique(np.linspace(0, dimension - 1, count).round().astype(np.int64))
+        self._sum("error_histogram", step=steps, histogram_pixel=len(self.pixels), bin=BINS)
+        self.coords = {"histogram_pixel": ("histogram_pixel", self.pixels)}
+
+    def update(self, row: int, batch: Batch) -> None:
+        if batch.error is None:
+            return
+        error = batch.error[:, self.pixels] if len(self.pixels) < batch.error.shape[1] else batch.error
+        position = (error * (1 / (batch.scale * CORE))).asinh_().mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
+        index = position.mul_(BINS / 2).clamp_(0, BINS - 1).long().cpu().numpy()
+        index += np.arange(len(self.pixels)) * BINS
+        counts = self.state["error_histogram"][row]
+        counts += np.bincount(index.ravel(), minlength=counts.size).reshape(counts.shape)

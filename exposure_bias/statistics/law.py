@@ -1,0 +1,70 @@
+"""The data's own first two moments and their eigen-directions."""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from exposure_bias.data import Data
+from exposure_bias.statistics.accumulator import CONSTANT
+
+CHUNK = 1024
+DENSE = 4096  # largest D whose D × D covariance is made
+COVARIANCE_IMAGES = 8192
+SUBSPACE_IMAGES = 1024
+
+
+class Law(NamedTuple):
+    """mean, variance (C, H, W) over all images; values (K,) and vectors (K, D) of the covariance, largest first.
+
+    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096, so that K < D there.
+    """
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+    def to_dataset(self) -> xr.Dataset:
+        """The law as constants of a recording's /data group; eigenvectors are stored as float32."""
+        pixels = ("channel", "y", "x")
+        vectors = self.vectors.reshape(-1, *self.mean.shape).astype(np.float32)
+        return xr.Dataset(
+            {
+                "mean": (pixels, self.mean, CONSTANT),
+                "variance": (pixels, self.variance, CONSTANT),
+                "eigenvalue": ("mode", self.values, CONSTANT),
+                "eigenvector": (("mode", *pixels), vectors, CONSTANT),
+            }
+        )
+
+
+def law(data: Data) -> Law:
+    """Mean image, per-pixel variance (divisor N) and eigendecomposition of the covariance of the data."""
+    total, square = np.zeros(data.shape), np.zeros(data.shape)
+    shift = data.batch([0])[0].astype(np.float64)  # any image: it keeps the variance of a constant pixel at zero
+    for start in range(0, len(data), CHUNK):
+        x = data.batch(range(start, min(start + CHUNK, len(data)))) - shift
+        total += x.sum(0)
+        square += np.square(x).sum(0)
+    mean = total / len(data)
+    variance = np.maximum(square / len(data) - mean**2, 0)
+    values, vectors = _directions(data, mean + shift)
+    return Law(mean + shift, variance, values, vectors)
+
+
+def _directions(data: Data, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    dense = mean.size <= DENSE
+    limit = COVARIANCE_IMAGES if dense else SUBSPACE_IMAGES
+    ids = np.unique(np.linspace(0, len(data) - 1, min(len(data), limit)).round().astype(int))
+    if not dense:
+        d = (data.batch(ids) - mean).reshape(len(ids), -1)
+        _, singular, vectors = np.linalg.svd(d, full_matrices=False)
+        return singular**2 / len(ids), vectors
+    covariance = np.zeros((mean.size, mean.size))
+    for chunk in np.array_split(ids, -(-len(ids) // CHUNK)):
+        d = (data.batch(chunk) - mean).reshape(len(chunk), -1)
+        covariance += d.T @ d
+    values, vectors = np.linalg.eigh(covariance / len(ids))
+    return np.maximum(values[::-1], 0), vectors.T[::-1]

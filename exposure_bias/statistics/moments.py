@@ -1,0 +1,48 @@
+"""First and second moments per pixel."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch
+
+
+class PixelMoments(Accumulator):
+    """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the batch.
+
+    On disk: `{field}_sum`, `_square`, `_cross` (step, channel, y, x), over all samples; and `{field}_group_sum`, …
+    (step, group, pixel), for the pixels in `pixels` (flat indices), which is all of them unless memory forbids.
+    """
+
+    def __init__(
+        self, field: str, steps: int, shape: tuple[int, int, int], pixels: NDArray[np.int64], cross: bool = False
+    ) -> None:
+        super().__init__()
+        self.field, self.pixels = field, pixels
+        self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
+        for part in self.parts:
+            self._sum(f"{field}_{part}", step=steps, channel=shape[0], y=shape[1], x=shape[2])
+            self._sum(f"{field}_group_{part}", step=steps, group=GROUPS, pixel=len(pixels))
+        self.coords = {"pixel": ("pixel", pixels)}
+
+    def update(self, row: int, batch: Batch) -> None:
+        d = batch.field(self.field)
+        if d is None:
+            return
+        values: dict[str, Any] = {"sum": d, "square": d * d}
+        if "cross" in self.parts:
+            values["cross"] = d * batch.data
+        for part in self.parts:
+            grouped = batch.by_group(values[part])
+            total = self.state[f"{self.field}_{part}"][row]
+            total += grouped.sum(0).reshape(total.shape)
+            self.state[f"{self.field}_group_{part}"][row] += grouped[:, self.pixels]
+
+
+def grouped_pixels(dimension: int, steps: int, arrays: int, budget: int, seed: int) -> NDArray[np.int64]:
+    """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes for `arrays`."""
+    room = budget // (8 * GROUPS * steps * arrays)
+    if room >= dimension:
+        return np.arange(dimension)
+    return np.sort(np.random.default_rng(seed).choice(dimension, max(room, 1), replace=False))
