@@ -68,9 +68,12 @@ def record(
     """
     model, data = adapt(model), load_data(data)
     n = min(len(data), DEFAULT_SAMPLES) if n is None else n
-    _check(model, data, streams, n, batch_size, first, clip)
-    if n > len(data):
-        warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=2)
+    check_fit(model, data, n, batch_size, clip)
+    unknown = [s for s in streams if s not in STREAMS]
+    if unknown or not streams:
+        raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
+    if first < 0:
+        raise InputError(f"the first sample's number must be at least 0, got {first}")
     run = _Run(model, data, parse(sampler), chain_levels(model, steps, grid, start), start != "noise", clip, seed)
     settings = {**run.settings(), "grid": grid, "start": start, "streams": sorted(streams)}
     ids = np.arange(first, first + n)
@@ -80,7 +83,10 @@ def record(
         images = ids[:done] % len(data)
         datasets = {c.name: c.to_dataset(ids[:done], images) for c in collectors.values()}
         datasets["data"] = datasets["data"].merge(run.law.to_dataset())
-        return Recording(datasets, {"run": settings, "n": n, "done": done, "made": _made(model, batch_size)})
+        return Recording(
+            datasets,
+            {"run": settings, "n": n, "done": done, "made": made(batch_size=batch_size, device=str(model.device))},
+        )
 
     done = 0
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -141,6 +147,7 @@ class _Run:
             "data": {"name": data.name, "split": data.split, "hash": data.hash, "images": len(data), "note": data.note},
             "schedule": model.schedule.name,
             "path": model.schedule.path,
+            "levels": [list(level) for level in self.levels],
             "sampler": str(self.sampler),
             "steps": len(self.levels) - 1,
             "clip": CLIP_CONVENTIONS[self.clip],
@@ -186,21 +193,19 @@ class _Run:
         return Noise(self.seed, purpose, ids.tolist(), self.model.shape, self.model.device)
 
 
-def _check(
-    model: Denoiser, data: Data, streams: Sequence[str], n: int, batch_size: int, first: int, clip: Clip
-) -> None:
+def check_fit(model: Denoiser, data: Data, n: int, batch_size: int, clip: Clip) -> None:
+    """Raise InputError where model, data and settings do not fit; warn once where images must recur."""
     if model.shape != data.shape:
         raise InputError(
             f"the model works on {_shape(model.shape)} images, but {data.name} holds {_shape(data.shape)}: "
-            "give data of the model's size and channel count"
+            "give data of the model's channel count and size"
         )
-    unknown = [s for s in streams if s not in STREAMS]
-    if unknown or not streams:
-        raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
-    if n < 1 or batch_size < 1 or first < 0:
-        raise InputError(f"n and batch_size must be at least 1 and first at least 0, got {n}, {batch_size}, {first}")
+    if n < 1 or batch_size < 1:
+        raise InputError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if clip not in CLIP_CONVENTIONS:
         raise InputError(f"unknown clip {clip!r}: allowed are {', '.join(map(repr, CLIP_CONVENTIONS))}")
+    if n > len(data):
+        warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=3)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -230,12 +235,11 @@ def _progress(evaluations: int, done: int, n: int) -> Any:
     )  # fmt: skip
 
 
-def _made(model: Denoiser, batch_size: int) -> dict[str, Any]:
+def made(**extra: Any) -> dict[str, Any]:
     """How a run came about: nothing here changes its numbers beyond round-off."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "batch_size": batch_size,
-        "device": str(model.device),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
+        **extra,
     }

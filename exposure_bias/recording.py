@@ -63,6 +63,22 @@ class Recording:
         """Whether each chain was started on its own x_0, so that chain and data can be compared image by image."""
         return bool(self.provenance["run"]["start"] != "noise")
 
+    @property
+    def description(self) -> dict[str, str]:
+        """What was measured, in words: attributes for a diagnostic's dataset."""
+        run = self.provenance["run"]
+        described = {
+            "model": run["model"]["name"],
+            "data": " ".join(filter(None, (run["data"]["name"], run["data"]["split"]))),
+            "sampler": run["sampler"],
+            "steps": str(run["steps"]),
+            "start": str(run["start"]),
+            "clip": run["clip"],
+            "n": str(self.n),
+            "seed": str(run["seed"]),
+        }
+        return described | ({"note": run["data"]["note"]} if run["data"]["note"] else {})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one netCDF file, atomically. Raises InputError if it cannot be written; the old file survives."""
         tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.streams.items()})

@@ -33,8 +33,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from exposure_bias.errors import InputError
+from exposure_bias.recording import Recording
 from exposure_bias.samplers import Sampler, parse
 from exposure_bias.schedules import Level, Path, Schedule
+from exposure_bias.statistics.bands import Bands
 
 Array = NDArray[np.float64]
 Start = Literal["data", "noise"]
@@ -69,7 +71,9 @@ def eigendecomposition(covariance: ArrayLike | Eigen, size: int | None = None) -
             _check_orthonormal(vectors, size or vectors.shape[-1])
     else:
         matrix, vectors = np.asarray(covariance, dtype=np.float64), None
-        d = size or (1 if matrix.ndim == 0 else len(matrix))
+        if matrix.ndim == 0 and size is None:
+            raise InputError("the eigendecomposition of a scalar covariance needs size, the number of pixels")
+        d = size or len(matrix)
         if matrix.shape not in ((), (d,), (d, d)):
             raise InputError(f"covariance must be a scalar, ({d},) or ({d}, {d}), got shape {matrix.shape}")
         if not np.isfinite(matrix).all():
@@ -132,6 +136,7 @@ def gaussian_chain(
     the same per eigen-direction over (step, mode) as mode_variance, mode_forward_variance, mode_covariance_x0,
     mode_error_variance, mode_x0_variance, beside eigenvalue (mode); and over (step):
 
+        rest_variance               of the chain state in each direction that the eigenvectors do not span
         gap                         Σ_i variance / Σ_i forward_variance − 1
         epsilon_norm_chain, epsilon_norm_forward
                                     E‖ε̂‖₂ ≈ √m (1 − v/8m²), m = E‖ε̂‖², v = Var ‖ε̂‖²; NaN at the last entry. The
@@ -196,8 +201,42 @@ def gaussian_chain(
     variables |= {f"mode_{name}": (("step", "mode"), values[:, :-1]) for name, values in modes.items()}
     variables |= {name: ("step", values) for name, values in curves.items()}
     variables["eigenvalue"] = ("mode", lam[:-1])
+    variables["rest_variance"] = ("step", variance[:, -1])
     coords = {"timestep": ("step", timestep), "alpha": ("step", alpha), "sigma": ("step", sigma)}
     return xr.Dataset(variables, coords, {"sampler": str(sampler), "start": start})
+
+
+def gaussian_of(recording: Recording) -> xr.Dataset | None:
+    """`gaussian_chain` for a recording: its own data's law, sampler, levels and start, at the recorded steps.
+
+    None for ddpm:learned_range, which has no such reference. Clipping is left out in any case.
+    """
+    run, data = recording.provenance["run"], recording["data"]
+    if parse(run["sampler"]).variance == "learned_range":
+        return None
+    vectors = data["eigenvector"].values.reshape(data.sizes["mode"], -1)
+    eigen = Eigen(data["eigenvalue"].values, vectors)
+    levels = tuple(Level(*level) for level in run["levels"])
+    start = "noise" if run["start"] == "noise" else "data"
+    chain = gaussian_chain(data["mean"].values, eigen, levels, run["path"], run["sampler"], start)
+    recorded = next(recording[name]["step"].values for name in ("chain", "teacher", "forward") if name in recording)
+    return chain.isel(step=recorded)
+
+
+def gaussian_power(reference: xr.Dataset, recording: Recording, bands: Bands) -> tuple[Array, Array]:
+    """Expected power of x_t − α_t μ in the reference chain and in the forward stream, by band.
+
+    Both (step, F): summed over a band's modes, mean over channels.
+    """
+    data = recording["data"]
+    alpha, sigma = (reference[name].values[:, None] for name in ("alpha", "sigma"))
+    mode_power = bands.power(data["eigenvector"].values.astype(np.float64)).mean(1)
+    drift = bands.power(reference["mean"].values - alpha[..., None, None] * data["mean"].values).mean(1)
+    # What the eigenvectors do not span has the power of unit noise less theirs.
+    rest = np.maximum(bands.count - mode_power.sum(0), 0)
+    chain = reference["mode_variance"].values @ mode_power + reference["rest_variance"].values[:, None] * rest + drift
+    forward = alpha**2 * (reference["eigenvalue"].values @ mode_power) + sigma**2 * bands.count
+    return chain, forward
 
 
 class _Space:

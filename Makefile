@@ -1,0 +1,26 @@
+# Needs make and Python 3.11 or newer; everything else is installed into $(VENV).
+# On Linux PyPI's torch is a CUDA build. For a CPU build:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+# and for another CUDA version its index, for example https://download.pytorch.org/whl/cu126.
+PYTHON ?= python3
+VENV ?= .venv
+READY = $(VENV)/installed
+
+.PHONY: demo test lint
+demo: $(READY)
+	$(VENV)/bin/eb-analyze error-hist -o demo
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,29 @@
+from . import adapters as adapters
+from . import data as data
+from . import denoisers as denoisers
+from . import diagnostics as diagnostics
+from . import experiments as experiments
+from . import noise as noise
+from . import oracles as oracles
+from . import plots as plots
+from . import references as references
+from . import samplers as samplers
+from . import schedules as schedules
+from . import streams as streams
+from . import training as training
+from .adapters import adapt as adapt
+from .adapters import load_model as load_model
+from .data import load_data as load_data
+from .denoisers import Denoiser as Denoiser
+from .diagnostics.normality import normality as normality
+from .diagnostics.shapiro import shapiro as shapiro
+from .diagnostics.spectra import spectrum as spectrum
+from .diagnostics.state_error import state_error as state_error
+from .errors import InputError as InputError
+from .experiments.chain_errors import chain_errors as chain_errors
+from .recorder import record as record
+from .recording import Recording as Recording
+from .recording import load as load
+from .recording import merge as merge
+
+__version__: str
