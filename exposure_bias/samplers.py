@@ -6,7 +6,8 @@ With x̂_0 and ε̂ the prediction at (x_s, s), z unit noise and SNR = α²/σ²
             v = σ²_{s|t} σ_t²/σ_s² (`fixed_small`, β̃), σ²_{s|t} (`fixed_large`, β), or between them in the log
             (`learned_range`); the last step, to σ_t = 0, is noise-free   (Ho et al. 2020, eq. 7; Nichol 2021, eq. 15)
     ddim(η) x_t = α_t x̂_0 + √(σ_t² − v) ε̂ + √v z,   v = η² σ_t² (1 − SNR_s/SNR_t)   (Song et al. 2021, eq. 12 and 16)
-    euler   x_t = x_s + Δα x̂_0 + Δσ ε̂      in coordinates where the path is straight: x/α for vp and edm, x for flow
+    euler   x_t = x_s + Δα x̂_0 + Δσ ε̂      in coordinates where the path is straight: x/α for vp and edm, x for flow;
+            with x_s = α_s x̂_0 + σ_s ε̂ that is α_t x̂_0 + σ_t ε̂
     heun    euler, then the mean of both slopes; the last step, to σ_t = 0, is Euler's  (Karras et al. 2022, Alg. 1)
 
 A sampler is named by a string, the same in Python and at the command line: `ddpm` (= `ddpm:fixed_small`),
@@ -53,7 +54,7 @@ class Sampler:
     def __str__(self) -> str:
         if self.name == "ddpm":
             return f"ddpm:{self.variance}"
-        return f"ddim:{self.eta:g}" if self.name == "ddim" else self.name
+        return f"ddim:{self.eta!r}" if self.name == "ddim" else self.name
 
     @property
     def stochastic(self) -> bool:
@@ -71,7 +72,7 @@ class Sampler:
             return _ddpm(x, now, s, t, z, self.variance)
         if self.name == "ddim":
             return _ddim(x, now, s, t, z, self.eta)
-        return _ode(x, now, s, t, predict if self.name == "heun" else None, path)
+        return _ode(now, s, t, predict if self.name == "heun" else None, path)
 
 
 def parse(sampler: str | Sampler) -> Sampler:
@@ -88,7 +89,7 @@ def parse(sampler: str | Sampler) -> Sampler:
             eta = -1.0
         if 0 <= eta <= 1:
             return Sampler(name, eta=eta)
-    if name in ("euler", "heun") and not option:
+    if sampler in ("euler", "heun"):
         return Sampler(name)
     raise InputError(f"unknown sampler {str(sampler)!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1)")
 
@@ -117,13 +118,12 @@ def _ddim(x: Any, now: Prediction, s: Level, t: Level, z: Any, eta: float) -> An
     return mean + sqrt(variance) * z if variance else mean
 
 
-def _ode(x: Any, now: Prediction, s: Level, t: Level, predict: Predict | None, path: Path) -> Any:
-    # On a straight path dx/dσ depends on σ only through the prediction, so that Euler's one error is the prediction's.
-    scale_s, scale_t = (1.0, 1.0) if path == "flow" else (s.alpha, t.alpha)
-    d_alpha, d_sigma = t.alpha / scale_t - s.alpha / scale_s, t.sigma / scale_t - s.sigma / scale_s
-    start = x / scale_s
-    end = start + d_alpha * now.x0 + d_sigma * now.epsilon
+def _ode(now: Prediction, s: Level, t: Level, predict: Predict | None, path: Path) -> Any:
+    # On a straight path Euler's step is exact but for the prediction; nothing is divided by a small α here.
+    end = t.alpha * now.x0 + t.sigma * now.epsilon
     if predict is not None and t.sigma > 0:
-        then = predict(end * scale_t, t)
-        end = start + d_alpha * (now.x0 + then.x0) / 2 + d_sigma * (now.epsilon + then.epsilon) / 2
-    return end * scale_t
+        scale_s, scale_t = (1.0, 1.0) if path == "flow" else (s.alpha, t.alpha)
+        d_alpha, d_sigma = t.alpha / scale_t - s.alpha / scale_s, t.sigma / scale_t - s.sigma / scale_s
+        then = predict(end, t)
+        end = end + scale_t / 2 * (d_alpha * (then.x0 - now.x0) + d_sigma * (then.epsilon - now.epsilon))
+    return end

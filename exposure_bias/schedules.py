@@ -97,8 +97,12 @@ class Schedule:
 
     def at_ratio(self, ratio: float) -> Level:
         """The level whose noise-to-signal ratio σ/α is `ratio`, clamped to the schedule's range."""
-        w = {"vp": np.log(ratio), "edm": ratio ** (1 / KARRAS_RHO), "flow": ratio / (1 + ratio)}[self.path]
-        return self.level(float(np.interp(w, self._coordinate(), np.arange(len(self)))))
+        if ratio <= 0:
+            return self.level(0)
+        w = {"vp": np.log(ratio), "edm": ratio ** (1 / KARRAS_RHO), "flow": 1 / (1 + 1 / ratio)}[self.path]
+        index = float(np.interp(w, self._coordinate(), np.arange(len(self))))
+        # The ends of a grid come back as 998.9999999999999, which an integer timestep would cut to 998.
+        return self.level(round(index) if abs(index - round(index)) < 1e-9 else index)
 
     def levels(self, steps: int, grid: str = "linspace") -> tuple[Level, ...]:
         """The steps + 1 levels of a sampling chain, noisiest first, the clean end last.
@@ -112,19 +116,22 @@ class Schedule:
             raise InputError(f"unknown grid {grid!r}: allowed are {', '.join(GRIDS)}")
         if steps < 1 or steps != int(steps):
             raise InputError(f"steps must be a whole number of at least 1, got {steps}")
-        if steps > len(self) and not self.continuous:
+        if steps > len(self) and (not self.continuous or grid in ("leading", "trailing")):
             raise InputError(f"{steps} steps were asked of a schedule of {len(self)} levels: use at most {len(self)}")
         if grid == "karras":
             return (*(self.at_ratio(r) for r in self._karras_ratios(steps)), self.clean)
         total = len(self)
         index: NDArray[Any]
         if grid == "linspace":
-            index = np.linspace(total - 1, 0, steps)
+            # From the clean side up, so that rounding breaks ties as diffusers does.
+            index = np.linspace(0, total - 1, steps)[::-1] if steps > 1 else np.array([total - 1])
         elif grid == "leading":
             stride = total / steps if self.continuous else total // steps
             index = np.arange(steps)[::-1] * stride
         else:
-            index = total - np.arange(steps) * (total / steps) - 1
+            # diffusers rounds before it subtracts 1, and ties depend on it; round-off in arange may add an element.
+            index = np.arange(total, 0, -total / steps)[:steps]
+            index = (index if self.continuous else np.round(index)) - 1
         if not self.continuous:
             index = np.round(index)
         return (*(self.level(max(i, 0.0)) for i in index), self.clean)

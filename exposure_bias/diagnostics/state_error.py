@@ -25,8 +25,8 @@ def state_error(recording: Recording) -> xr.Dataset:
 
     Returns, over (step, channel, y, x): mean, std, rmse; over (step): pooled_mean, pooled_std (√ of the mean variance),
     pooled_rmse; all in the data's units and with `_se` partners (of a seeded subset of pixels only, NaN elsewhere,
-    where the recording is too large to group them all). rmse_gaussian and pooled_rmse_gaussian: the Gaussian reference, if
-    the sampler has one. scale (step): √(α²σ̄² + σ²), the state's own spread. histogram (step, histogram_pixel, bin):
+    where the recording is too large to group them all). rmse_gaussian, pooled_rmse_gaussian: the Gaussian reference,
+    if the sampler has one. scale (step): √(α²σ̄² + σ²), the state's own spread. histogram (step, histogram_pixel, bin):
     counts, with bin_edges (step, edge) in the data's units, the outer bins open.
 
     Raises InputError for a recording without a chain, or from pure noise, where nothing is paired.

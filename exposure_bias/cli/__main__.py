@@ -1,0 +1,5 @@
+import sys
+
+from exposure_bias.cli import main
+
+sys.exit(main())

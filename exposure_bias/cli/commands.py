@@ -1,0 +1,170 @@
+"""The subcommands: each adds its options and runs one public function. Heavy imports wait until a command runs."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from exposure_bias.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from exposure_bias.recording import Recording
+
+Options = argparse.Namespace
+Parser = argparse.ArgumentParser
+
+
+def record(options: Options) -> None:
+    """`eb-analyze record`."""
+    from exposure_bias.cli import output
+
+    recording = _record(options, options.out)
+    recording.save(options.out)
+    output.message(f"wrote {options.out}: {recording!r}")
+
+
+def spectrum(options: Options) -> None:
+    """`eb-analyze spectrum`."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.spectra import spectrum
+
+    spectra = spectrum(_recording(options))
+    output.show(options, "spectrum", spectra, output.spectrum_tables(spectra))
+
+
+def error_hist(options: Options) -> None:
+    """`eb-analyze error-hist`: chain errors, or with --of state the state error."""
+    from exposure_bias.cli import output
+
+    if options.of == "state":
+        from exposure_bias.diagnostics.state_error import state_error
+
+        states = state_error(_recording(options))
+        output.show(options, "state-error", states, output.state_tables(states))
+        return
+    from exposure_bias.diagnostics.normality import normality
+    from exposure_bias.experiments.chain_errors import load_errors
+
+    errors = load_errors(options.saved) if options.saved else _errors(options)
+    tests = normality(errors, options.per_test, options.alpha)
+    pixels = output.pixels(errors, options.pixel)
+    output.show(options, "errors", errors, output.error_tables(errors, tests, pixels), pixels)
+
+
+def models(options: Options) -> None:
+    """`eb-analyze models`."""
+    from exposure_bias.adapters import bundled_models
+
+    print("bundled:", ", ".join(bundled_models()))
+    print("diffusers folder: a path with model_index.json (UNet2DModel with DDPMScheduler or DDIMScheduler)")
+
+
+def _errors(options: Options) -> "xr.Dataset":
+    from exposure_bias.data import load_data
+    from exposure_bias.experiments.chain_errors import chain_errors
+
+    return chain_errors(
+        _model(options), load_data(options.data, options.split), options.lengths, n=options.n, sampler=options.sampler,
+        mode=options.mode, clip=options.clip, seed=options.seed, batch_size=options.batch_size,
+    )  # fmt: skip
+
+
+def _recording(options: Options) -> "Recording":
+    """The recording that was given, or a new one."""
+    if options.saved:
+        from exposure_bias.recording import load
+
+        return load(options.saved)
+    options.checkpoint = f"{options.out}/recording.nc" if options.out else None
+    return _record(options, options.checkpoint)
+
+
+def _record(options: Options, checkpoint: str | None) -> "Recording":
+    from exposure_bias.data import load_data
+    from exposure_bias.recorder import record
+
+    options.checkpoint = checkpoint
+    start = options.start if options.start in ("data", "noise") else _number(options.start)
+    data = load_data(options.data, options.split)
+    return record(
+        _model(options), data, sampler=options.sampler, steps=options.steps, n=options.n, start=start,
+        grid=options.grid, clip=options.clip, streams=options.streams.split(","), seed=options.seed,
+        batch_size=options.batch_size, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def _model(options: Options) -> Any:
+    from exposure_bias.adapters import load_model
+
+    model = load_model(options.model)
+    if options.device != "cpu":
+        model.net.to(options.device)
+    return model
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"unknown start {text!r}: allowed are data, noise, or a timestep of the grid") from None
+
+
+def _running(parser: Parser) -> None:
+    parser.add_argument("--model", default="digits", help="bundled name or diffusers folder (default: digits)")
+    parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
+    parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
+    parser.add_argument("-n", type=int, help="number of samples")
+    parser.add_argument("--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler or heun (default: ddpm)")
+    parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+
+
+def _chain(parser: Parser) -> None:
+    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
+    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+    parser.add_argument("--start", default="data", help="data, noise, or a timestep of the grid (default: data)")
+    parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
+
+
+def _printing(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the tables as JSON")
+    parser.add_argument("-o", "--out", metavar="DIR", help="write CSV, PNG, PDF and the dataset here")
+
+
+def _record_options(parser: Parser) -> None:
+    _running(parser)
+    _chain(parser)
+    parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
+
+
+def _spectrum_options(parser: Parser) -> None:
+    parser.add_argument("saved", nargs="?", metavar="RECORDING", help="what `record` wrote; without it, record first")
+    _running(parser)
+    _chain(parser)
+    _printing(parser)
+
+
+def _error_options(parser: Parser) -> None:
+    parser.add_argument(
+        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; with --of state a recording"
+    )
+    _running(parser)
+    _chain(parser)
+    parser.add_argument("--of", choices=("chain", "state"), default="chain", help="x0 - x0_hat, or x_hat_t - x_t")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
+    parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
+    parser.add_argument("--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated")
+    parser.add_argument("--per-test", type=int, default=50, help="values in a normality test (default: 50)")
+    parser.add_argument("--alpha", type=float, default=0.05, help="level of a normality test (default: 0.05)")
+    _printing(parser)
+
+
+COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
+    "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
+    "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
+    "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),
+    "models": (models, lambda parser: None, "list the models that can be loaded"),
+}

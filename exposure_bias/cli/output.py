@@ -1,0 +1,128 @@
+"""What commands print and write: tidy pandas tables, JSON, figures, and the dataset itself."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from exposure_bias import files
+from exposure_bias.errors import InputError
+
+Tables = dict[str, pd.DataFrame]
+Pixel = tuple[int, int, int]
+
+
+def message(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(text, file=sys.stderr)
+
+
+def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
+    """Print the tables, as text or JSON, and with -o write them, the figures and the dataset."""
+    if options.json:
+        records = {k: json.loads(t.to_json(orient="records", double_precision=15)) for k, t in tables.items()}
+        print(json.dumps({"attributes": dataset.attrs, **records}, ensure_ascii=False))
+    else:
+        print(", ".join(f"{k}: {v}" for k, v in dataset.attrs.items()))
+        for title, table in tables.items():
+            print(f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}', na_rep='-')}")
+    if options.out:
+        _write(options.out, name, dataset, tables, *extra)
+        message(f"wrote {options.out}/{name}.* ")
+
+
+def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
+    from exposure_bias import plots
+
+    draw: dict[str, Any] = {
+        "spectrum": {"": plots.spectrum},
+        "state-error": {"": plots.state_error},
+        "errors": {"": plots.error_histograms, "-std": plots.error_std},
+    }[name]
+    for suffix, function in draw.items():
+        figure = function(dataset, *(extra if not suffix else ()))
+        for kind in ("png", "pdf"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+            files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
+    for title, table in tables.items():
+        files.write_bytes(
+            f"{folder}/{name}-{title.split(' (')[0].replace(' ', '-')}.csv", table.to_csv(index=False).encode()
+        )
+    kind = "chain errors" if name == "errors" else name
+    files.write_tree(f"{folder}/{name}.nc", xr.DataTree(dataset), {"kind": kind, "attributes": dataset.attrs})
+
+
+def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
+    """Three pixels (c, y, x) of a (C, H, W) image: at a quarter, the middle and three quarters of both sides."""
+    channels, height, width = shape
+    return [(i % channels, (i + 1) * height // 4, (i + 1) * width // 4) for i in range(3)]
+
+
+def pixels(errors: xr.Dataset, given: Sequence[str] | None) -> list[Pixel]:
+    """Pixels (c, y, x) from flat indices or "c,y,x"; three spread over the image by default."""
+    channels, height, width = shape = errors["error"].shape[2:]
+    if not given:
+        return spread_pixels(shape)
+    chosen = []
+    for text in given:
+        try:
+            numbers = [int(part) for part in text.split(",")]
+            place = numbers if len(numbers) == 3 else [int(i) for i in np.unravel_index(numbers[0], shape)]
+            if len(numbers) not in (1, 3) or not all(0 <= p < s for p, s in zip(place, shape, strict=True)):
+                raise ValueError
+        except ValueError:
+            size = f"{channels}×{height}×{width}"
+            allowed = f"an index from 0 to {np.prod(shape) - 1}, or c,y,x"
+            raise InputError(f"pixel {text!r} is none of a {size} image: give {allowed}") from None
+        chosen.append((place[0], place[1], place[2]))
+    return chosen
+
+
+def error_tables(errors: xr.Dataset, tests: xr.Dataset, chosen: Sequence[Pixel]) -> Tables:
+    """Per length: ν_t, RMSE and normality; per pixel: moments and the first block's test."""
+    frame = errors[["nu", "nu_se", "pooled_rmse", "pooled_rmse_se"]].to_dataframe().reset_index()
+    if "std_gaussian" in errors:
+        frame["nu_gaussian"] = errors["std_gaussian"].mean(("channel", "y", "x")).values
+    rates = ["rate", "rate_low", "rate_high", "effective_tests", "fdr_rate", "null_low", "null_high"]
+    normal = tests[rates].to_dataframe().reset_index().dropna(axis="columns", how="all")
+    apart = tests[["count", "rate_of"]].to_dataframe().reset_index()
+    rows = []
+    for length in errors["length"].values:
+        for c, y, x in chosen:
+            here = errors.sel(length=length).isel(channel=c, y=y, x=x)
+            test = tests.sel(length=length).isel(channel=c, y=y, x=x, block=0)
+            names = ("mean", "mean_se", "std", "std_se", "skewness", "kurtosis")
+            row = {"length": int(length), "pixel": f"{c},{y},{x}", **{k: float(here[k]) for k in names}}
+            rows.append(row | {"W": float(test["statistic"]), "p": float(test["pvalue"])})
+    label = f"normality (Shapiro-Wilk, {tests.attrs['n_per_test']} values a test, level {tests.attrs['alpha']})"
+    return {"errors": frame, label: normal, "pixel classes": apart, "pixels": pd.DataFrame(rows)}
+
+
+def state_tables(states: xr.Dataset) -> Tables:
+    """The pooled state error at eleven steps."""
+    names = [
+        k for k in ("pooled_mean", "pooled_std", "pooled_rmse", "pooled_rmse_se", "pooled_rmse_gaussian") if k in states
+    ]
+    return {"state error": _some_steps(states, [*names, "scale"])}
+
+
+def spectrum_tables(spectra: xr.Dataset) -> Tables:
+    """HF, and power and ratio by frequency at the clean end."""
+    high = {k: float(spectra[k]) for k in ("hf", "hf_se", "hf_low", "hf_high", "hf_gaussian") if k in spectra}
+    names = ["modes", "power_data", "power_chain", "ratio", "ratio_low", "ratio_high"]
+    names += [k for k in ("ratio_gaussian",) if k in spectra]
+    last = spectra.isel(step=-1)[names].reset_coords(drop=True).to_dataframe().reset_index()
+    return {"high frequencies (dB at the clean end)": pd.DataFrame([high]), "spectrum at the clean end": last}
+
+
+def _some_steps(dataset: xr.Dataset, names: list[str]) -> pd.DataFrame:
+    rows = np.unique(np.linspace(0, dataset.sizes["step"] - 1, 11).round().astype(int))
+    frame: pd.DataFrame = dataset[names].isel(step=rows).to_dataframe().reset_index()
+    return frame.drop(columns=[c for c in ("alpha", "sigma") if c in frame])

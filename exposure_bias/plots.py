@@ -1,0 +1,152 @@
+"""Datasets to figures: one function for each diagnostic, one style. Plots never compute statistics."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.figure import Figure
+
+PALETTE = "colorblind"
+REFERENCE = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
+COLUMN = 3.3  # inches
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The one look of all figures: readable at a paper's column width, safe for colour-blind readers."""
+    settings = {
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("paper"),
+        "axes.prop_cycle": plt.cycler(color=sns.color_palette(PALETTE)),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+    }
+    with plt.rc_context(settings):
+        yield
+
+
+def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
+    """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y, x), then all pooled.
+
+    The line is the Gaussian of the same mean and standard deviation.
+    """
+    lengths = errors["length"].values
+    with style():
+        figure, axes = plt.subplots(
+            len(lengths), len(pixels) + 1, figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)), squeeze=False
+        )
+        for row, length in enumerate(lengths):
+            here = errors["error"].sel(length=length)
+            panels = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels] + [here.values.ravel()]
+            titles = [f"pixel ({c}, {y}, {x})" for c, y, x in pixels] + ["all pixels"]
+            for column, (values, title) in enumerate(zip(panels, titles, strict=True)):
+                axis = axes[row, column]
+                _histogram(axis, values)
+                if row == 0:
+                    axis.set_title(title, fontsize=8)
+                if column == 0:
+                    axis.set_ylabel(f"length {length}\ndensity")
+                if row == len(lengths) - 1:
+                    axis.set_xlabel(r"$e_t = x_0 - \hat x_0$")
+        sns.despine(figure)
+    return figure
+
+
+def _histogram(axis: Any, values: np.ndarray) -> None:
+    mean, std = values.mean(), values.std()
+    if std < 1e-8:
+        axis.text(0.5, 0.5, "constant", ha="center", transform=axis.transAxes)
+        return
+    axis.hist(
+        values, bins="auto" if len(values) < 5000 else 80, density=True, color=sns.color_palette(PALETTE)[0], alpha=0.6
+    )
+    grid = np.linspace(values.min(), values.max(), 200)
+    axis.plot(grid, np.exp(-0.5 * ((grid - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), **REFERENCE)
+
+
+def error_std(errors: xr.Dataset) -> Figure:
+    """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one column a length."""
+    lengths = errors["length"].values
+    rows = [("std", "model")] + ([("std_gaussian", "Gaussian ref.")] if "std_gaussian" in errors else [])
+    top = max(float(errors[name].max()) for name, _ in rows)
+    with style():
+        figure, axes = plt.subplots(
+            len(rows), len(lengths), figsize=(1.5 * len(lengths) + 0.8, 1.5 * len(rows) + 0.3), squeeze=False
+        )
+        for row, (name, label) in enumerate(rows):
+            for column, length in enumerate(lengths):
+                axis = axes[row, column]
+                drawn = axis.imshow(errors[name].sel(length=length).mean("channel"), vmin=0, vmax=top, cmap="viridis")
+                axis.set(xticks=[], yticks=[])
+                if row == 0:
+                    axis.set_title(f"length {length}", fontsize=8)
+                if column == 0:
+                    axis.set_ylabel(label)
+        figure.colorbar(drawn, ax=axes, label=r"std of $e_t$ (mean over channels)", shrink=0.8)
+    return figure
+
+
+def state_error(errors: xr.Dataset) -> Figure:
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; per-pixel RMSE at four levels."""
+    from exposure_bias.diagnostics.jackknife import interval
+
+    steps = errors.sizes["step"]
+    shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
+    with style():
+        figure = plt.figure(figsize=(2 * COLUMN, 2.3))
+        left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[1, 1.1]))
+        axis = left.subplots()
+        low, high = interval(errors, "pooled_rmse")
+        axis.plot(errors["step"], errors["pooled_rmse"], label="model")
+        axis.fill_between(errors["step"], low, high, alpha=0.3)
+        if "pooled_rmse_gaussian" in errors:
+            axis.plot(errors["step"], errors["pooled_rmse_gaussian"], label="Gaussian reference", **REFERENCE)
+        axis.set(xlabel="step (0 = noise, last = clean)", ylabel=r"RMSE of $\hat x_t - x_t$")
+        axis.legend()
+        panels = right.subplots(1, len(shown), squeeze=False)[0]
+        top = float(errors["rmse"].isel(step=shown).max())
+        for panel, step in zip(panels, shown, strict=True):
+            drawn = panel.imshow(errors["rmse"].isel(step=step).mean("channel"), vmin=0, vmax=top, cmap="viridis")
+            panel.set(xticks=[], yticks=[])
+            panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
+        right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
+        sns.despine(left)
+    return figure
+
+
+def spectrum(spectra: xr.Dataset) -> Figure:
+    """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the Gaussian reference."""
+    steps = spectra.sizes["step"]
+    shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
+    colours = sns.color_palette("viridis", len(shown))
+    f = spectra["frequency"].values
+    with style():
+        figure, (power, ratio) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        last = spectra.isel(step=-1)
+        power.plot(f, last["power_data"], color="k", label="data", linewidth=1.2)
+        power.plot(f, last["power_chain"], label="chain")
+        if "power_gaussian" in spectra:
+            power.plot(f, last["power_gaussian"], label="Gaussian reference", **REFERENCE)
+        power.set(yscale="log", xlabel="frequency (cycles per pixel)", ylabel="power, clean end")
+        power.legend()
+        for colour, step in zip(colours, shown, strict=True):
+            here = spectra.isel(step=step)
+            name = "clean end" if step == steps - 1 else f"t = {float(here['timestep']):g}"
+            ratio.plot(f, here["ratio"], color=colour, label=name)
+            ratio.fill_between(f, here["ratio_low"], here["ratio_high"], color=colour, alpha=0.25, linewidth=0)
+            if "ratio_gaussian" in spectra:
+                ratio.plot(f, here["ratio_gaussian"], **(REFERENCE | {"color": colour}))
+        ratio.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+        ratio.set(xlabel="frequency (cycles per pixel)", ylabel="power, chain / forward")
+        ratio.plot([], [], label="Gaussian ref.", **REFERENCE)
+        ratio.legend(fontsize=7)
+        sns.despine(figure)
+    return figure
