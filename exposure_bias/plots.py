@@ -102,7 +102,8 @@ def state_error(errors: xr.Dataset) -> Figure:
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     with style():
         figure = plt.figure(figsize=(2 * COLUMN, 2.3))
-        left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[1, 1.1]))
+        panes: Any = figure.subfigures(1, 2, width_ratios=[1, 1.1])
+        left, right = panes
         axis = left.subplots()
         low, high = interval(errors, "pooled_rmse")
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")

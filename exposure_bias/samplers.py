@@ -54,7 +54,7 @@ class Sampler:
     def __str__(self) -> str:
         if self.name == "ddpm":
             return f"ddpm:{self.variance}"
-        return f"ddim:{self.eta!r}" if self.name == "ddim" else self.name
+        return f"ddim:{int(self.eta) if self.eta in (0, 1) else self.eta}" if self.name == "ddim" else self.name
 
     @property
     def stochastic(self) -> bool:

@@ -20,11 +20,11 @@ ROOT = Path(eb.__file__).parent
 ORDER = (
     "errors", "files", "schedules", "samplers", "noise", "data", "denoisers", "oracles", "remedies", "adapters",
     "streams", "statistics", "recording", "recorder", "references", "diagnostics", "fidelity", "training",
-    "experiments", "plots", "__init__", "cli",
+    "experiments", "plots", "__init__", "cli", "__main__",
 )  # fmt: skip
 TORCH_FREE = {
     "errors", "files", "schedules", "samplers", "noise", "data", "statistics", "recording", "references",
-    "diagnostics", "plots", "cli",
+    "diagnostics", "plots", "cli", "__main__",
 }  # fmt: skip
 OUTSIDE = {"analyses", "figures", "benchmarks", "tests"}
 SLOW = ("torch", "diffusers", "matplotlib", "sklearn", "pandas")

@@ -40,12 +40,12 @@ def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Ta
 def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
     from exposure_bias import plots
 
-    draw: dict[str, Any] = {
+    figures: dict[str, dict[str, Any]] = {
         "spectrum": {"": plots.spectrum},
         "state-error": {"": plots.state_error},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
-    }[name]
-    for suffix, function in draw.items():
+    }
+    for suffix, function in figures[name].items():
         figure = function(dataset, *(extra if not suffix else ()))
         for kind in ("png", "pdf"):
             buffer = io.BytesIO()

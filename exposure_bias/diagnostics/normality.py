@@ -2,7 +2,7 @@
 
 The talk tests 50 values a pixel at 5 % and finds few rejections. Two things are missing there: 5 % of true Gaussians
 are rejected as well, and pixels are correlated, so that thousands of tests are worth few. Here the images are split
-into B disjoint blocks of n; a block's rate r_b is the share of pixels rejected in it, and the blocks, which are independent,
+into B disjoint blocks of n; a block's rate r_b is the share of pixels rejected in it, and the independent blocks
 give the interval r̄ ± t_{B−1} s/√B and the effective number of tests r̄(1 − r̄)/s² (design §4.11). With one block only,
 the range that Gaussian errors of the same covariance would show is simulated instead.
 
