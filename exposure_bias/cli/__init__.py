@@ -16,9 +16,11 @@ from exposure_bias.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     options = parser().parse_args(arguments)
-    warnings.showwarning = _show_warning
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = _show_warning
+            options.run(options)
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2

@@ -40,6 +40,10 @@ def error_hist(options: Options) -> None:
     if options.of == "state":
         from exposure_bias.diagnostics.state_error import state_error
 
+        if options.start == "noise" and not options.saved:
+            raise InputError(
+                "the state error compares x_hat_t with its own x_t, but --start noise pairs nothing: use data"
+            )
         states = state_error(_recording(options))
         output.show(options, "state-error", states, output.state_tables(states))
         return
@@ -98,8 +102,10 @@ def _model(options: Options) -> Any:
     from exposure_bias.adapters import load_model
 
     model = load_model(options.model)
-    if options.device != "cpu":
+    try:
         model.net.to(options.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
     return model
 
 
