@@ -34,7 +34,7 @@ class Noise:
         self._size = int(np.prod(shape))
         self._steps_per_tile = max(1, TILE // self._size)
         self._tile_index = -1
-        self._tile = np.empty((self._steps_per_tile, len(ids), self._size), dtype=np.float32)
+        self._tile = np.empty((len(ids), self._steps_per_tile, self._size), dtype=np.float32)
 
     def __call__(self, step: int) -> "torch.Tensor":
         """The noise of one step, float32, (B, *shape); the caller may not write into it."""
@@ -43,14 +43,14 @@ class Noise:
         index, row = divmod(step, self._steps_per_tile)
         if index != self._tile_index:
             self._draw(index)
-        return torch.from_numpy(self._tile[row]).to(self.device).view(len(self.ids), *self.shape)
+        return torch.from_numpy(self._tile[:, row]).to(self.device).reshape(len(self.ids), *self.shape)
 
     def _draw(self, index: int) -> None:
         # A new array, not the old one again: what an earlier call returned must not change under its holder.
         self._tile = np.empty_like(self._tile)
         for b, sample in enumerate(self.ids):
             generator = np.random.Generator(np.random.Philox(key=self._key(sample, index)))
-            self._tile[:, b] = generator.standard_normal((self._steps_per_tile, self._size), dtype=np.float32)
+            generator.standard_normal(dtype=np.float32, out=self._tile[b])
         self._tile_index = index
 
     def _key(self, sample: int, tile: int) -> int:

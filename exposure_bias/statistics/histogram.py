@@ -34,7 +34,7 @@ class ErrorHistogram(Accumulator):
         if batch.error is None:
             return
         error = batch.error[:, self.pixels] if len(self.pixels) < batch.error.shape[1] else batch.error
-        position = (error * (1 / (batch.scale * CORE))).asinh_().mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
+        position = (error / (batch.scale * CORE)).float().asinh_().mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
         index = position.mul_(BINS / 2).clamp_(0, BINS - 1).long().cpu().numpy()
         index += np.arange(len(self.pixels)) * BINS
         counts = self.state["error_histogram"][row]
