@@ -1,5 +1,6 @@
 """What all accumulators share: named sums with named dimensions, and what one update reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,19 @@ CONSTANT = {"constant": 1}  # attributes of a variable that `recording.merge` ke
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of a stream, prepared once for every accumulator.
+    """K consecutive steps of a stream for B samples, prepared once for every accumulator.
 
-    rows: where the batch's samples stand among the recording's. scale: √(α² σ̄² + σ²), the state's own. All tensors
-    float64, flattened to (B, D) with D = C·H·W. membership: (GROUPS, B), one where sample b is in group g.
-    state: x − α μ. data: x_0 − μ. prediction: x̂_0 − μ or None at the clean end. error: x̂ − x, chain minus teacher, or
-    None. μ is the data's mean image.
+    Several steps come together because on small images calling torch costs more than the arithmetic.
+
+    steps: the K steps. samples: where the B samples stand among the recording's. scale (K, 1, 1): √(α² σ̄² + σ²), the
+    state's own. membership (GROUPS, B): one where sample b is in group g. data (B, D): x_0 − μ. The rest (K, B, D),
+    with D = C·H·W. state: x − α μ. prediction: x̂_0 − μ, or None at the clean end. error: x̂ − x, chain minus teacher, or
+    None. All float64; μ is the data's mean image.
     """
 
-    step: "Step"
-    rows: slice
-    scale: float
+    steps: "Sequence[Step]"
+    samples: slice
+    scale: "Tensor"
     membership: "Tensor"
     state: "Tensor"
     data: "Tensor"
@@ -43,7 +46,7 @@ class Batch:
         return field
 
     def by_group(self, values: "Tensor") -> NDArray[np.float64]:
-        """Sums (GROUPS, …) over the samples of each group, of values (B, …)."""
+        """Sums (K, GROUPS, F) over the samples of each group, of values (K, B, F)."""
         sums: NDArray[np.float64] = (self.membership @ values).cpu().numpy()
         return sums
 
@@ -74,8 +77,8 @@ class Accumulator:
             self._tensors[name] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(like.device)
         return self._tensors[name]
 
-    def update(self, row: int, batch: Batch) -> None:
-        """Add one batch to the sums of one recorded step."""
+    def update(self, rows: slice, batch: Batch) -> None:
+        """Add a batch to the sums of its recorded steps."""
         raise NotImplementedError
 
     def to_dataset(self) -> xr.Dataset:

@@ -122,19 +122,19 @@ class BandPower(Accumulator):
             self._sum(self._high, step=steps, group=GROUPS, channel=channels)
         self.coords = {bands.dimension: (bands.dimension, bands.label)}
 
-    def update(self, row: int, batch: Batch) -> None:
+    def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)
         if d is None:
             return
-        rows, columns = self._tensor("rows", d), self._tensor("columns", d)
+        across, down = self._tensor("columns", d), self._tensor("rows", d)
         # Both products are one matrix multiplication each; the result is transposed, and so are the bins.
-        c = (d.view(-1, len(rows), len(columns)) @ columns).transpose(-1, -2) @ rows
-        grouped = batch.by_group((c * c).view(len(d), -1))
-        power = grouped.reshape(GROUPS, self.channels, -1) @ self.transposed_bins
+        c = (d.view(-1, len(down), len(across)) @ across).transpose(-1, -2) @ down
+        grouped = batch.by_group(c.square_().view(*d.shape[:2], -1))
+        power = grouped.reshape(len(d), GROUPS, self.channels, -1) @ self.transposed_bins
         width = len(self.bands.label)
-        self.state[self._key][row] += power[..., :width]
+        self.state[self._key][rows] += power[..., :width]
         if power.shape[-1] > width:
-            self.state[self._high][row] += power[..., width]
+            self.state[self._high][rows] += power[..., width]
 
     def to_dataset(self) -> xr.Dataset:
         count = self.bands.count[: len(self.bands.label)]

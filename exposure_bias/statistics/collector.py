@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GROUPED_BYTES = 256 * 2**20
 DIRECTIONS = 16
+BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,37 @@ class Subjects:
         member = np.arange(GROUPS)[:, None] == self.images[None] % GROUPS
         return torch.from_numpy(member.astype(np.float64)).to(self.x0.device)
 
-    def batch(self, step: "Step") -> Batch:
-        """One step of these samples, centred."""
-        alpha, sigma = step.level.alpha, step.level.sigma
-        now = step.prediction
+    @cached_property
+    def spread(self) -> float:
+        """σ̄², the data's variance, mean over pixels."""
+        return float(self.law.variance.mean())
+
+    def batch(self, steps: "Sequence[Step]") -> Batch:
+        """Consecutive steps of these samples, centred; all with a prediction, or none."""
+        import torch
+
+        levels = torch.tensor([step.level[1:] for step in steps], dtype=torch.float64, device=self.x0.device)
+        alpha, sigma = levels.view(-1, 2, 1, 1).unbind(1)
+        x = _stack([step.x for step in steps])
+        predictions = [step.prediction.x0 for step in steps if step.prediction is not None]
+        truths = [step.truth for step in steps if step.truth is not None]
         return Batch(
-            step=step,
-            rows=self.rows,
-            scale=float(np.sqrt(alpha**2 * self.law.variance.mean() + sigma**2)),
+            steps=steps,
+            samples=self.rows,
+            scale=(alpha**2 * self.spread + sigma**2).sqrt(),
             membership=self.membership,
-            state=step.x.flatten(1).sub(self.mean, alpha=alpha),
+            state=x - alpha * self.mean,
             data=self.data,
-            prediction=None if now is None else now.x0.flatten(1) - self.mean,
-            error=None if step.truth is None else (step.x - step.truth).flatten(1),
+            prediction=_stack(predictions) - self.mean if predictions else None,
+            error=x - _stack(truths) if truths else None,
         )
+
+
+def _stack(images: "Sequence[Tensor]") -> "Tensor":
+    """(K, B, D) of K tensors (B, C, H, W); one alone is not copied."""
+    import torch
+
+    return images[0].flatten(1)[None] if len(images) == 1 else torch.stack([x.flatten(1) for x in images])
 
 
 class Collector:
@@ -94,16 +112,29 @@ class Collector:
     ) -> None:
         self.name, self.levels = name, levels
         self.row = {index: row for row, index in enumerate(indices)}
+        self._pending: list[Step] = []
         self.accumulators = _accumulators(name, len(indices), samples, law, paired, seed)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
-        """Add one step of a batch; a step that is not recorded is passed over."""
+        """Add one step of a batch of samples, in order to the last; a step that is not recorded is passed over.
+
+        Steps wait until they make a block of BLOCK numbers, or until the last one is there.
+        """
         row = self.row.get(step.index)
         if row is None:
             return
-        batch = subjects.batch(step)
+        if self._pending and (self._pending[-1].prediction is None) != (step.prediction is None):
+            self._flush(row, subjects)
+        self._pending.append(step)
+        if len(self._pending) * step.x.numel() >= BLOCK or row == len(self.row) - 1:
+            self._flush(row + 1, subjects)
+
+    def _flush(self, end: int, subjects: Subjects) -> None:
+        rows = slice(end - len(self._pending), end)
+        batch = subjects.batch(self._pending)
         for accumulator in self.accumulators:
-            accumulator.update(row, batch)
+            accumulator.update(rows, batch)
+        self._pending = []
 
     def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
         """Everything so far, of the samples `ids` made from `images`."""

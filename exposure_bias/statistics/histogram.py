@@ -30,12 +30,12 @@ class ErrorHistogram(Accumulator):
         self._sum("error_histogram", step=steps, histogram_pixel=len(self.pixels), bin=BINS)
         self.coords = {"histogram_pixel": ("histogram_pixel", self.pixels)}
 
-    def update(self, row: int, batch: Batch) -> None:
+    def update(self, rows: slice, batch: Batch) -> None:
         if batch.error is None:
             return
-        error = batch.error[:, self.pixels] if len(self.pixels) < batch.error.shape[1] else batch.error
+        error = batch.error[..., self.pixels] if len(self.pixels) < batch.error.shape[-1] else batch.error
         position = (error / (batch.scale * CORE)).float().asinh_().mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
         index = position.mul_(BINS / 2).clamp_(0, BINS - 1).long().cpu().numpy()
-        index += np.arange(len(self.pixels)) * BINS
-        counts = self.state["error_histogram"][row]
+        counts = self.state["error_histogram"][rows]
+        index += np.arange(len(self.pixels)) * BINS + np.arange(len(counts))[:, None, None] * (BINS * len(self.pixels))
         counts += np.bincount(index.ravel(), minlength=counts.size).reshape(counts.shape)

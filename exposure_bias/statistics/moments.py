@@ -26,7 +26,7 @@ class PixelMoments(Accumulator):
             self._sum(f"{field}_group_{part}", step=steps, group=GROUPS, pixel=len(pixels))
         self.coords = {"pixel": ("pixel", pixels)}
 
-    def update(self, row: int, batch: Batch) -> None:
+    def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)
         if d is None:
             return
@@ -35,9 +35,9 @@ class PixelMoments(Accumulator):
             values["cross"] = d * batch.data
         for part in self.parts:
             grouped = batch.by_group(values[part])
-            total = self.state[f"{self.field}_{part}"][row]
-            total += grouped.sum(0).reshape(total.shape)
-            self.state[f"{self.field}_group_{part}"][row] += grouped[:, self.pixels]
+            total = self.state[f"{self.field}_{part}"][rows]
+            total += grouped.sum(1).reshape(total.shape)
+            self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
 
 
 def grouped_pixels(dimension: int, steps: int, arrays: int, budget: int, seed: int) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ class Projections(Accumulator):
         for part in self.parts:
             self._sum(f"{field}_projection_{part}", step=steps, group=GROUPS, direction=len(directions))
 
-    def update(self, row: int, batch: Batch) -> None:
+    def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)
         if d is None:
             return
@@ -29,4 +29,4 @@ class Projections(Accumulator):
         if "cross" in self.parts:
             values["cross"] = p * (batch.data @ basis)
         for part in self.parts:
-            self.state[f"{self.field}_projection_{part}"][row] += batch.by_group(values[part])
+            self.state[f"{self.field}_projection_{part}"][rows] += batch.by_group(values[part])

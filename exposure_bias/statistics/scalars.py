@@ -1,8 +1,14 @@
 """A few numbers for each sample and step, kept as they are."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from exposure_bias.statistics.accumulator import Accumulator, Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SampleScalars(Accumulator):
@@ -18,14 +24,16 @@ class SampleScalars(Accumulator):
             self.state[name] = np.full((samples, steps), np.nan, dtype=np.float32)
             self.dims[name] = ("sample", "step")
 
-    def update(self, row: int, batch: Batch) -> None:
-        now = batch.step.prediction
-        values = {}
-        if now is not None and batch.prediction is not None:
-            values["epsilon_norm"] = now.epsilon.flatten(1).norm(dim=1)
-            values["outside"] = now.outside
-            values["prediction_error"] = (batch.prediction - batch.data).square().mean(1)
+    def update(self, rows: slice, batch: Batch) -> None:
+        if batch.prediction is not None:
+            said = [step.prediction for step in batch.steps if step.prediction is not None]
+            self._write("epsilon_norm", rows, batch, [p.epsilon.flatten(1).norm(dim=1) for p in said])
+            self._write("outside", rows, batch, [p.outside for p in said])
+            self._write("prediction_error", rows, batch, (batch.prediction - batch.data).square_().mean(2))
         if batch.error is not None:
-            values["error_norm"] = batch.error.norm(dim=1)
-        for name in values.keys() & self.state.keys():
-            self.state[name][batch.rows, row] = values[name].cpu().numpy()
+            self._write("error_norm", rows, batch, batch.error.norm(dim=2))
+
+    def _write(self, name: str, rows: slice, batch: Batch, values: "Iterable[Tensor]") -> None:
+        """Fill in K vectors (B,)."""
+        if name in self.state:
+            self.state[name][batch.samples, rows] = np.stack([v.cpu().numpy() for v in values], axis=1)
