@@ -80,4 +80,4 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Denoiser:
         raise InputError(f"there is no model {str(name_or_path)!r}: give one of {names}, or a diffusers folder")
     from exposure_bias.adapters import diffusers
 
-    return diffusers.load(path)
+    return diffusers.adapt(path)

@@ -52,7 +52,7 @@ def adapt(
     add_time_ids: Tensor | None = None,
     guidance_scale: float | None = None,
 ) -> Denoiser:
-    """A Denoiser of (network, scheduler), of a pipeline, or of a pipeline's folder (a Path; see `load`).
+    """A Denoiser of (network, scheduler), of a pipeline, or of a pipeline's folder (a Path).
 
     Networks: UNet2DModel and DiTTransformer2DModel, whose class labels come with the data; UNet2DConditionModel and
     SD3Transformer2DModel, whose embeddings are given here, once for all samples, as the pipeline's `encode_prompt`
@@ -60,11 +60,20 @@ def adapt(
     (1, 6) for SDXL. guidance_scale: w > 1 guides, away from the negative embeddings or from DiT's null class; None and
     1 do not. prediction_type: for a scheduler that does not say.
 
+    A folder's weights are read as float32 and from safetensors only; nothing is downloaded or unpickled.
+
     Raises InputError for what is no denoiser of one state (distilled, cascaded, packed, conditioned on images), for a
-    scheduler that does not fit the network, and for embeddings that are missing, misshapen or of no use.
+    scheduler that does not fit the network, for embeddings that are missing, misshapen or of no use, and for a damaged
+    folder. Warns of a DDPMPipeline whose own images are wrong under its scheduler.
     """
-    net, scheduler, name = _parts(objects)
+    net, scheduler, name, pipeline = _parts(objects)
     _refuse(net, scheduler)
+    if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
+        warnings.warn(
+            f"DDPMPipeline runs with {type(scheduler).__name__}, but does not scale the initial noise and the network's"
+            " input as that needs, so its own images are wrong; the chain here does",
+            stacklevel=3,
+        )
     config = net.config
     schedule, prediction, sigma_data = _training(scheduler, prediction_type)
     if sigma_data is not None and _learns_variance(config):
@@ -95,15 +104,6 @@ def adapt(
         classes=_classes(config),
         guidance=guidance,
     )
-
-
-def load(folder: Path) -> Denoiser:
-    """A Denoiser of a pipeline folder: weights in float32, from safetensors only, nothing downloaded.
-
-    Raises InputError for a damaged folder, weights that would have to be unpickled, or an unsupported class. For a
-    model with prompts use `adapt(folder, prompt_embeds=...)`.
-    """
-    return adapt(folder)
 
 
 def encode(
@@ -145,18 +145,16 @@ def _scaled(z: Tensor, config: Any) -> Tensor:
     return (z - shift.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1) * config.get("scaling_factor", 1.0)
 
 
-def _parts(objects: tuple[Any, ...]) -> tuple[Any, Any, str]:
-    """Network, scheduler and name ("" if there is none) of a pair, a pipeline or a folder."""
+def _parts(objects: tuple[Any, ...]) -> tuple[Any, Any, str, str]:
+    """Network, scheduler, name and pipeline class of a pair, a pipeline or a folder; the last two "" if none."""
     if len(objects) == 1 and isinstance(objects[0], Path):
         return _read_folder(objects[0])
     if len(objects) == 1 and hasattr(objects[0], "components"):
-        pipeline = objects[0].components
-        _check_pipeline(type(objects[0]).__name__, pipeline)
-        net = pipeline.get("unet") or pipeline.get("transformer")
-        _warn_unscaled(type(objects[0]).__name__, pipeline["scheduler"])
-        return net, pipeline["scheduler"], ""
-    if len(objects) == 2 and hasattr(objects[1], "config") and hasattr(objects[0], "config"):
-        return *objects, ""
+        pipeline, parts = type(objects[0]).__name__, objects[0].components
+        _check_pipeline(pipeline, parts)
+        return parts.get("unet") or parts["transformer"], parts["scheduler"], "", pipeline
+    if len(objects) == 2 and hasattr(objects[1], "config"):
+        return *objects, "", ""
     came = ", ".join(type(o).__name__ for o in objects)
     raise InputError(f"a diffusers network needs its scheduler, got {came}: give (network, scheduler) or a pipeline")
 
@@ -173,16 +171,7 @@ def _check_pipeline(name: str, parts: Any) -> None:
         )
 
 
-def _warn_unscaled(pipeline: str, scheduler: Any) -> None:
-    if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
-        warnings.warn(
-            f"DDPMPipeline runs with {type(scheduler).__name__}, but does not scale the initial noise and the network's"
-            " input as that needs, so its own images are wrong; the chain here does",
-            stacklevel=5,
-        )
-
-
-def _read_folder(folder: Path) -> tuple[Any, Any, str]:
+def _read_folder(folder: Path) -> tuple[Any, Any, str, str]:
     import diffusers
 
     if not (folder / "model_index.json").exists():
@@ -207,8 +196,7 @@ def _read_folder(folder: Path) -> tuple[Any, Any, str]:
         scheduler = scheduler_class.from_pretrained(str(folder / "scheduler"), local_files_only=True)
     except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError and safetensors' own
         raise InputError(f"cannot load the diffusers folder {folder}: {str(error).splitlines()[0]}") from error
-    _warn_unscaled(pipeline, scheduler)
-    return net.float(), scheduler, folder.name
+    return net.float(), scheduler, folder.name, pipeline
 
 
 def _no_pipeline(folder: Path) -> str:
@@ -227,13 +215,17 @@ def _check_network_class(name: str) -> None:
         return
     if name.startswith(PACKED):
         raise InputError(f"{name} works on latents packed to tokens, which have no rows and columns: not supported")
-    raise InputError(f"diffusers models of class {name} are not supported: give one of {', '.join(NETWORKS)}")
+    raise InputError(
+        f"networks of class {name} are not supported with a diffusers scheduler, only {', '.join(NETWORKS)}: of others "
+        "say what is implicit with eb.Denoiser(net, schedule=, prediction_type=, shape=, call=)"
+    )
 
 
 def _refuse(net: Any, scheduler: Any) -> None:
     """Raise InputError unless the network maps one noisy state to a prediction, under a scheduler that fits it."""
-    name, config = type(net).__name__, net.config
+    name = type(net).__name__
     _check_network_class(name)
+    config = net.config
     if type(scheduler).__name__.startswith(DISTILLED):
         raise InputError(f"{type(scheduler).__name__} samples distilled models: {WHY_NOT_DISTILLED}")
     if config.get("time_cond_proj_dim") is not None:
@@ -298,8 +290,8 @@ def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float |
             f"{name} states no schedule (it has no betas and is neither FlowMatch nor EDM): give the scheduler that "
             "the network was trained with, for example a DDPMScheduler"
         )
-    abar = np.cumprod(1 - scheduler.betas.double().numpy())
-    if not np.allclose(abar, scheduler.alphas_cumprod.double().numpy(), rtol=1e-3, atol=1e-7):
+    abar = np.cumprod(1 - scheduler.betas.double().cpu().numpy())
+    if not np.allclose(abar, scheduler.alphas_cumprod.double().cpu().numpy(), rtol=1e-3, atol=1e-7):
         raise InputError(f"{name} changes ᾱ beyond its betas, which is not supported: give a DDPMScheduler of that ᾱ")
     kind = "trained" if config.get("trained_betas") is not None else config.get("beta_schedule", "custom")
     return from_alphas_cumprod(abar, kind), _prediction_type(stated, given, name), None
@@ -355,14 +347,16 @@ def _conditions(net: Any, embeddings: dict[str, Tensor | None], guided: bool) ->
         if key not in keys:
             raise InputError(f"{name} {how} guidance does not take {key}: leave it out")
         if not isinstance(given[key], Tensor) or given[key].dim() < 2 or len(given[key]) != 1:
-            came = getattr(given[key], "shape", type(given[key]).__name__)
+            came = tuple(given[key].shape) if isinstance(given[key], Tensor) else type(given[key]).__name__
             raise InputError(f"{key} is {came}: give one tensor (1, …) for all samples")
     for pair in needs.values():
-        shapes = {tuple(given[key].shape) for key in pair}
-        if len(shapes) > 1:
-            raise InputError(
-                f"{' and '.join(pair)} differ in shape, {' and '.join(map(str, shapes))}: encode them alike"
-            )
+        shapes = [tuple(given[key].shape) for key in pair]
+        if len(set(shapes)) > 1:
+            raise InputError(f"{' and '.join(pair)} differ in shape, {shapes[0]} and {shapes[1]}: encode them alike")
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+    if takes and isinstance(width, int) and given["prompt_embeds"].shape[2:] != (width,):
+        came = tuple(given["prompt_embeds"].shape)
+        raise InputError(f"prompt_embeds has shape {came}, but this {name} takes (1, tokens, {width})")
     return {name: torch.cat([given[key] for key in pair]) for name, pair in needs.items()}
 
 
