@@ -5,6 +5,7 @@ of that family, and a prediction type is read, never guessed.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,51 @@ from exposure_bias.errors import InputError
 BUNDLED = Path(__file__).parent.parent / "models"
 
 
-def adapt(*objects: Any) -> Denoiser:
-    """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, a diffusers (UNet2DModel,
-    scheduler) pair or a diffusers pipeline of the two.
+def adapt(
+    *objects: Any,
+    prediction_type: str | None = None,
+    prompt_embeds: Any = None,
+    negative_prompt_embeds: Any = None,
+    pooled_prompt_embeds: Any = None,
+    negative_pooled_prompt_embeds: Any = None,
+    add_time_ids: Any = None,
+    guidance_scale: float | None = None,
+) -> Denoiser:
+    """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, or a diffusers (network, scheduler)
+    pair, pipeline or pipeline folder.
 
-    Raises InputError for anything else.
+    The keywords are for diffusers models with prompts, guidance or an unstated prediction type: see
+    `adapters.diffusers.adapt`. Raises InputError for anything else.
     """
-    if len(objects) == 1 and isinstance(objects[0], Denoiser):
-        return objects[0]
-    if len(objects) == 1 and isinstance(objects[0], str | os.PathLike):
-        return load_model(objects[0])
-    if any(type(o).__module__.startswith("diffusers.") for o in objects):
+    options = {
+        "prediction_type": prediction_type,
+        "prompt_embeds": prompt_embeds,
+        "negative_prompt_embeds": negative_prompt_embeds,
+        "pooled_prompt_embeds": pooled_prompt_embeds,
+        "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+        "add_time_ids": add_time_ids,
+        "guidance_scale": guidance_scale,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    if any(type(o).__module__.startswith("diffusers.") for o in objects) or (given and _is_path(objects)):
         from exposure_bias.adapters import diffusers
 
-        return diffusers.adapt(*objects)
+        return diffusers.adapt(*(Path(o).expanduser() if _is_path([o]) else o for o in objects), **given)
+    if given:
+        raise InputError(f"{', '.join(given)} are only for diffusers models: leave them out")
+    if len(objects) == 1 and isinstance(objects[0], Denoiser):
+        return objects[0]
+    if _is_path(objects):
+        return load_model(objects[0])
     came = ", ".join(type(o).__name__ for o in objects) or "nothing"
     raise InputError(
         f"cannot adapt {came}: give a diffusers (model, scheduler) pair or pipeline, or say what is implicit with "
         "Denoiser(net, schedule=, prediction_type=, shape=)"
     )
+
+
+def _is_path(objects: Sequence[Any]) -> bool:
+    return len(objects) == 1 and isinstance(objects[0], str | os.PathLike)
 
 
 def bundled_models() -> list[str]:
@@ -51,8 +78,6 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Denoiser:
     if not path.exists():
         names = ", ".join(bundled_models())
         raise InputError(f"there is no model {str(name_or_path)!r}: give one of {names}, or a diffusers folder")
-    if not (path / "model_index.json").exists():
-        raise InputError(f"{path} is no diffusers pipeline folder: it has no model_index.json")
     from exposure_bias.adapters import diffusers
 
-    return diffusers.load(path)
+    return diffusers.adapt(path)
