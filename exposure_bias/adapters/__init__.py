@@ -81,7 +81,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Denoiser:
     if path.suffix in (".pkl", ".pickle"):
         edm.refuse_pickle(path)
     if not (path / "model_index.json").exists():
-        raise InputError(f"{path} is no diffusers pipeline folder: it has no model_index.json")
+        names = ", ".join(bundled_models())
+        raise InputError(
+            f"{path} cannot be loaded: give a bundled model ({names}) or a diffusers folder (with model_index.json); "
+            "`eb-analyze models` lists what else can be adapted in Python"
+        )
     from exposure_bias.adapters import diffusers
 
     return diffusers.load(path)

@@ -55,8 +55,9 @@ def adapt(*objects: Any) -> Denoiser:
     Raises InputError for more than one object: guidance by a second network is not supported.
     """
     if len(objects) != 1:
+        came = ", ".join(type(o).__name__ for o in objects)
         raise InputError(
-            f"an EDM network is adapted alone, got {len(objects)} objects: guidance by a second network (EDM2's gnet) "
+            f"an EDM network is adapted alone, got {came}: guidance by a second network (EDM2's gnet) "
             "is not supported, because the guided field is no denoiser of q"
         )
     net = objects[0]

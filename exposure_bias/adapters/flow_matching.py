@@ -8,8 +8,8 @@ In our words x_1 is the data x_0, x_0 is ε, a is α and b is σ. Two kinds of p
     a² + b² = 1     b′ = −a a′ / b      u = (a′/b)(σ x_0 − α ε)        v_prediction = −u b / a′
 
 The first is `CondOTScheduler`, a = τ: our flow schedule with t = 1 − τ, and `ODESolver`'s "euler" in steps of 1/T′ is
-`sampler="euler", steps=T′, grid="trailing"`. The second is `VPScheduler`, `CosineScheduler` or `LinearVPScheduler`: a vp
-schedule of 1000 levels at τ_i = 1 − (i + ½)/1000, since α may be 0 at τ = 0. There ODESolver's Euler follows the curved
+`sampler="euler", steps=T′, grid="trailing"`. The second is `VPScheduler`, `CosineScheduler` or `LinearVPScheduler`: a
+vp schedule of 1000 levels at τ_i = 1 − (i + ½)/1000, as α may be 0 at τ = 0. There ODESolver's Euler follows a curved
 path in τ and ours the straight one of x/α, so that the predictions are the same but not the chains. ODESolver's
 "midpoint" and "dopri5" have no counterpart.
 

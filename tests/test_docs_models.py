@@ -1,0 +1,89 @@
+"""docs/models.md: every snippet runs as it stands, on small stand-ins for what its reader holds."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import libraries
+import numpy as np
+import pytest
+import torch
+from libraries import SHAPE, Net
+
+import exposure_bias as eb
+from exposure_bias.cli import main
+
+PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+SECTIONS = dict(re.findall(r"^#+ (.*?)\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+LANGUAGES = ("python", "sh")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def introduction(folder: Path) -> dict[str, Any]:
+    return {"model": eb.Denoiser(Net(1000), schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE)}
+
+
+def diffusers(folder: Path) -> dict[str, Any]:
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    pipeline = DDPMPipeline(unet, DDPMScheduler())
+    pipeline.save_pretrained(folder / "FOLDER")
+    return {"unet": unet, "scheduler": pipeline.scheduler, "pipeline": pipeline, "folder": folder / "FOLDER"}
+
+
+def flow_matching(folder: Path) -> dict[str, Any]:
+    return {"velocity_model": Net(), "path": libraries.AffineProbPath(libraries.Scheduler())}
+
+
+def k_diffusion(folder: Path) -> dict[str, Any]:
+    abar = torch.from_numpy(eb.schedules.linear(1000).alpha ** 2)
+    wrapper = libraries.DiscreteEpsDDPMDenoiser(Net(1000), abar)
+    return {"wrapper": wrapper, "denoiser": libraries.Denoiser(Net())}
+
+
+HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "Models: from what you have to a recording": introduction,
+    "Bundled": lambda folder: {},
+    "diffusers": diffusers,
+    "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
+    "denoising-diffusion-pytorch": lambda folder: {"diffusion": libraries.GaussianDiffusion(Net(100))},
+    "flow_matching": flow_matching,
+    "k-diffusion": k_diffusion,
+    "Any other network": lambda folder: {"unet": Net(1000)},
+}
+
+
+def images(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(0).uniform(-1, 1, (32, *shape)).astype(np.float32)
+
+
+def test_every_snippet_has_its_reader() -> None:
+    """A new section with code needs an entry in HELD, and every model on the page is run to a recording."""
+    assert {t for t, text in SECTIONS.items() if any(blocks(text, k) for k in LANGUAGES)} == HELD.keys()
+
+
+@pytest.mark.parametrize("title", list(HELD))
+def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = {"eb": eb, "data": eb.load_data(images(SHAPE)), **HELD[title](tmp_path)}
+    for block in blocks(SECTIONS[title], "python"):
+        exec(block, held)
+        if "rec" not in held:
+            held["rec"] = eb.record(held["model"], images(held["model"].shape), steps=3, sampler="ddim")
+        rec = held.pop("rec")
+        assert np.isfinite(eb.spectrum(rec)["hf"])
+    np.savez(tmp_path / "images.npz", arr_0=(images((8, 8, 3)) * 127 + 128).astype(np.uint8))
+    for block in blocks(SECTIONS[title], "sh"):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "eb-analyze"
+            assert main(arguments) == 0
