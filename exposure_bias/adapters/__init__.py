@@ -42,7 +42,7 @@ def adapt(*objects: Any) -> Denoiser:
         return diffusers.adapt(*objects)
     _refuse_distilled(objects)
     for family in (edm, ddpm_pytorch, flow_matching, k_diffusion):
-        if family.recognises(*objects):
+        if any(family.recognises(o) for o in objects):
             return family.adapt(*objects)
     came = ", ".join(type(o).__name__ for o in objects) or "nothing"
     raise InputError(

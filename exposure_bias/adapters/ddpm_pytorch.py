@@ -24,12 +24,9 @@ OBJECTIVES = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_predict
 READ = ("betas", "objective", "image_size", "channels", "model")
 
 
-def recognises(*objects: Any) -> bool:
-    """Whether one of the objects is of this library, or has all that `adapt` reads."""
-    return any(
-        type(o).__module__.startswith("denoising_diffusion_pytorch.") or all(hasattr(o, name) for name in READ)
-        for o in objects
-    )
+def recognises(value: Any) -> bool:
+    """Whether an object is of this library, or has all that `adapt` reads."""
+    return type(value).__module__.startswith("denoising_diffusion_pytorch.") or all(hasattr(value, n) for n in READ)
 
 
 def adapt(*objects: Any) -> Denoiser:

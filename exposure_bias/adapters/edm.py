@@ -38,13 +38,10 @@ class RoundedSchedule(Schedule):
         return Level(sigma, 1.0, sigma)
 
 
-def recognises(*objects: Any) -> bool:
-    """Whether one of the objects is a network of NVlabs/edm or NVlabs/edm2, by its attributes."""
-    return any(
-        all(hasattr(o, name) for name in ("img_resolution", "img_channels", "label_dim"))
-        and (hasattr(o, "round_sigma") or hasattr(o, "sigma_data"))
-        for o in objects
-    )
+def recognises(value: Any) -> bool:
+    """Whether an object is a network of NVlabs/edm or NVlabs/edm2, by its attributes."""
+    common = all(hasattr(value, name) for name in ("img_resolution", "img_channels", "label_dim"))
+    return common and (hasattr(value, "round_sigma") or hasattr(value, "sigma_data"))
 
 
 def adapt(*objects: Any) -> Denoiser:

@@ -28,13 +28,10 @@ from exposure_bias.schedules import flow, from_alphas_cumprod
 LEVELS = 1000
 
 
-def recognises(*objects: Any) -> bool:
-    """Whether one of the objects is a scheduler, a path or a model of this library."""
-    return any(
-        hasattr(o, "snr_inverse")
-        or hasattr(getattr(o, "scheduler", None), "snr_inverse")
-        or any(base.__module__.startswith("flow_matching.") for base in type(o).__mro__)
-        for o in objects
+def recognises(value: Any) -> bool:
+    """Whether an object is a scheduler, a path or a model of this library."""
+    return hasattr(getattr(value, "scheduler", value), "snr_inverse") or any(
+        base.__module__.startswith("flow_matching.") for base in type(value).__mro__
     )
 
 

@@ -18,9 +18,9 @@ from exposure_bias.errors import InputError
 from exposure_bias.schedules import Schedule
 
 
-def recognises(*objects: Any) -> bool:
-    """Whether one of the objects is a wrapper of this library, by its attributes."""
-    return any(hasattr(o, "inner_model") and hasattr(o, "get_scalings") for o in objects)
+def recognises(value: Any) -> bool:
+    """Whether an object is a wrapper of this library, by its attributes."""
+    return hasattr(value, "inner_model") and hasattr(value, "get_scalings")
 
 
 def adapt(*objects: Any) -> Denoiser:
