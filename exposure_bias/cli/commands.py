@@ -58,10 +58,11 @@ def error_hist(options: Options) -> None:
 
 def models(options: Options) -> None:
     """`eb-analyze models`."""
-    from exposure_bias.adapters import bundled_models
+    from exposure_bias.adapters import adm, bundled_models
 
     print("bundled:", ", ".join(bundled_models()))
     print("diffusers folder: a path with model_index.json (UNet2DModel with DDPMScheduler or DDIMScheduler)")
+    print("ADM checkpoint: a .pt, .pth or .safetensors state dict with --preset", ", ".join(adm.PRESETS))
 
 
 def _errors(options: Options) -> "xr.Dataset":
@@ -101,7 +102,7 @@ def _record(options: Options, checkpoint: str | None) -> "Recording":
 def _model(options: Options) -> Any:
     from exposure_bias.adapters import load_model
 
-    model = load_model(options.model)
+    model = load_model(options.model, options.preset)
     try:
         model.net.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
@@ -117,7 +118,10 @@ def _number(text: str) -> float:
 
 
 def _running(parser: Parser) -> None:
-    parser.add_argument("--model", default="digits", help="bundled name or diffusers folder (default: digits)")
+    parser.add_argument(
+        "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
+    )
+    parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
     parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
