@@ -60,15 +60,16 @@ def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
 
-    from exposure_bias.adapters import FAMILIES, bundled_models
+    from exposure_bias.adapters import FAMILIES, adm, bundled_models
 
     if options.json:
         rows = [{"family": k, "python": v[0], "command_line": v[1]} for k, v in FAMILIES.items()]
-        print(json.dumps({"bundled": bundled_models(), "families": rows}))
+        print(json.dumps({"bundled": bundled_models(), "presets": list(adm.PRESETS), "families": rows}))
         return
-    print("bundled models:", ", ".join(bundled_models()), "\n")
+    print("bundled models:", ", ".join(bundled_models()))
+    print("presets:", ", ".join(adm.PRESETS), "\n")
     for family, (python, command_line) in {"": ("in Python, eb.", "at the command line"), **FAMILIES}.items():
-        print(f"{family:<30}{command_line:<24}{python}")
+        print(f"{family:<30}{command_line:<30}{python}")
 
 
 def _errors(options: Options) -> "xr.Dataset":
@@ -108,7 +109,7 @@ def _record(options: Options, checkpoint: str | None) -> "Recording":
 def _model(options: Options) -> Any:
     from exposure_bias.adapters import load_model
 
-    model = load_model(options.model)
+    model = load_model(options.model, options.preset)
     try:
         model.net.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
@@ -124,7 +125,10 @@ def _number(text: str) -> float:
 
 
 def _running(parser: Parser) -> None:
-    parser.add_argument("--model", default="digits", help="bundled name or diffusers folder (default: digits)")
+    parser.add_argument(
+        "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
+    )
+    parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
     parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
