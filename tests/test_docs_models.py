@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import libraries
@@ -13,10 +14,13 @@ import torch
 from libraries import SHAPE, Net
 
 import exposure_bias as eb
+from exposure_bias.adapters import adm
 from exposure_bias.cli import main
 
 PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
 SECTIONS = dict(re.findall(r"^#+ (.*?)\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+# The published preset has 57 million parameters; the page's name stands for this one while its snippets run.
+NARROW = adm.Preset(8, 32, 1, (4,), channel_mult=(1, 1))
 LANGUAGES = ("python", "sh")
 
 
@@ -29,7 +33,7 @@ def introduction(folder: Path) -> dict[str, Any]:
 
 
 def diffusers(folder: Path) -> dict[str, Any]:
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
     unet = UNet2DModel(
         sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
@@ -37,7 +41,30 @@ def diffusers(folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     pipeline = DDPMPipeline(unet, DDPMScheduler())
     pipeline.save_pretrained(folder / "FOLDER")
-    return {"unet": unet, "scheduler": pipeline.scheduler, "pipeline": pipeline, "folder": folder / "FOLDER"}
+    text_unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    return {
+        "unet": unet, "scheduler": pipeline.scheduler, "pipeline": pipeline, "folder": folder / "FOLDER",
+        "text_unet": text_unet, "embeddings": torch.randn(1, 3, 8), "empty_embeddings": torch.zeros(1, 3, 8),
+        "latents": eb.load_data(3 * images((4, 8, 8)), value_range=None),
+    }  # fmt: skip
+
+
+def adm_checkpoint(folder: Path) -> dict[str, Any]:
+    torch.save(adm.build(NARROW).state_dict(), folder / "ADM_IP.pt")
+    return {}
+
+
+def guided_diffusion(folder: Path) -> dict[str, Any]:
+    diffusion = SimpleNamespace(
+        betas=np.linspace(1e-4, 0.02, 1000),
+        model_mean_type=SimpleNamespace(name="EPSILON"),
+        model_var_type=SimpleNamespace(name="LEARNED_RANGE"),
+    )
+    return {"network": adm.build(NARROW), "diffusion": diffusion}
 
 
 def flow_matching(folder: Path) -> dict[str, Any]:
@@ -54,6 +81,8 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Models: from what you have to a recording": introduction,
     "Bundled": lambda folder: {},
     "diffusers": diffusers,
+    "ADM checkpoints": adm_checkpoint,
+    "guided-diffusion": guided_diffusion,
     "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
     "denoising-diffusion-pytorch": lambda folder: {"diffusion": libraries.GaussianDiffusion(Net(100))},
     "flow_matching": flow_matching,
@@ -74,6 +103,7 @@ def test_every_snippet_has_its_reader() -> None:
 @pytest.mark.parametrize("title", list(HELD))
 def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(adm.PRESETS, "adm-cifar10", NARROW)
     held = {"eb": eb, "data": eb.load_data(images(SHAPE)), **HELD[title](tmp_path)}
     for block in blocks(SECTIONS[title], "python"):
         exec(block, held)

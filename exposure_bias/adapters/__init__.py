@@ -7,15 +7,12 @@ of that family, and a prediction type is read, never guessed.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from exposure_bias.adapters import ddpm_pytorch, edm, flow_matching, guided_diffusion, k_diffusion
+from exposure_bias.adapters import adm, ddpm_pytorch, diffusers, edm, flow_matching, guided_diffusion, k_diffusion
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import PREDICTION_TYPES
-
-if TYPE_CHECKING:
-    from exposure_bias.adapters.adm import Preset
 
 # What can be adapted or loaded: in Python, and at the command line if at all. docs/models.md shows each at work.
 FAMILIES = {
@@ -63,8 +60,6 @@ def adapt(
     }
     given = {key: value for key, value in options.items() if value is not None}
     if any(type(o).__module__.startswith("diffusers.") for o in objects) or (given and _is_path(objects)):
-        from exposure_bias.adapters import diffusers
-
         return diffusers.adapt(*(Path(o).expanduser() if _is_path([o]) else o for o in objects), **given)
     if given:
         raise InputError(f"{', '.join(given)} are only for diffusers models: leave them out")
@@ -105,7 +100,7 @@ def bundled_models() -> list[str]:
     return sorted(p.name for p in BUNDLED.iterdir() if (p / "model_index.json").exists()) if BUNDLED.exists() else []
 
 
-def load_model(name_or_path: str | os.PathLike[str], preset: "str | Preset | None" = None) -> Denoiser:
+def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None) -> Denoiser:
     """A bundled model by name, or by path a diffusers folder (with `model_index.json`) or an ADM checkpoint.
 
     preset: what an ADM checkpoint (`.pt`, `.pth`, `.safetensors`) is, see `adm.PRESETS`; only for those.
@@ -122,8 +117,6 @@ def load_model(name_or_path: str | os.PathLike[str], preset: "str | Preset | Non
     if not path.exists():
         raise InputError(f"there is no model {str(name_or_path)!r}: give {allowed}")
     if path.suffix in CHECKPOINTS and path.is_file():
-        from exposure_bias.adapters import adm
-
         return adm.load(path, preset)
     if preset is not None:
         raise InputError(f"a preset is for checkpoints ({', '.join(CHECKPOINTS)}), but {path} is none: leave it out")
@@ -131,6 +124,4 @@ def load_model(name_or_path: str | os.PathLike[str], preset: "str | Preset | Non
         edm.refuse_pickle(path)
     if path.is_file():
         raise InputError(f"{path} cannot be loaded: give {allowed}; `eb-analyze models` lists what Python can adapt")
-    from exposure_bias.adapters import diffusers
-
     return diffusers.adapt(path)
