@@ -302,6 +302,8 @@ def test_zero_terminal_snr_is_honoured() -> None:
     start, end = ours(model, "ddim", "trailing")
     assert model.schedule.alpha[-1] == 0
     agree(library_loop(lambda x, t: net(x, t).sample, scheduler, start.float()), end)
+    with fails("starts at α = 0"):
+        ours(model, "heun", "trailing")
     # Sigma-based schedulers put 2⁻²⁴ in place of 0.
     assert eb.adapt(net, diffusers.EulerDiscreteScheduler(**options)).schedule.alpha[-1] == 0
 
@@ -452,6 +454,7 @@ def test_ddpm_pipeline_with_a_scheduler_it_does_not_scale_for(tmp_path: Path, sc
 def test_encode() -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
     coder = vae(scaling_factor=0.5, shift_factor=0.1)
+    coder.quant_conv.bias.data[4:] += 1.0  # the log-variance
     mean = encode(coder, x, batch_size=2, labels=np.arange(5))
     posterior = coder.encode(torch.from_numpy(x)).latent_dist
     np.testing.assert_allclose(mean.images, (posterior.mean.detach() - 0.1) * 0.5, atol=1e-6)
