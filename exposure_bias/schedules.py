@@ -7,7 +7,7 @@ A schedule is the pair (α_t, σ_t) of the forward process
 together with the label t under which the network knows the level. Three families cover the field:
 
     path    α, σ                     monotone coordinate w        label
-    vp      α² + σ² = 1              w = log(σ/α)                 integer timestep 0 … T−1
+    vp      α² + σ² = 1              w = log(σ/α)                 integer timestep, 0 … T−1 unless respaced
     edm     α = 1                    w = σ^(1/ρ), ρ = 7           σ
     flow    α = 1 − t, σ = t         w = t                        t · scale
 
@@ -91,8 +91,9 @@ class Schedule:
             return Level(float(self.timestep[i]), float(self.alpha[i]), float(self.sigma[i]))
         points = np.arange(len(self))
         alpha, sigma = _alpha_sigma(self.path, float(np.interp(index, points, self._coordinate())))
-        # A continuous label is proportional to σ; a timestep is the index itself.
-        label = sigma * float(self.timestep[-1] / self.sigma[-1]) if self.continuous else float(index)
+        # A continuous label is proportional to σ; timesteps are interpolated.
+        scale = float(self.timestep[-1] / self.sigma[-1])
+        label = sigma * scale if self.continuous else float(np.interp(index, points, self.timestep))
         return Level(label, alpha, sigma)
 
     def at_ratio(self, ratio: float) -> Level:
@@ -155,12 +156,18 @@ def _alpha_sigma(path: Path, w: float) -> tuple[float, float]:
     return (1.0, w**KARRAS_RHO) if path == "edm" else (1.0 - w, w)
 
 
-def from_alphas_cumprod(alphas_cumprod: ArrayLike, name: str = "custom") -> Schedule:
-    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at 0. α=√ᾱ, σ=√(1−ᾱ)."""
+def from_alphas_cumprod(alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None) -> Schedule:
+    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at 0. α=√ᾱ, σ=√(1−ᾱ).
+
+    timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
+    """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     if abar.ndim != 1 or len(abar) == 0 or not ((abar >= 0) & (abar < 1)).all() or (np.diff(abar) >= 0).any():
         raise InputError("alphas_cumprod must be one-dimensional, strictly decreasing and inside (0, 1), or end at 0")
-    return Schedule(name, "vp", np.arange(len(abar), dtype=np.float64), np.sqrt(abar), np.sqrt(1 - abar))
+    label = np.arange(len(abar), dtype=np.float64) if timestep is None else np.asarray(timestep, dtype=np.float64)
+    if label.shape != abar.shape or (np.diff(label) <= 0).any():
+        raise InputError(f"timestep must be increasing, one label for each of the {len(abar)} levels")
+    return Schedule(name, "vp", label, np.sqrt(abar), np.sqrt(1 - abar))
 
 
 def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:

@@ -1,0 +1,392 @@
+"""The ADM UNet: checkpoints of guided-diffusion, improved-diffusion, DDPM-IP and ADM-ES, loaded into our own network.
+
+With t the timestep and y the class, every block sees one embedding
+
+    e = W₂ silu(W₁ γ(t)) + E_y,     γ(t) = [cos(t ω), sin(t ω)],     ω_i = 10000^(−i/half),  i = 0 … half − 1
+
+and the three blocks are, with norm a group normalisation over 32 groups,
+
+    residual     r(x) + conv(silu(norm(h)·(1 + a) + b)),     h = conv(r(silu(norm(x)))),     (a, b) = W silu(e)
+                 where r halves, keeps or doubles the image; without scale-shift norm(h + W silu(e)) takes its place
+    attention    x + W softmax(qᵀk/√d) v over pixels, (q, k, v) = W norm(x)
+    resampling   a convolution, in networks that do not resample in residual blocks
+
+The names of the parameters are the original's, so that its state dicts load. Images lie in [−1, 1], timesteps are
+whole numbers from 0 to T − 1. Tensors in the state dict are all that is ever read: nothing is unpickled.
+
+Sources: Dhariwal & Nichol 2021 (arXiv 2105.05233, §3 and appendix), Nichol & Dhariwal 2021 (arXiv 2102.09672); the
+presets are the command lines in the README files of openai/guided-diffusion and forever208/DDPM-IP.
+"""
+
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exposure_bias import schedules
+from exposure_bias.adapters.guided_diffusion import rescaled
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.errors import InputError
+
+CHANNEL_MULT: dict[int, tuple[float, ...]] = {
+    32: (1, 2, 2, 2),
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+}
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and its schedule in the words of the original's command-line flags.
+
+    image_size: height and width. num_channels: width of the first level. num_res_blocks: per level.
+    attention_resolutions: image sizes at which there is attention. channel_mult: width of each level in units of
+    num_channels; by default what the original takes for the image size. num_head_channels: channels of an attention
+    head; None divides into num_heads. new_attention_order: q, k, v are split before the heads rather than after.
+    classes: number of classes, None where unconditional. learn_sigma: the output has 6 channels, ε and the learned
+    variance, instead of 3. noise_schedule with `steps` levels; rescale_timesteps: the network sees t·1000/T.
+    """
+
+    image_size: int
+    num_channels: int
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    channel_mult: tuple[float, ...] | None = None
+    num_head_channels: int | None = None
+    num_heads: int = 4
+    new_attention_order: bool = False
+    scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    classes: int | None = None
+    learn_sigma: bool = True
+    noise_schedule: Literal["linear", "cosine"] = "cosine"
+    steps: int = 1000
+    rescale_timesteps: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, the finest first."""
+        if self.channel_mult is None and self.image_size not in CHANNEL_MULT:
+            sizes = ", ".join(map(str, CHANNEL_MULT))
+            raise InputError(f"image size {self.image_size} has no usual channel_mult (those of {sizes} have): give it")
+        return tuple(int(m * self.num_channels) for m in self.channel_mult or CHANNEL_MULT[self.image_size])
+
+    @property
+    def schedule(self) -> schedules.Schedule:
+        """The levels, with the labels that the network sees; a linear β keeps its integral when T is not 1000."""
+        cosine = self.noise_schedule == "cosine"
+        levels = (
+            schedules.cosine(self.steps) if cosine else schedules.linear(self.steps, 0.1 / self.steps, 20 / self.steps)
+        )
+        labels = rescaled(levels.timestep, self.steps) if self.rescale_timesteps else levels.timestep
+        return replace(levels, timestep=labels)
+
+
+_SMALL = Preset(32, 128, 3, (16, 8), num_head_channels=32, new_attention_order=True)
+_MIDDLE = Preset(64, 192, 3, (32, 16, 8), num_head_channels=64, new_attention_order=True)
+
+PRESETS: dict[str, Preset] = {
+    "adm-cifar10": _SMALL,
+    "adm-imagenet32": _SMALL,
+    "adm-lsun-tower64": _MIDDLE,
+    "adm-celeba64": _MIDDLE,
+    "adm-ffhq128": Preset(128, 256, 3, (32, 16, 8), num_head_channels=64, new_attention_order=True),
+    "adm-imagenet64": replace(_MIDDLE, classes=1000),
+    "adm-imagenet128": Preset(128, 256, 2, (32, 16, 8), num_heads=4, classes=1000, noise_schedule="linear"),
+}
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group normalisation over 32 groups, in float32 whatever comes in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """The residual block of the module docstring; `resample` halves, keeps or doubles the image."""
+
+    def __init__(
+        self, channels: int, out_channels: int, embedding: int, scale_shift_norm: bool, resample: nn.Module
+    ) -> None:
+        super().__init__()
+        self.scale_shift_norm, self.resample = scale_shift_norm, resample
+        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), _conv3(channels, out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift_norm else 1)))
+        # The third was dropout: we evaluate only, but the fourth must keep its number.
+        self.out_layers = nn.Sequential(
+            GroupNorm32(out_channels), nn.SiLU(), nn.Identity(), _zeroed(_conv3(out_channels, out_channels))
+        )
+        same = channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, silu, conv = self.in_layers
+        h = conv(self.resample(silu(norm(x))))
+        shift = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        norm, silu, _, conv = self.out_layers
+        if self.scale_shift_norm:
+            scale, shift = shift.chunk(2, dim=1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + shift)
+        skip: Tensor = self.skip_connection(self.resample(x))
+        return skip + conv(silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of (B, C, H, W)."""
+
+    def __init__(self, channels: int, heads: int, new_order: bool) -> None:
+        super().__init__()
+        self.heads, self.new_order = heads, new_order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        qkv = self.qkv(self.norm(flat))
+        if self.new_order:
+            qkv = qkv.unflatten(1, (3, self.heads, -1))
+        else:
+            qkv = qkv.unflatten(1, (self.heads, 3, -1)).transpose(1, 2)
+        h = F.scaled_dot_product_attention(*qkv.transpose(-1, -2).unbind(1))
+        flat = flat + self.proj_out(h.transpose(-1, -2).flatten(1, 2))
+        return flat.view_as(x)
+
+
+class Block(nn.ModuleList):
+    """Layers in a row; residual blocks see the embedding."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The network of a preset; `build` makes one by name.
+
+    Called as net(x, timesteps, y) with x (B, 3, H, W) in [−1, 1], timesteps (B,) whole or fractional, y (B,) int64
+    class labels exactly if the preset has classes; returns (B, 3, H, W), or (B, 6, H, W) with a learned variance.
+    Raises InputError where labels are missing or too many.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.image_size, self.in_channels, self.num_classes = preset.image_size, 3, preset.classes
+        self.num_channels = preset.num_channels
+        widths, embedding = preset.widths, 4 * preset.num_channels
+
+        def residual(channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
+            return ResBlock(channels, out_channels, embedding, preset.scale_shift_norm, resample or nn.Identity())
+
+        def attention(channels: int) -> Attention:
+            heads = channels // preset.num_head_channels if preset.num_head_channels else preset.num_heads
+            return Attention(channels, heads, preset.new_attention_order)
+
+        def stage(level: int, channels: int) -> list[nn.Module]:
+            layers: list[nn.Module] = [residual(channels, widths[level])]
+            if preset.image_size >> level in preset.attention_resolutions:
+                layers.append(attention(widths[level]))
+            return layers
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(preset.num_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        if preset.classes is not None:
+            self.label_emb = nn.Embedding(preset.classes, embedding)
+
+        channels = widths[0]
+        self.input_blocks = nn.ModuleList([Block([_conv3(self.in_channels, channels)])])
+        skips = [channels]
+        for level, width in enumerate(widths):
+            for _ in range(preset.num_res_blocks):
+                self.input_blocks.append(Block(stage(level, channels)))
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                down = residual(width, width, nn.AvgPool2d(2)) if preset.resblock_updown else _strided(width)
+                self.input_blocks.append(Block([down]))
+                skips.append(channels)
+
+        self.middle_block = Block([residual(channels, channels), attention(channels), residual(channels, channels)])
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(preset.num_res_blocks + 1):
+                layers = stage(level, channels + skips.pop())
+                channels = width
+                if level > 0 and i == preset.num_res_blocks:
+                    double = nn.Upsample(scale_factor=2)
+                    layers.append(residual(width, width, double) if preset.resblock_updown else _doubled(width, double))
+                self.output_blocks.append(Block(layers))
+
+        out_channels = self.in_channels * (2 if preset.learn_sigma else 1)
+        self.out = nn.Sequential(GroupNorm32(channels), nn.SiLU(), _zeroed(_conv3(widths[0], out_channels)))
+
+    def half_torso(self) -> Self:
+        """Turn the convolutions between the first and the output layer to float16; the rest stays float32."""
+        for part in (self.input_blocks, self.middle_block, self.output_blocks):
+            for module in part.modules():
+                if isinstance(module, nn.Conv1d | nn.Conv2d):
+                    module.half()
+        return self
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is None and self.num_classes is not None:
+            raise InputError(f"this model is conditional on {self.num_classes} classes: give each image its label")
+        if y is not None and self.num_classes is None:
+            raise InputError("this model is unconditional, but labels were given: leave them out")
+        embedding = self.time_embed(_sinusoids(timesteps, self.num_channels))
+        if y is not None:
+            embedding = embedding + self.label_emb(y)
+        h, skips = x.to(next(self.input_blocks.parameters()).dtype), []
+        for block in self.input_blocks:
+            h = block(h, embedding)
+            skips.append(h)
+        h = self.middle_block(h, embedding)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        out: Tensor = self.out(h.to(x.dtype))
+        return out
+
+
+def _conv3(channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out_channels, 3, padding=1)
+
+
+def _strided(channels: int) -> nn.Module:
+    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, stride=2, padding=1)))
+
+
+def _doubled(channels: int, double: nn.Module) -> nn.Module:
+    return nn.Sequential(OrderedDict(double=double, conv=_conv3(channels, channels)))
+
+
+def _zeroed(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def _sinusoids(timesteps: Tensor, channels: int) -> Tensor:
+    half = channels // 2
+    # The order of operations is the original's: an ulp in ω is a thousand in the angle.
+    omega = torch.exp(-log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angle = timesteps[:, None].float() * omega
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def build(preset: str | Preset) -> UNet:
+    """The untrained network of a preset, in float32; the last layers of its blocks are zero, as the original's are.
+
+    preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name.
+    """
+    return UNet(_preset(preset))
+
+
+def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
+    """A Denoiser of a checkpoint, a flat state dict in a `.pt`, `.pth` or `.safetensors` file; computes in float32.
+
+    preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave no trace.
+
+    Raises InputError, naming the nearest preset, where the preset is missing or the file's keys or shapes are not its
+    own; and for a file that is damaged or would have to be unpickled.
+    """
+    path = Path(path)
+    state = _read(path)
+    if preset is None:
+        raise InputError(
+            f"{path} needs a preset, because a state dict says neither schedule nor attention heads: give preset= or "
+            f"--preset, one of {', '.join(PRESETS)} ({_nearest(state)})"
+        )
+    chosen = _preset(preset)
+    with torch.device("meta"):
+        net = UNet(chosen)
+    problems = _differences(_shapes(state), _shapes(net.state_dict()))
+    if problems:
+        name = preset if isinstance(preset, str) else "the preset"
+        raise InputError(f"{path} does not fit {name}: {problems} ({_nearest(state)})")
+    net.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return Denoiser(
+        net, schedule=chosen.schedule, prediction_type="epsilon", shape=(3, chosen.image_size, chosen.image_size),
+        learned_variance=chosen.learn_sigma, classes=chosen.classes, name=path.stem,
+    )  # fmt: skip
+
+
+def _preset(preset: str | Preset) -> Preset:
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}: allowed are {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} cannot be read without unpickling it, which may run any code it holds: where you trust it, save "
+            "its weights alone with safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and give that"
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        raise InputError(f"{path} is damaged, or no checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        kinds = [f"{k} ({type(v).__name__})" for k, v in state.items()] if isinstance(state, dict) else []
+        what = _few(kinds) if kinds else f"a {type(state).__name__}"
+        raise InputError(f"{path} is no state dict of name and tensor: it holds {what}; save the state dict alone")
+    return state
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def _differences(came: Shapes, expected: Shapes) -> str:
+    """What keeps a state dict from loading, in words; empty if nothing does."""
+    missing = [key for key in expected if key not in came]
+    unexpected = [key for key in came if key not in expected]
+    shapes = [f"{k} {came[k]} instead of {expected[k]}" for k in expected if k in came and came[k] != expected[k]]
+    found = {"missing keys": missing, "unexpected keys": unexpected, "wrong shapes": shapes}
+    return "; ".join(f"{what} {_few(names)}" for what, names in found.items() if names)
+
+
+def _nearest(state: Mapping[str, Tensor]) -> str:
+    """The presets whose network shares the most tensors with a state dict, in words."""
+    came = _shapes(state).items()
+    with torch.device("meta"):
+        shared = {name: len(came & _shapes(UNet(preset).state_dict()).items()) for name, preset in PRESETS.items()}
+    best = max(shared.values())
+    names = " or ".join(name for name, count in shared.items() if count == best)
+    return f"nearest: {names}, {best} of the file's {len(came)} tensors fit" if best else "it fits no preset at all"
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
