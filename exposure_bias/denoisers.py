@@ -29,7 +29,7 @@ CLIP_CONVENTIONS = {
 class Denoiser:
     """A network with its schedule and prediction type.
 
-    net: a torch module; it is put into evaluation mode. schedule: `exposure_bias.schedules`. prediction_type:
+    net: a torch module, put into evaluation mode, or a function. schedule: `exposure_bias.schedules`. prediction_type:
     `epsilon`, `sample`, `v_prediction` or `flow_prediction`. shape: (C, H, W). call: how to call the network, a
     function (net, x, timestep) -> output for x (B, C, H, W) in the network's dtype and timestep (B,); the default is
     `net(x, timestep)`. learned_variance: the output has 2C channels, the second half an interpolation between log β̃
@@ -40,12 +40,16 @@ class Denoiser:
     guided field ε̂ = ε_∅ + w (ε_c − ε_∅), w ≠ 1, is no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so
     its gaps are "guidance + bias".
 
-    Raises InputError for an unknown prediction type, a shape that is not (C, H, W), or fewer than one class.
+    A plain function's `device` is where it wants its inputs, by default the CPU. The modules it calls are its own
+    business: put them into evaluation mode first. Its weights cannot be seen, and recordings call them "unhashed".
+
+    Raises InputError for an unknown prediction type, a shape that is not (C, H, W), fewer than one class, or a net that
+    cannot be called.
     """
 
     def __init__(
         self,
-        net: torch.nn.Module,
+        net: Callable[..., Any],
         *,
         schedule: Schedule,
         prediction_type: str,
@@ -55,7 +59,10 @@ class Denoiser:
         name: str | None = None,
         classes: int | None = None,
         guidance: float | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
+        if not callable(net):
+            raise InputError(f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}")
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -64,15 +71,18 @@ class Denoiser:
         if classes is not None and classes < 1:
             raise InputError(f"a conditional model has at least one class, got {classes}: None is unconditional")
         if isinstance(net, torch.nn.Module):
+            if device is not None:
+                raise InputError(f"device= is for plain functions: move a module itself, with net.to({str(device)!r})")
             net.eval()
-        self.net = net
+        self.net: Any = net
         self.schedule, self.prediction_type = schedule, prediction_type
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.learned_variance = learned_variance
-        self.name = name or type(net).__name__
+        self.name = name or getattr(net, "__name__", type(net).__name__)
         self.classes, self.guidance = classes, guidance
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
+        self._like = _float32_on(device)
 
     def __repr__(self) -> str:
         return f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name}, shape={self.shape})"
@@ -83,7 +93,7 @@ class Denoiser:
             for tensor in chain(self.net.parameters(), self.net.buffers()):
                 if tensor.is_floating_point():
                     return tensor
-        return torch.empty(0)
+        return self._like
 
     @property
     def device(self) -> torch.device:
@@ -114,10 +124,12 @@ class Denoiser:
 
     @property
     def weight_hash(self) -> str:
-        """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers."""
+        """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers; "unhashed" for a
+        plain function."""
+        if not isinstance(self.net, torch.nn.Module):
+            return "unhashed"
         digest = hashlib.sha256()
-        state = self.net.state_dict() if isinstance(self.net, torch.nn.Module) else {}
-        for key, value in sorted(state.items()):
+        for key, value in sorted(self.net.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -133,6 +145,11 @@ class Denoiser:
             inputs.append(self._batch_labels(len(x)).to(parameter.device))
         with torch.no_grad():
             output = self._call(self.net, *inputs)
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"{self.name} returned {type(output).__name__} where a tensor was expected: say with "
+                "call=lambda net, x, timestep: ... how to call it"
+            )
         return output.to(x.device)
 
     def _batch_labels(self, batch: int) -> Tensor:
@@ -171,3 +188,10 @@ class Denoiser:
             epsilon = (x - level.alpha * (clipped if clip is True else x0)) / level.sigma
         fraction = None if variance is None else (variance.double() + 1) / 2
         return Prediction(clipped, epsilon, fraction, outside, output)
+
+
+def _float32_on(device: torch.device | str | None) -> Tensor:
+    try:
+        return torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from error

@@ -213,6 +213,8 @@ def check_fit(model: Denoiser, data: Data, n: int, batch_size: int, clip: Clip) 
         raise InputError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if clip not in CLIP_CONVENTIONS:
         raise InputError(f"unknown clip {clip!r}: allowed are {', '.join(map(repr, CLIP_CONVENTIONS))}")
+    if clip and data.value_range is None and np.abs(data.images).max() > 1:
+        raise InputError(f"clip={clip!r} would cut the data themselves, which leave [-1, 1]: latents are never clipped")
     if n > len(data):
         warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=3)
 

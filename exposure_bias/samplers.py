@@ -122,6 +122,8 @@ def _ode(now: Prediction, s: Level, t: Level, predict: Predict | None, path: Pat
     # On a straight path Euler's step is exact but for the prediction; nothing is divided by a small α here.
     end = t.alpha * now.x0 + t.sigma * now.epsilon
     if predict is not None and t.sigma > 0:
+        if path != "flow" and s.alpha == 0:
+            raise InputError("heun works in x/α, but this schedule starts at α = 0: use euler, ddim or ddpm")
         scale_s, scale_t = (1.0, 1.0) if path == "flow" else (s.alpha, t.alpha)
         d_alpha, d_sigma = t.alpha / scale_t - s.alpha / scale_s, t.sigma / scale_t - s.sigma / scale_s
         then = predict(end, t)

@@ -145,7 +145,8 @@ class Schedule:
 
     def _coordinate(self) -> NDArray[np.float64]:
         if self.path == "vp":
-            return np.log(self.sigma / self.alpha)
+            with np.errstate(divide="ignore"):  # infinite where ᾱ ends at 0
+                return np.log(self.sigma / self.alpha)
         return self.sigma ** (1 / KARRAS_RHO) if self.path == "edm" else self.sigma
 
 
@@ -156,13 +157,13 @@ def _alpha_sigma(path: Path, w: float) -> tuple[float, float]:
 
 
 def from_alphas_cumprod(alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None) -> Schedule:
-    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1). α=√ᾱ, σ=√(1−ᾱ).
+    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at 0. α=√ᾱ, σ=√(1−ᾱ).
 
     timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
-    if abar.ndim != 1 or len(abar) == 0 or not ((abar > 0) & (abar < 1)).all() or (np.diff(abar) >= 0).any():
-        raise InputError("alphas_cumprod must be one-dimensional, strictly decreasing and inside (0, 1)")
+    if abar.ndim != 1 or len(abar) == 0 or not ((abar >= 0) & (abar < 1)).all() or (np.diff(abar) >= 0).any():
+        raise InputError("alphas_cumprod must be one-dimensional, strictly decreasing and inside (0, 1), or end at 0")
     label = np.arange(len(abar), dtype=np.float64) if timestep is None else np.asarray(timestep, dtype=np.float64)
     if label.shape != abar.shape or (np.diff(label) <= 0).any():
         raise InputError(f"timestep must be increasing, one label for each of the {len(abar)} levels")

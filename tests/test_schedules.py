@@ -179,10 +179,20 @@ def test_levels_outside_the_schedule_raise(index: float) -> None:
         LINEAR.level(index)
 
 
-@pytest.mark.parametrize("abar", [[], 0.5, [0.5, 0.6], [0.5, 0.5], [1.0, 0.5], [0.5, 0.0], [0.5, math.nan], [[0.5]]])
+@pytest.mark.parametrize("abar", [[], 0.5, [0.5, 0.6], [0.5, 0.5], [1.0, 0.5], [0.5, 0, 0], [0.5, math.nan], [[0.5]]])
 def test_alphas_cumprod_that_are_none_raise(abar: object) -> None:
     with pytest.raises(InputError, match="strictly decreasing"):
         schedules.from_alphas_cumprod(abar)  # type: ignore[arg-type]
+
+
+def test_zero_terminal_snr() -> None:
+    """Lin et al. 2023 (arXiv 2305.08891): ᾱ_T = 0, where x_0 follows from v but not from ε."""
+    schedule = schedules.from_alphas_cumprod([0.9, 0.5, 0.0])
+    assert schedule.levels(3)[0] == (2.0, 0.0, 1.0)
+    assert schedule.at_ratio(1e9).timestep == 1.0
+    assert schedules.convert(-0.3, "v_prediction", "sample", 1.0, schedule.level(2)) == 0.3
+    with pytest.raises(InputError, match="does not determine"):
+        schedules.convert(0.3, "epsilon", "sample", 1.0, schedule.level(2))
 
 
 @pytest.mark.parametrize("bounds", [(0, 80), (1, 1), (2, 1)])

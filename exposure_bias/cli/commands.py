@@ -58,11 +58,18 @@ def error_hist(options: Options) -> None:
 
 def models(options: Options) -> None:
     """`eb-analyze models`."""
-    from exposure_bias.adapters import adm, bundled_models
+    import json
 
-    print("bundled:", ", ".join(bundled_models()))
-    print("diffusers folder: a path with model_index.json (UNet2DModel with DDPMScheduler or DDIMScheduler)")
-    print("ADM checkpoint: a .pt, .pth or .safetensors state dict with --preset", ", ".join(adm.PRESETS))
+    from exposure_bias.adapters import FAMILIES, adm, bundled_models
+
+    if options.json:
+        rows = [{"family": k, "python": v[0], "command_line": v[1]} for k, v in FAMILIES.items()]
+        print(json.dumps({"bundled": bundled_models(), "presets": list(adm.PRESETS), "families": rows}))
+        return
+    print("bundled models:", ", ".join(bundled_models()))
+    print("presets:", ", ".join(adm.PRESETS), "\n")
+    for family, (python, command_line) in {"": ("in Python, eb.", "at the command line"), **FAMILIES}.items():
+        print(f"{family:<30}{command_line:<30}{python}")
 
 
 def _errors(options: Options) -> "xr.Dataset":
@@ -172,9 +179,13 @@ def _error_options(parser: Parser) -> None:
     _printing(parser)
 
 
+def _models_options(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+
+
 COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
     "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),
-    "models": (models, lambda parser: None, "list the models that can be loaded"),
+    "models": (models, _models_options, "list the models that can be loaded, and how"),
 }

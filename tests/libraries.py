@@ -1,0 +1,244 @@
+"""The smallest faithful stand-ins for libraries that cannot be installed here: public attributes and samplers.
+
+Each is written from the paper's algorithm and the library's public interface (named below), and the adapters were run
+beside the originals as well: NVlabs/edm and edm2, lucidrains/denoising-diffusion-pytorch, facebookresearch/
+flow_matching and crowsonkb/k-diffusion. Samplers take their start and noise, so that a chain can share both.
+"""
+
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """A small random network of (x, t), and of labels if there are classes; `scale` brings its time to about 1."""
+
+    def __init__(self, scale: float = 1.0, out_channels: int = 3, classes: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(out_channels + classes)
+            self.head, self.tail = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, out_channels, 3, padding=1)
+            self.time = nn.Linear(1, 8)
+            self.classes_emb = nn.Embedding(classes, 8) if classes else None
+        self.scale, self.channels, self.self_condition = scale, 3, False
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, cond_drop_prob: float = 0.5) -> Tensor:
+        h = self.head(x) + self.time(t.float()[:, None] / self.scale)[:, :, None, None]
+        if self.classes_emb is not None:
+            assert cond_drop_prob == 0
+            h = h + self.classes_emb(labels)[:, :, None, None]
+        return self.tail(torch.tanh(h))
+
+
+class EDMPrecond(nn.Module):
+    """EDM's preconditioning (Karras et al. 2022, Table 1) around a network that sees σ and one-hot labels.
+
+    known: the σ that `round_sigma` rounds to; all of them if None.
+    """
+
+    def __init__(self, label_dim: int = 0, known: Tensor | None = None) -> None:
+        super().__init__()
+        self.net = Net()
+        self.classes = nn.Linear(label_dim, 1, bias=False) if label_dim else None
+        self.img_resolution, self.img_channels, self.label_dim = 8, 3, label_dim
+        self.sigma_min, self.sigma_max, self.sigma_data, self.known = 0.0, float("inf"), 0.5, known
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        if self.known is None:
+            return sigma
+        return self.known.to(sigma.dtype)[(sigma.reshape(-1, 1) - self.known).abs().argmin(1)].reshape(sigma.shape)
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        x, sigma = x.float(), sigma.float().expand(len(x)).view(-1, 1, 1, 1)
+        total = sigma**2 + self.sigma_data**2
+        raw = self.net(x / total.sqrt(), sigma.flatten().log() / 4)
+        if self.classes is not None:
+            raw = raw + self.classes(class_labels)[:, :, None, None]
+        return self.sigma_data**2 / total * x + sigma * self.sigma_data / total.sqrt() * raw
+
+
+def edm_sampler(net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = None, heun: bool = True) -> Tensor:
+    """Algorithm 1 of Karras et al. 2022, deterministic, on their grid from 80 to 0.002 (eq. 5), as `generate.py`."""
+    ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    grid = net.round_sigma((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    x = epsilon * grid[0]
+    for i in range(steps):
+        now, then = grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(())
+        slope = (x - net(x, now, labels).double()) / now
+        ahead = x + (then - now) * slope
+        if heun and then > 0:
+            slope = (slope + (ahead - net(ahead, then, labels).double()) / then) / 2
+            ahead = x + (then - now) * slope
+        x = ahead
+    return x
+
+
+class GaussianDiffusion(nn.Module):
+    """denoising-diffusion-pytorch's: float32 buffers, images normalised from [0, 1], x̂_0 clipped while sampling."""
+
+    def __init__(self, model: Net, objective: str = "pred_noise", steps: int = 100, normalised: bool = True) -> None:
+        super().__init__()
+        betas = torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)
+        self.register_buffer("betas", betas.float())
+        self.abar = torch.cumprod(1 - betas, 0)
+        self.model, self.objective, self.image_size, self.channels = model, objective, (8, 8), model.channels
+        self.self_condition = model.self_condition
+        self.normalize = (lambda x: 2 * x - 1) if normalised else (lambda x: x)
+
+    def predict(self, x: Tensor, t: int, *labels: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """x̂_0 clipped, the ε̂ of that x̂_0, and the second half of a learned variance's output."""
+        output = self.model(x, torch.full((len(x),), t), *labels, **options)
+        value, variance = output[:, :3], output[:, 3:]
+        a, s = self.abar[t].sqrt().float(), (1 - self.abar[t]).sqrt().float()
+        x0 = {"pred_noise": (x - s * value) / a, "pred_x0": value, "pred_v": a * x - s * value}[self.objective]
+        x0 = x0.clamp(-1, 1)
+        return x0, (x - a * x0) / s, variance
+
+    @torch.no_grad()
+    def p_sample_loop(self, x: Tensor, noise: Any, *labels: Any, learned: bool = False, **options: Any) -> Tensor:
+        """Ancestral sampling with the posterior variance β̃, or the learned one (Ho et al. 2020, Alg. 2)."""
+        for i, t in enumerate(reversed(range(len(self.betas)))):
+            x0, _, variance = self.predict(x, t, *labels, **options)
+            beta, abar = self.betas[t].double(), self.abar[t]
+            before = self.abar[t - 1] if t else torch.ones(())
+            to_x0, to_x = before.sqrt() * beta / (1 - abar), (1 - beta).sqrt() * (1 - before) / (1 - abar)
+            x = to_x0.float() * x0 + to_x.float() * x
+            if t:
+                small, large = (beta * (1 - before) / (1 - abar)).log().float(), beta.log().float()
+                share = (variance + 1) / 2 if learned else 0.0
+                x = x + (0.5 * (small + share * (large - small))).exp() * noise(i)
+        return x
+
+    @torch.no_grad()
+    def ddim_sample(self, x: Tensor, noise: Any, steps: int, eta: float) -> Tensor:
+        """DDIM at the timesteps −1 … T−1 in equal strides (Song et al. 2021, eq. 12 and 16)."""
+        times = torch.linspace(-1, len(self.betas) - 1, steps + 1).int().tolist()[::-1]
+        for i, (t, then) in enumerate(pairwise(times)):
+            x0, epsilon, _ = self.predict(x, t)
+            if then < 0:
+                return x0
+            a, b = self.abar[t].float(), self.abar[then].float()
+            spread = eta * ((1 - a / b) * (1 - b) / (1 - a)).sqrt()
+            x = b.sqrt() * x0 + (1 - b - spread**2).sqrt() * epsilon + spread * noise(i)
+        return x
+
+
+class LearnedGaussianDiffusion(GaussianDiffusion):
+    """The same with a network that also returns its variance; the adapter goes by the class's name."""
+
+
+class Scheduler:
+    """flow_matching's schedulers by name: α and σ of their time τ, 1 at the data, with derivatives by autograd."""
+
+    def __init__(self, name: str = "CondOT") -> None:
+        self.alpha, self.sigma = {
+            "CondOT": (lambda t: t, lambda t: 1 - t),
+            "Cosine": (lambda t: torch.sin(math.pi / 2 * t), lambda t: torch.cos(math.pi / 2 * t)),
+            "LinearVP": (lambda t: t, lambda t: (1 - t**2).sqrt()),
+            "VP": (lambda t: torch.exp(-0.5 * self.integral(t)), lambda t: (1 - torch.exp(-self.integral(t))).sqrt()),
+            "Polynomial": (lambda t: t**3, lambda t: 1 - t**3),
+        }[name]
+
+    @staticmethod
+    def integral(t: Tensor) -> Tensor:
+        """∫β of a variance-preserving path with β from 0.1 to 20 (Song et al. 2021)."""
+        return 0.5 * (1 - t) ** 2 * 19.9 + (1 - t) * 0.1
+
+    def __call__(self, t: Tensor) -> SimpleNamespace:
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            alpha, sigma = self.alpha(t), self.sigma(t)
+            (d_alpha,) = torch.autograd.grad(alpha.sum(), t, retain_graph=True)
+            (d_sigma,) = torch.autograd.grad(sigma.sum(), t)
+        return SimpleNamespace(alpha_t=alpha.detach(), sigma_t=sigma.detach(), d_alpha_t=d_alpha, d_sigma_t=d_sigma)
+
+    def snr_inverse(self, snr: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class AffineProbPath:
+    """flow_matching's affine path: a scheduler and conversions between predictions."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+
+    def velocity_to_target(self, velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MixtureDiscreteProbPath:
+    """flow_matching's discrete path: a scheduler, but no velocity."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+
+
+@torch.no_grad()
+def ode_solver(model: Any, x: Tensor, steps: int) -> Tensor:
+    """`ODESolver.sample` with method="euler": x ← x + h u(x, τ) for τ = 0, h, … in steps of h."""
+    for i in range(steps):
+        x = x + model(x=x, t=torch.full((len(x),), i / steps)) / steps
+    return x
+
+
+class Denoiser(nn.Module):
+    """k-diffusion's `layers.Denoiser`, which knows no range of σ; the name is theirs."""
+
+    def __init__(self, inner_model: Net) -> None:
+        super().__init__()
+        self.inner_model, self.sigma_data = inner_model, 1.0
+
+    def get_scalings(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        root = (sigma**2 + self.sigma_data**2).sqrt()
+        return (self.sigma_data / root) ** 2, sigma * self.sigma_data / root, 1 / root
+
+    def label(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
+
+    def inner(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
+        return self.inner_model(x, t)
+
+    def forward(self, x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
+        skip, out, scale = (c.view(-1, 1, 1, 1) for c in self.get_scalings(sigma))
+        return self.inner(x * scale, self.label(sigma), **options) * out + x * skip
+
+
+class DiscreteEpsDDPMDenoiser(Denoiser):
+    """k-diffusion's wrapper of a discrete ε-model: label by interpolating log σ."""
+
+    def __init__(self, inner_model: Net, alphas_cumprod: Tensor) -> None:
+        super().__init__(inner_model)
+        self.register_buffer("sigmas", ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float())
+
+    def get_scalings(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt()
+
+    def label(self, sigma: Tensor) -> Tensor:
+        place = torch.searchsorted(self.sigmas, sigma.contiguous()).clamp(1, len(self.sigmas) - 1)
+        low, high = self.sigmas[place - 1].log(), self.sigmas[place].log()
+        return place - 1 + ((sigma.log() - low) / (high - low)).clamp(0, 1)
+
+
+class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
+    """k-diffusion's wrapper of a latent-diffusion model, which must be called with its condition, None or not."""
+
+    def inner(self, x: Tensor, t: Tensor, *, cond: Any) -> Tensor:
+        return self.inner_model(x, t)
+
+
+@torch.no_grad()
+def k_sampler(model: Any, x: Tensor, sigmas: Tensor, heun: bool) -> Tensor:
+    """`sample_euler` or `sample_heun` without churn, in the float32 of its state (Karras et al. 2022, Alg. 1)."""
+    for now, then in pairwise(sigmas):
+        slope = (x - model(x, now.expand(len(x)))) / now
+        if heun and then > 0:
+            ahead = x + (then - now) * slope
+            slope = (slope + (ahead - model(ahead, then.expand(len(x)))) / then) / 2
+        x = x + (then - now) * slope
+    return x

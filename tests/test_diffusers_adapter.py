@@ -1,0 +1,644 @@
+"""Each kind of diffusers model against diffusers itself: the same start and noise through its loop and through ours.
+
+The networks are tiny and their weights random. Stable Diffusion's and SD3's pipelines need the package `transformers`,
+which is not installed here; for them `library_loop` makes the calls that those pipelines make, on the same embeddings.
+
+States are float32 there and float64 here, and an untrained network lets a chain grow a hundredfold: results agree to
+1e-5 of the largest value.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import exposure_bias as eb
+from exposure_bias import streams
+from exposure_bias.adapters.diffusers import encode
+from exposure_bias.noise import Noise
+from exposure_bias.samplers import parse
+
+# diffusers 0.42.1's own use of numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+BATCH = 3
+STEPS = 10
+CLASSES = 5
+IDS = list(range(BATCH))
+# Measured: 1e-7 to 1.4e-6; 8e-6 where the network predicts x_0, from the library's float32 ᾱ at the cleanest level.
+TOLERANCE = 1e-5
+
+Arrange = Callable[[tuple[int, ...], bool], None]
+
+
+def fails(message: str) -> Any:
+    return pytest.raises(eb.InputError, match=message)
+
+
+def unet(channels: int = 1, out_channels: int | None = None, **options: Any) -> diffusers.UNet2DModel:
+    torch.manual_seed(1)
+    return diffusers.UNet2DModel(
+        sample_size=8, in_channels=channels, out_channels=out_channels or channels, layers_per_block=1,
+        block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"), mid_block_type=None, **options,
+    )  # fmt: skip
+
+
+def text_unet(**options: Any) -> diffusers.UNet2DConditionModel:
+    torch.manual_seed(2)
+    shape: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 8}
+    return diffusers.UNet2DConditionModel(**shape | {
+        "sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4,
+        "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    } | options)  # fmt: skip
+
+
+def sdxl_unet() -> diffusers.UNet2DConditionModel:
+    return text_unet(
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=4 * 6 + 6
+    )
+
+
+def dit(classes: int = 1000, **options: Any) -> diffusers.DiTTransformer2DModel:
+    torch.manual_seed(3)
+    return diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=8, norm_num_groups=4,
+        num_embeds_ada_norm=classes, **{"out_channels": 8} | options,
+    )  # fmt: skip
+
+
+def sd3(**options: Any) -> diffusers.SD3Transformer2DModel:
+    torch.manual_seed(4)
+    return diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=8, caption_projection_dim=16, pooled_projection_dim=6, out_channels=4,
+        pos_embed_max_size=8, **options,
+    )  # fmt: skip
+
+
+def vae(**options: Any) -> diffusers.AutoencoderKL:
+    torch.manual_seed(5)
+    return diffusers.AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **options,
+    ).eval()  # fmt: skip
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+PROMPT = {"prompt_embeds": random(1, 3, 8), "negative_prompt_embeds": random(1, 3, 8, seed=1)}
+POOLED = {"pooled_prompt_embeds": random(1, 6, seed=2), "negative_pooled_prompt_embeds": random(1, 6, seed=3)}
+TIME_IDS = {"add_time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]])}
+LABELS = torch.tensor([2, 0, 4])
+
+
+def positive(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in embeddings.items() if "negative" not in key}
+
+
+def ours(model: eb.Denoiser, sampler: str, grid: str) -> tuple[Tensor, Tensor]:
+    """Start and end of our chain from pure noise, on the noise of seed 0."""
+    levels = model.schedule.levels(STEPS, grid)
+    start = streams.prior(model, levels[0], Noise(0, "start", IDS, model.shape)(0))
+    noise = Noise(0, "chain", IDS, model.shape)
+    return start, streams.rollout(model.given(LABELS), start, levels, parse(sampler), noise)
+
+
+def agree(library: Tensor, end: Tensor) -> None:
+    assert library.shape == end.shape
+    error = float((library.double() - end).abs().max() / end.abs().max())
+    assert torch.isfinite(end).all()
+    assert error < TOLERANCE, error
+
+
+def library_loop(net: Callable[[Tensor, Tensor], Tensor], scheduler: Any, x: Tensor, steps: int = STEPS) -> Tensor:
+    """The loop that every pipeline of diffusers makes around its network, from state x in the scheduler's own scale."""
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        with torch.no_grad():
+            output = net(scaled, t)
+        x = scheduler.step(output, t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> Arrange:
+    """Makes diffusers draw what our chain of that shape draws: the start, if asked, then a tensor for each step."""
+
+    def arrange(shape: tuple[int, ...], start: bool) -> None:
+        chain = Noise(0, "chain", IDS, shape)
+        draws = iter([*([Noise(0, "start", IDS, shape)(0)] if start else []), *(chain(i) for i in range(STEPS))])
+
+        def randn(*args: Any, **kwargs: Any) -> Tensor:
+            return next(draws).clone()
+
+        for module in ("schedulers.scheduling_ddpm", "schedulers.scheduling_ddim", "pipelines.ddpm.pipeline_ddpm",
+                       "pipelines.ddim.pipeline_ddim", "pipelines.dit.pipeline_dit"):  # fmt: skip
+            monkeypatch.setattr(f"diffusers.{module}.randn_tensor", randn)
+
+    return arrange
+
+
+def end_of(pipe: Any, **call: Any) -> Tensor:
+    """The last state that a pipeline's scheduler returned for the batch; the images themselves are clamped."""
+    states = []
+    step = pipe.scheduler.step
+
+    @functools.wraps(step)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        states.append(result[0])
+        return result
+
+    pipe.scheduler.step = watched
+    pipe.set_progress_bar_config(disable=True)
+    pipe(num_inference_steps=STEPS, output_type="np", **call)
+    return states[-1][:BATCH]
+
+
+def test_ddpm_pipeline(same_noise: Arrange) -> None:
+    pipe = diffusers.DDPMPipeline(unet(), diffusers.DDPMScheduler(clip_sample=False))
+    same_noise((1, 8, 8), True)
+    agree(end_of(pipe, batch_size=BATCH), ours(eb.adapt(pipe), "ddpm", "leading")[1])
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_ddim_pipeline(same_noise: Arrange, prediction_type: str, eta: float) -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, prediction_type=prediction_type)
+    pipe = diffusers.DDIMPipeline(unet(), scheduler)
+    same_noise((1, 8, 8), True)
+    agree(end_of(pipe, batch_size=BATCH, eta=eta), ours(eb.adapt(pipe), f"ddim:{eta}", "leading")[1])
+
+
+def test_learned_range(same_noise: Arrange) -> None:
+    net, scheduler = unet(1, 2), diffusers.DDPMScheduler(clip_sample=False, variance_type="learned_range")
+    model = eb.adapt(net, scheduler)
+    start, end = ours(model, "ddpm:learned_range", "leading")
+    same_noise((1, 8, 8), False)
+    agree(library_loop(lambda x, t: net(x, t).sample, scheduler, start.float()), end)
+
+
+def test_class_conditional_unet() -> None:
+    net, scheduler = unet(num_class_embeds=CLASSES), diffusers.DDIMScheduler(clip_sample=False)
+    model = eb.adapt(net, scheduler)
+    assert model.classes == CLASSES
+    start, end = ours(model, "ddim", "leading")
+    agree(library_loop(lambda x, t: net(x, t, class_labels=LABELS).sample, scheduler, start.float()), end)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_dit_pipeline(same_noise: Arrange, guidance: float) -> None:
+    pipe = diffusers.DiTPipeline(dit(), vae(), diffusers.DDIMScheduler(clip_sample=False))
+    model = eb.adapt(pipe, guidance_scale=guidance)
+    assert (model.classes, model.learned_variance) == (1000, True)
+    assert model.guidance == (None if guidance == 1 else guidance)
+    same_noise((4, 8, 8), True)
+    end = end_of(pipe, class_labels=LABELS.tolist(), guidance_scale=guidance)
+    agree(end, ours(model, "ddim", "leading")[1])
+
+
+def test_guided_variance_is_that_of_the_class() -> None:
+    x, level = random(BATCH, 4, 8, 8), eb.schedules.linear().level(400)
+    plain, guided = (
+        eb.adapt(dit(CLASSES), diffusers.DDIMScheduler(), guidance_scale=w).given(LABELS)(x, level) for w in (None, 3.0)
+    )
+    torch.testing.assert_close(guided[:, 4:], plain[:, 4:])
+    assert (guided[:, :4] - plain[:, :4]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [None, 7.5])
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_stable_diffusion(scheduler: str, guidance: float | None) -> None:
+    net = text_unet()
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    options = {"clip_sample": False} if scheduler == "DDIMScheduler" else {}
+    scheduler = getattr(diffusers, scheduler)(**betas, **options)
+    model = eb.adapt(net, scheduler, guidance_scale=guidance, **(PROMPT if guidance else positive(PROMPT)))
+    assert (model.guidance, model.classes) == (guidance, None)
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        prompt = PROMPT["prompt_embeds"].expand(BATCH, -1, -1)
+        if guidance is None:
+            return net(x, t, encoder_hidden_states=prompt).sample
+        both = torch.cat([PROMPT["negative_prompt_embeds"].expand(BATCH, -1, -1), prompt])
+        u, c = net(torch.cat([x] * 2), t, encoder_hidden_states=both).sample.chunk(2)
+        return u + guidance * (c - u)
+
+    euler = isinstance(scheduler, diffusers.EulerDiscreteScheduler)
+    start, end = ours(model, "euler" if euler else "ddim", "linspace" if euler else "leading")
+    scale = 1 / model.schedule.alpha[-1] if euler else 1
+    agree(library_loop(call, scheduler, (start * scale).float()), end)
+
+
+def test_sdxl_conditions() -> None:
+    net, scheduler = sdxl_unet(), diffusers.DDIMScheduler(clip_sample=False)
+    model = eb.adapt(net, scheduler, guidance_scale=5.0, **PROMPT, **POOLED, **TIME_IDS)
+    x, level = random(BATCH, 4, 8, 8), model.schedule.level(500)
+
+    def alone(prompt: str, pooled: str) -> Tensor:
+        added = {
+            "text_embeds": POOLED[pooled].expand(BATCH, -1),
+            "time_ids": TIME_IDS["add_time_ids"].expand(BATCH, -1),
+        }
+        embeds = PROMPT[prompt].expand(BATCH, -1, -1)
+        with torch.no_grad():
+            return net(x, 500, encoder_hidden_states=embeds, added_cond_kwargs=added).sample
+
+    u = alone("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+    c = alone("prompt_embeds", "pooled_prompt_embeds")
+    torch.testing.assert_close(model(x, level), u + 5 * (c - u), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [None, 7.0])
+def test_stable_diffusion_3(guidance: float | None) -> None:
+    net, scheduler = sd3(), diffusers.FlowMatchEulerDiscreteScheduler()
+    given = PROMPT | POOLED
+    model = eb.adapt(net, scheduler, guidance_scale=guidance, **(given if guidance else positive(given)))
+    assert (model.prediction_type, model.schedule.timestep[-1], model.schedule.alpha[-1]) == ("flow_prediction", 1e3, 0)
+
+    def branch(x: Tensor, t: Tensor, sign: str) -> Tensor:
+        prompt = given[f"{sign}prompt_embeds"].expand(BATCH, -1, -1)
+        pooled = given[f"{sign}pooled_prompt_embeds"].expand(BATCH, -1)
+        return net(x, encoder_hidden_states=prompt, pooled_projections=pooled, timestep=t.expand(BATCH)).sample
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        if guidance is None:
+            return branch(x, t, "")
+        u = branch(x, t, "negative_")
+        return u + guidance * (branch(x, t, "") - u)
+
+    start, end = ours(model, "euler", "linspace")
+    agree(library_loop(call, scheduler, start.float()), end)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_edm(prediction_type: str, name: str) -> None:
+    """DPM-Solver++ of first order is Euler's step in x_0."""
+    options = {} if name == "EDMEulerScheduler" else {"solver_order": 1}
+    net, scheduler = unet(), getattr(diffusers, name)(prediction_type=prediction_type, **options)
+    model = eb.adapt(net, scheduler)
+    start, end = ours(model, "euler", "karras")
+    agree(library_loop(lambda x, t: net(x, t).sample, scheduler, start.float()), end)
+
+
+def test_zero_terminal_snr_is_honoured() -> None:
+    options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    net, scheduler = unet(), diffusers.DDIMScheduler(clip_sample=False, **options)
+    model = eb.adapt(net, scheduler)
+    start, end = ours(model, "ddim", "trailing")
+    assert model.schedule.alpha[-1] == 0
+    agree(library_loop(lambda x, t: net(x, t).sample, scheduler, start.float()), end)
+    with fails("starts at α = 0"):
+        ours(model, "heun", "trailing")
+    # Sigma-based schedulers put 2⁻²⁴ in place of 0.
+    assert eb.adapt(net, diffusers.EulerDiscreteScheduler(**options)).schedule.alpha[-1] == 0
+
+
+VP_SCHEDULERS = (
+    "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler",
+    "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
+    "SASolverScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VP_SCHEDULERS)
+def test_every_scheduler_with_betas_gives_the_same_schedule(name: str) -> None:
+    scheduler = getattr(diffusers, name)(
+        num_train_timesteps=500, beta_schedule="scaled_linear", beta_start=0.001, beta_end=0.02
+    )
+    schedule = eb.adapt(unet(), scheduler).schedule
+    betas = np.linspace(0.001**0.5, 0.02**0.5, 500) ** 2
+    np.testing.assert_allclose(schedule.alpha**2, np.cumprod(1 - betas), rtol=1e-5)
+    # float32 betas leave 3e-8 of 1, hence 3e-5 of σ² = 0.001
+    np.testing.assert_allclose(schedule.sigma**2, 1 - np.cumprod(1 - betas), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"])
+def test_flow_sigmas(name: str) -> None:
+    scheduler = getattr(diffusers, name)(prediction_type="flow_prediction", use_flow_sigmas=True)
+    model = eb.adapt(unet(), scheduler)
+    assert (model.schedule.path, model.prediction_type) == ("flow", "flow_prediction")
+
+
+def test_trained_betas() -> None:
+    betas = [0.1, 0.2, 0.4]
+    model = eb.adapt(unet(), diffusers.DDPMScheduler(num_train_timesteps=3, trained_betas=betas))
+    np.testing.assert_allclose(model.schedule.alpha**2, np.cumprod(1 - np.array(betas)), rtol=1e-6)
+
+
+def images(shape: tuple[int, ...], classes: int | None) -> Any:
+    x = np.random.default_rng(0).normal(0, 1, (32, *shape)).astype(np.float32)
+    labels = None if classes is None else np.arange(32) % classes
+    return eb.load_data(x, value_range=None, labels=labels)
+
+
+MODELS: dict[str, Callable[[], eb.Denoiser]] = {
+    "unet": lambda: eb.adapt(unet(), diffusers.DDPMScheduler()),
+    "learned": lambda: eb.adapt(unet(1, 2), diffusers.DDPMScheduler(variance_type="learned_range")),
+    "classes": lambda: eb.adapt(unet(num_class_embeds=CLASSES), diffusers.DDIMScheduler()),
+    "dit": lambda: eb.adapt(dit(CLASSES), diffusers.DDIMScheduler()),
+    "dit guided": lambda: eb.adapt(dit(CLASSES), diffusers.DDIMScheduler(), guidance_scale=4.0),
+    "sd": lambda: eb.adapt(text_unet(), diffusers.PNDMScheduler(), **positive(PROMPT)),
+    "sd guided": lambda: eb.adapt(text_unet(), diffusers.PNDMScheduler(), guidance_scale=7.5, **PROMPT),
+    "sd3": lambda: eb.adapt(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT | POOLED)),
+    "edm": lambda: eb.adapt(unet(), diffusers.EDMEulerScheduler()),
+    "zero snr": lambda: eb.adapt(
+        unet(), diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_record_to_spectrum(name: str) -> None:
+    model = MODELS[name]()
+    sampler = "euler" if model.schedule.continuous else "ddpm:learned_range" if name == "learned" else "ddim"
+    recording = eb.record(model, images(model.shape, model.classes), sampler=sampler, steps=4)
+    spectrum = eb.spectrum(recording)
+    assert np.isfinite(spectrum["power_chain"]).all()
+    for stream in ("forward", "chain"):
+        assert np.isfinite(recording[stream]["epsilon_norm"].values[:, :-1]).all()
+    assert ("gap" in spectrum.attrs) == ("guided" in name)
+    assert (model.guidance is not None) == ("guided" in name)
+
+
+def test_embeddings_count_in_the_weight_hash() -> None:
+    other = {"prompt_embeds": PROMPT["prompt_embeds"] + 1}
+    scheduler = diffusers.DDIMScheduler()
+    hashes = {eb.adapt(text_unet(), scheduler, **given).weight_hash for given in (positive(PROMPT), other)}
+    assert len(hashes) == 2
+    net = unet()
+    assert eb.adapt(net, scheduler).net is net
+
+
+def test_a_half_precision_network_takes_its_embeddings_along() -> None:
+    model = eb.adapt(text_unet().bfloat16(), diffusers.DDIMScheduler(), guidance_scale=2.0, **PROMPT)
+    assert model(random(BATCH, 4, 8, 8).double(), model.schedule.level(10)).dtype == torch.bfloat16
+
+
+def folder(where: Path, pipeline: str, scheduler: Any, **network: Any) -> Path:
+    """A pipeline's folder without the parts that denoising does not need."""
+    index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", type(scheduler).__name__]}
+    scheduler.save_pretrained(where / "scheduler")
+    for part, net in network.items():
+        index[part] = ["diffusers", type(net).__name__]
+        net.save_pretrained(where / part)
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (where / "model_index.json").write_text(json.dumps(index))
+    return where
+
+
+def test_folders(tmp_path: Path) -> None:
+    x = random(BATCH, 4, 8, 8)
+    saved = {
+        "dit": (folder(tmp_path / "dit", "DiTPipeline", diffusers.DDIMScheduler(), transformer=dit(CLASSES)), {}),
+        "sd": (folder(tmp_path / "sd", "StableDiffusionPipeline", diffusers.PNDMScheduler(), unet=text_unet()), PROMPT),
+        "sd3": (
+            folder(
+                tmp_path / "sd3", "StableDiffusion3Pipeline", diffusers.FlowMatchEulerDiscreteScheduler(),
+                transformer=sd3(),
+            ),
+            PROMPT | POOLED,
+        ),
+    }  # fmt: skip
+    objects = {"dit": (dit(CLASSES), diffusers.DDIMScheduler()), "sd": (text_unet(), diffusers.PNDMScheduler()),
+               "sd3": (sd3(), diffusers.FlowMatchEulerDiscreteScheduler())}  # fmt: skip
+    for name, (path, given) in saved.items():
+        loaded = eb.adapt(str(path), **positive(given))
+        direct = eb.adapt(*objects[name], **positive(given)).given(LABELS)
+        assert loaded.name == name
+        level = loaded.schedule.level(300)
+        assert torch.equal(loaded.given(LABELS)(x, level), direct(x, level))
+    assert eb.load_model(saved["dit"][0]).classes == CLASSES
+    with fails("needs prompt_embeds="):
+        eb.load_model(saved["sd"][0])
+
+
+def test_a_saved_pipeline_loads(tmp_path: Path) -> None:
+    pipe = diffusers.DDPMPipeline(unet(num_class_embeds=CLASSES), diffusers.DDPMScheduler(num_train_timesteps=50))
+    pipe.save_pretrained(tmp_path / "mine")
+    model = eb.load_model(tmp_path / "mine")
+    assert (model.name, model.classes, len(model.schedule)) == ("mine", CLASSES, 50)
+    assert model.weight_hash == eb.adapt(pipe).weight_hash
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+def test_ddpm_pipeline_with_a_scheduler_it_does_not_scale_for(tmp_path: Path, scheduler: str) -> None:
+    pipe = diffusers.DDPMPipeline(unet(), getattr(diffusers, scheduler)())
+    with pytest.warns(UserWarning, match=f"DDPMPipeline runs with {scheduler}, but does not scale") as caught:
+        model = eb.adapt(pipe)
+    assert caught[0].filename == __file__
+    assert model.schedule.path == "vp"
+    pipe.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="does not scale") as caught:
+        eb.load_model(tmp_path)
+    assert caught[-1].filename == __file__
+    eb.adapt(pipe.unet, pipe.scheduler)  # a warning here would be an error
+
+
+def test_encode() -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
+    coder = vae(scaling_factor=0.5, shift_factor=0.1)
+    coder.quant_conv.bias.data[4:] += 1.0  # the log-variance
+    mean = encode(coder, x, batch_size=2, labels=np.arange(5))
+    posterior = coder.encode(torch.from_numpy(x)).latent_dist
+    np.testing.assert_allclose(mean.images, (posterior.mean.detach() - 0.1) * 0.5, atol=1e-6)
+    assert (mean.value_range, mean.note, mean.shape) == (None, "latents (posterior mean)", (4, 8, 8))
+    assert mean.labels.tolist() == [0, 1, 2, 3, 4]
+
+    drawn, again = (encode(coder, x, sample=True, batch_size=b) for b in (2, 5))
+    np.testing.assert_allclose(drawn.images, again.images, atol=1e-6)
+    assert np.abs(encode(coder, x, sample=True, seed=1).images - drawn.images).max() > 0.1
+    # 1280 standard normal numbers: 0.1 is five standard deviations of their mean and standard deviation
+    z = (drawn.images - mean.images) / (0.5 * posterior.std.detach().numpy())
+    assert abs(z.mean()) < 0.14
+    assert abs(z.std() - 1) < 0.1
+    assert drawn.note == "latents (posterior sample)"
+
+    each = encode(vae(latents_mean=[1.0, 2, 3, 4], latents_std=[1.0, 2, 4, 8], scaling_factor=0.5), x).images
+    shift, spread = (v[:, None, None] for v in (np.arange(1, 5), 2.0 ** np.arange(4)))
+    expected = 0.5 * (posterior.mean.detach().numpy() - shift) / spread
+    np.testing.assert_allclose(each, expected, atol=1e-6)
+    recording = eb.record(eb.adapt(dit(CLASSES), ddpm()), mean, sampler="ddpm:learned_range", steps=3)
+    assert recording.description["note"] == mean.note
+    with fails("latents are never clipped"):
+        eb.record(eb.adapt(dit(CLASSES), ddpm()), replace(mean, images=mean.images * 9), steps=3, clip=True)
+    torch.manual_seed(6)
+    quantised = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4, scaling_factor=0.5)
+    expected = 0.5 * quantised.encode(torch.from_numpy(x)).latents.detach().numpy()
+    np.testing.assert_allclose(encode(quantised, x).images, expected, atol=1e-6)
+    with fails("no distribution to sample from"):
+        encode(quantised, x, sample=True)
+    with fails("takes 3 channels"):
+        encode(coder, x[:, :1])
+
+
+def ddpm(**options: Any) -> diffusers.DDPMScheduler:
+    return diffusers.DDPMScheduler(**options)
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "no scheduler": (lambda: eb.adapt(unet()), r"needs its scheduler, got UNet2DModel"),
+    "three objects": (lambda: eb.adapt(unet(), ddpm(), ddpm()), "needs its scheduler"),
+    "wrong order": (lambda: eb.adapt(ddpm(), unet()), "networks of class DDPMScheduler are not supported"),
+    "another network": (lambda: eb.adapt(vae(), ddpm()), "AutoencoderKL are not supported .*, only UNet2DModel, "),
+    "another library's network": (lambda: eb.adapt(torch.nn.Linear(1, 1), ddpm()), r"Linear .* eb.Denoiser\(net, "),
+    "lcm": (lambda: eb.adapt(unet(), diffusers.LCMScheduler()), "LCMScheduler samples distilled models"),
+    "tcd": (lambda: eb.adapt(unet(), diffusers.TCDScheduler()), "distilled"),
+    "consistency": (lambda: eb.adapt(unet(), diffusers.CMStochasticIterativeScheduler()), "distilled"),
+    "consistency pipeline": (
+        lambda: eb.adapt(diffusers.ConsistencyModelPipeline(unet(), diffusers.CMStochasticIterativeScheduler())),
+        "ConsistencyModelPipeline holds a consistency model",
+    ),
+    "lcm unet": (
+        lambda: eb.adapt(text_unet(time_cond_proj_dim=8), ddpm(), **positive(PROMPT)), "guidance scale as an input"
+    ),
+    "self-conditioning": (lambda: eb.adapt(unet(2, 1), ddpm()), "from 2 to 1 channels also sees another image"),
+    "noise level": (
+        lambda: eb.adapt(unet(class_embed_type="timestep"), ddpm()), "conditioned on a noise level .* cascades"
+    ),
+    "no size": (lambda: eb.adapt(unset_size(), ddpm()), "lacks sample_size"),
+    "no schedule": (lambda: eb.adapt(unet(), diffusers.IPNDMScheduler()), "IPNDMScheduler states no schedule"),
+    "no prediction type": (
+        lambda: eb.adapt(unet(), diffusers.RePaintScheduler()),
+        "does not say .* one of epsilon, sample, v_prediction, flow_prediction",
+    ),
+    "unknown prediction type": (
+        lambda: eb.adapt(unet(), ddpm(prediction_type="noise")), "says prediction_type='noise'.* one of epsilon"
+    ),
+    "unknown answer": (
+        lambda: eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="eps"), "one of epsilon, sample"
+    ),
+    "contradiction": (
+        lambda: eb.adapt(unet(), ddpm(), prediction_type="sample"), "prediction_type='sample', but DDPMScheduler says"
+    ),
+    "T differs": (
+        lambda: eb.adapt(unet(time_embedding_type="learned", num_train_timesteps=100), ddpm()),
+        "knows 100 timesteps, but the scheduler has 1000",
+    ),
+    "no variance": (lambda: eb.adapt(unet(), ddpm(variance_type="learned_range")), "does not predict: variance_type"),
+    "log variance": (lambda: eb.adapt(unet(1, 2), ddpm(variance_type="learned")), "only 'learned_range' is"),
+    "edm variance": (lambda: eb.adapt(unet(1, 2), diffusers.EDMEulerScheduler()), "EDM's preconditioning"),
+    "continuous time": (
+        lambda: eb.adapt(unet(), diffusers.EulerDiscreteScheduler(timestep_type="continuous")), "tells time otherwise"
+    ),
+    "changed ᾱ": (lambda: eb.adapt(unet(), diffusers.CogVideoXDDIMScheduler()), "changes ᾱ beyond its betas"),
+    "guidance below 1": (lambda: eb.adapt(dit(), ddpm(), guidance_scale=0.5), "guidance_scale is 0.5"),
+    "no null class": (
+        lambda: eb.adapt(unet(num_class_embeds=3), ddpm(), guidance_scale=2.0), "UNet2DModel has no null class"
+    ),
+    "no prompt": (lambda: eb.adapt(text_unet(), ddpm()), "without guidance needs prompt_embeds="),
+    "no negative": (
+        lambda: eb.adapt(text_unet(), ddpm(), guidance_scale=7.5, **positive(PROMPT)),
+        "with guidance needs negative_prompt_embeds=",
+    ),
+    "negative without guidance": (
+        lambda: eb.adapt(text_unet(), ddpm(), **PROMPT), "without guidance does not take negative_prompt_embeds"
+    ),
+    "no pooled": (
+        lambda: eb.adapt(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT)),
+        "needs pooled_prompt_embeds=",
+    ),
+    "no time ids": (lambda: eb.adapt(sdxl_unet(), ddpm(), **positive(PROMPT | POOLED)), "needs add_time_ids="),
+    "prompt for a UNet2DModel": (
+        lambda: eb.adapt(unet(), ddpm(), **positive(PROMPT)), "UNet2DModel without guidance does not take prompt_embeds"
+    ),
+    "prompts of a batch": (
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(2, 3, 8)), r"give one tensor \(1, …\)"
+    ),
+    "prompts of another width": (
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(1, 3, 7)), r"takes \(1, tokens, 8\)"
+    ),
+    "prompts that are text": (lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds="a cat"), "prompt_embeds is str"),
+    "prompts of two lengths": (
+        lambda: eb.adapt(
+            text_unet(), ddpm(), guidance_scale=2, prompt_embeds=random(1, 3, 8), negative_prompt_embeds=random(1, 2, 8)
+        ),
+        "differ in shape",
+    ),
+    "for another library": (
+        lambda: eb.adapt(eb.load_model("digits"), guidance_scale=2.0), "guidance_scale are only for diffusers"
+    ),
+}  # fmt: skip
+
+
+def unset_size() -> diffusers.UNet2DModel:
+    net = unet()
+    net.register_to_config(sample_size=None)
+    return net
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    run, message = BAD[case]
+    with fails(message):
+        run()
+
+
+def test_repaint_is_told_its_prediction_type() -> None:
+    assert eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="epsilon").prediction_type == "epsilon"
+
+
+def test_packed_latents() -> None:
+    flux = diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    with fails("packed to tokens, which have no rows and columns"):
+        eb.adapt(flux, diffusers.FlowMatchEulerDiscreteScheduler())
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    unet().save_pretrained(tmp_path / "bare")
+    with fails(r"holds a UNet2DModel without its scheduler: load both, as in eb.adapt\(diffusers.UNet2DModel"):
+        eb.load_model(tmp_path / "bare")
+    (tmp_path / "empty").mkdir()
+    with fails("no diffusers pipeline folder: it has no model_index.json"):
+        eb.load_model(tmp_path / "empty")
+
+    def broken(**changes: Any) -> Path:
+        where = folder(tmp_path / "broken", "DDPMPipeline", ddpm(), unet=unet())
+        index = json.loads((where / "model_index.json").read_text()) | changes
+        (where / "model_index.json").write_text(json.dumps(index))
+        return where
+
+    for changes, message in (
+        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "class UNet3DConditionModel are not supported"),
+        ({"unet": ["diffusers", "FluxTransformer2DModel"]}, "packed to tokens"),
+        ({"unet": [None, None]}, "not one network under one scheduler"),
+        ({"scheduler": ["diffusers", "UNet2DModel"]}, "names the scheduler UNet2DModel, which diffusers does not have"),
+        ({"scheduler": ["diffusers", "LCMScheduler"]}, "distilled"),
+        ({"prior_prior": ["diffusers", "PriorTransformer"]}, "has prior_prior.*: cascades"),
+        ({"controlnet": ["diffusers", "ControlNetModel"]}, "has controlnet"),
+        ({"_class_name": "LatentConsistencyModelPipeline"}, "holds a consistency model"),
+        ({"unet": 3}, "not one network under one scheduler"),
+    ):
+        with fails(message):
+            eb.load_model(broken(**changes))
+    where = broken()
+    (where / "model_index.json").write_text("[")
+    with fails("does not list a pipeline's parts"):
+        eb.load_model(where)
+    weights = broken() / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with fails("cannot load the diffusers folder"):
+        eb.load_model(where)
+    weights.unlink()
+    torch.save(unet().state_dict(), weights.with_name("diffusion_pytorch_model.bin"))
+    with fails("cannot load the diffusers folder"):
+        eb.load_model(where)

@@ -1,0 +1,119 @@
+"""docs/models.md: every snippet runs as it stands, on small stand-ins for what its reader holds."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import libraries
+import numpy as np
+import pytest
+import torch
+from libraries import SHAPE, Net
+
+import exposure_bias as eb
+from exposure_bias.adapters import adm
+from exposure_bias.cli import main
+
+PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+SECTIONS = dict(re.findall(r"^#+ (.*?)\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+# The published preset has 57 million parameters; the page's name stands for this one while its snippets run.
+NARROW = adm.Preset(8, 32, 1, (4,), channel_mult=(1, 1))
+LANGUAGES = ("python", "sh")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def introduction(folder: Path) -> dict[str, Any]:
+    return {"model": eb.Denoiser(Net(1000), schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE)}
+
+
+def diffusers(folder: Path) -> dict[str, Any]:
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    pipeline = DDPMPipeline(unet, DDPMScheduler())
+    pipeline.save_pretrained(folder / "FOLDER")
+    text_unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    return {
+        "unet": unet, "scheduler": pipeline.scheduler, "pipeline": pipeline, "folder": folder / "FOLDER",
+        "text_unet": text_unet, "embeddings": torch.randn(1, 3, 8), "empty_embeddings": torch.zeros(1, 3, 8),
+        "latents": eb.load_data(3 * images((4, 8, 8)), value_range=None),
+    }  # fmt: skip
+
+
+def adm_checkpoint(folder: Path) -> dict[str, Any]:
+    torch.save(adm.build(NARROW).state_dict(), folder / "ADM_IP.pt")
+    return {}
+
+
+def guided_diffusion(folder: Path) -> dict[str, Any]:
+    diffusion = SimpleNamespace(
+        betas=np.linspace(1e-4, 0.02, 1000),
+        model_mean_type=SimpleNamespace(name="EPSILON"),
+        model_var_type=SimpleNamespace(name="LEARNED_RANGE"),
+    )
+    return {"network": adm.build(NARROW), "diffusion": diffusion}
+
+
+def flow_matching(folder: Path) -> dict[str, Any]:
+    return {"velocity_model": Net(), "path": libraries.AffineProbPath(libraries.Scheduler())}
+
+
+def k_diffusion(folder: Path) -> dict[str, Any]:
+    abar = torch.from_numpy(eb.schedules.linear(1000).alpha ** 2)
+    wrapper = libraries.DiscreteEpsDDPMDenoiser(Net(1000), abar)
+    return {"wrapper": wrapper, "denoiser": libraries.Denoiser(Net())}
+
+
+HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "Models: from what you have to a recording": introduction,
+    "Bundled": lambda folder: {},
+    "diffusers": diffusers,
+    "ADM checkpoints": adm_checkpoint,
+    "guided-diffusion": guided_diffusion,
+    "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
+    "denoising-diffusion-pytorch": lambda folder: {"diffusion": libraries.GaussianDiffusion(Net(100))},
+    "flow_matching": flow_matching,
+    "k-diffusion": k_diffusion,
+    "Any other network": lambda folder: {"unet": Net(1000)},
+}
+
+
+def images(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(0).uniform(-1, 1, (32, *shape)).astype(np.float32)
+
+
+def test_every_snippet_has_its_reader() -> None:
+    """A new section with code needs an entry in HELD, and every model on the page is run to a recording."""
+    assert {t for t, text in SECTIONS.items() if any(blocks(text, k) for k in LANGUAGES)} == HELD.keys()
+
+
+@pytest.mark.parametrize("title", list(HELD))
+def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(adm.PRESETS, "adm-cifar10", NARROW)
+    held = {"eb": eb, "data": eb.load_data(images(SHAPE)), **HELD[title](tmp_path)}
+    for block in blocks(SECTIONS[title], "python"):
+        exec(block, held)
+        if "rec" not in held:
+            held["rec"] = eb.record(held["model"], images(held["model"].shape), steps=3, sampler="ddim")
+        rec = held.pop("rec")
+        assert np.isfinite(eb.spectrum(rec)["hf"])
+    np.savez(tmp_path / "images.npz", arr_0=(images((8, 8, 3)) * 127 + 128).astype(np.uint8))
+    for block in blocks(SECTIONS[title], "sh"):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "eb-analyze"
+            assert main(arguments) == 0
