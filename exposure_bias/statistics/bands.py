@@ -8,7 +8,6 @@ mode is a bin of its own. A raw FFT would take the jump between opposite borders
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError
@@ -120,22 +119,24 @@ class BandPower(Accumulator):
         self._sum(self._key, step=steps, group=GROUPS, channel=channels, **{bands.dimension: len(bands.label)})
         if bands.name == "spectrum":
             self._sum(self._high, step=steps, group=GROUPS, channel=channels)
-        self.coords = {bands.dimension: (bands.dimension, bands.label)}
+        count = bands.count[: len(bands.label)]
+        self.coords = {
+            bands.dimension: (bands.dimension, bands.label),
+            f"{bands.dimension}_modes": (bands.dimension, count, CONSTANT),
+        }
 
     def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)
         if d is None:
             return
-        across, down = self._tensor("columns", d), self._tensor("rows", d)
+        d = d.to(batch.precision)
+        across, down = (self._tensor(side, d) for side in ("columns", "rows"))
         # Both products are one matrix multiplication each; the result is transposed, and so are the bins.
         c = (d.view(-1, len(down), len(across)) @ across).transpose(-1, -2) @ down
-        grouped = batch.by_group(c.square_().view(*d.shape[:2], -1))
-        power = grouped.reshape(len(d), GROUPS, self.channels, -1) @ self.transposed_bins
+        grouped = batch.groups.sum(c.double().square_().view(*d.shape[:2], -1))
+        bins = self._tensor("transposed_bins", grouped)
+        power = (grouped.view(len(d), GROUPS, self.channels, -1) @ bins).cpu().numpy()
         width = len(self.bands.label)
         self.state[self._key][rows] += power[..., :width]
         if power.shape[-1] > width:
             self.state[self._high][rows] += power[..., width]
-
-    def to_dataset(self) -> xr.Dataset:
-        count = self.bands.count[: len(self.bands.label)]
-        return super().to_dataset().assign({f"{self.bands.dimension}_modes": (self.bands.dimension, count, CONSTANT)})

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.schedules import Level
-from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch
+from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch, Groups
 from exposure_bias.statistics.bands import BandPower, dct, haar
 from exposure_bias.statistics.histogram import ErrorHistogram
 from exposure_bias.statistics.law import Law
@@ -53,12 +53,9 @@ class Subjects:
         return self.x0.flatten(1) - self.mean
 
     @cached_property
-    def membership(self) -> "Tensor":
-        """(GROUPS, B), one where sample b's image is in group g."""
-        import torch
-
-        member = np.arange(GROUPS)[:, None] == self.images[None] % GROUPS
-        return torch.from_numpy(member.astype(np.float64)).to(self.x0.device)
+    def groups(self) -> Groups:
+        """Which jackknife group each sample belongs to."""
+        return Groups(self.images, self.x0.device)
 
     @cached_property
     def spread(self) -> float:
@@ -78,7 +75,7 @@ class Subjects:
             steps=steps,
             samples=self.rows,
             scale=(alpha**2 * self.spread + sigma**2).sqrt(),
-            membership=self.membership,
+            groups=self.groups,
             state=x - alpha * self.mean,
             data=self.data,
             prediction=_stack(predictions) - self.mean if predictions else None,
@@ -118,7 +115,7 @@ class Collector:
     def update(self, step: "Step", subjects: Subjects) -> None:
         """Add one step of a batch of samples, in order to the last; a step that is not recorded is passed over.
 
-        Steps wait until they make a block of BLOCK numbers, or until the last one is there.
+        Steps wait until one more would make a block of over BLOCK numbers, or until the last one is there.
         """
         row = self.row.get(step.index)
         if row is None:
@@ -126,7 +123,7 @@ class Collector:
         if self._pending and (self._pending[-1].prediction is None) != (step.prediction is None):
             self._flush(row, subjects)
         self._pending.append(step)
-        if len(self._pending) * step.x.numel() >= BLOCK or row == len(self.row) - 1:
+        if (len(self._pending) + 1) * step.x.numel() > BLOCK or row == len(self.row) - 1:
             self._flush(row + 1, subjects)
 
     def _flush(self, end: int, subjects: Subjects) -> None:
@@ -138,19 +135,17 @@ class Collector:
 
     def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
         """Everything so far, of the samples `ids` made from `images`."""
-        dataset = xr.merge([a.to_dataset() for a in self.accumulators], compat="no_conflicts", join="exact")
-        if "sample" in dataset.dims:
-            dataset = dataset.isel(sample=slice(len(ids)))
-        dataset["count"] = ("group", np.bincount(images % GROUPS, minlength=GROUPS).astype(np.float64))
-        timestep, alpha, sigma = np.array(self.levels).T
-        return dataset.assign_coords(
-            step=list(self.row),
-            timestep=("step", timestep),
-            alpha=("step", alpha),
-            sigma=("step", sigma),
-            sample=ids,
-            image=("sample", images),
-        )
+        # One dataset at once: merging one for each accumulator would take longer than recording a step.
+        arrays: dict[str, Any] = {"count": ("group", np.bincount(images % GROUPS, minlength=GROUPS).astype(np.float64))}
+        coords: dict[str, Any] = {"step": list(self.row), "sample": ids, "image": ("sample", images)}
+        for accumulator in self.accumulators:
+            for name, values in accumulator.state.items():
+                dims = accumulator.dims[name]
+                arrays[name] = (dims, values[: len(ids)] if dims[0] == "sample" else values)
+            coords |= accumulator.coords
+        for name, values in zip(Level._fields, np.array(self.levels).T, strict=True):
+            coords[name] = ("step", values)
+        return xr.Dataset(arrays, coords)
 
     def restore(self, dataset: xr.Dataset) -> None:
         """Continue from what `to_dataset` gave."""
@@ -173,6 +168,7 @@ def _accumulators(name: str, steps: int, samples: int, law: Law, paired: bool, s
         kept.append(PixelMoments(field, steps, shape, pixels, cross=field == "state" and paired))
         if field != "error":
             kept.append(BandPower(field, dct(height, width), steps, channels))
+        if field == "state":
             kept.append(BandPower(field, haar(height, width), steps, channels))
     kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
     if errs:

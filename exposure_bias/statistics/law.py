@@ -18,7 +18,8 @@ SUBSPACE_IMAGES = 1024
 class Law(NamedTuple):
     """mean, variance (C, H, W) over all images; values (K,) and vectors (K, D) of the covariance, largest first.
 
-    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096, so that K < D there.
+    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is the smaller of D and
+    the number of those images.
     """
 
     mean: NDArray[np.float64]
@@ -55,16 +56,17 @@ def law(data: Data) -> Law:
 
 
 def _directions(data: Data, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    dense = mean.size <= DENSE
-    limit = COVARIANCE_IMAGES if dense else SUBSPACE_IMAGES
+    # Not numpy.linalg: its threads go on spinning for a while and slow down the network that runs next.
+    import torch
+
+    limit = COVARIANCE_IMAGES if mean.size <= DENSE else SUBSPACE_IMAGES
     ids = np.unique(np.linspace(0, len(data) - 1, min(len(data), limit)).round().astype(int))
-    if not dense:
-        d = (data.batch(ids) - mean).reshape(len(ids), -1)
-        _, singular, vectors = np.linalg.svd(d, full_matrices=False)
-        return singular**2 / len(ids), vectors
-    covariance = np.zeros((mean.size, mean.size))
-    for chunk in np.array_split(ids, -(-len(ids) // CHUNK)):
-        d = (data.batch(chunk) - mean).reshape(len(chunk), -1)
-        covariance += d.T @ d
-    values, vectors = np.linalg.eigh(covariance / len(ids))
-    return np.maximum(values[::-1], 0), vectors.T[::-1]
+    chunks = [
+        torch.from_numpy((data.batch(c) - mean).reshape(len(c), -1)) for c in np.array_split(ids, -(-len(ids) // CHUNK))
+    ]
+    if len(ids) < mean.size:
+        _, singular, vectors = torch.linalg.svd(torch.cat(chunks), full_matrices=False)
+        return singular.square().numpy() / len(ids), vectors.numpy()
+    covariance = sum((d.T @ d for d in chunks), torch.zeros(()))
+    values, columns = torch.linalg.eigh(covariance / len(ids))
+    return values.flip(0).clamp_(min=0).numpy(), columns.T.flip(0).numpy()

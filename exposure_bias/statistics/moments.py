@@ -34,7 +34,7 @@ class PixelMoments(Accumulator):
         if "cross" in self.parts:
             values["cross"] = d * batch.data
         for part in self.parts:
-            grouped = batch.by_group(values[part])
+            grouped = batch.groups.sum(values[part]).cpu().numpy()
             total = self.state[f"{self.field}_{part}"][rows]
             total += grouped.sum(1).reshape(total.shape)
             self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]

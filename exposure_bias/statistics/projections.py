@@ -29,4 +29,4 @@ class Projections(Accumulator):
         if "cross" in self.parts:
             values["cross"] = p * (batch.data @ basis)
         for part in self.parts:
-            self.state[f"{self.field}_projection_{part}"][rows] += batch.by_group(values[part])
+            self.state[f"{self.field}_projection_{part}"][rows] += batch.groups.sum(values[part]).cpu().numpy()
