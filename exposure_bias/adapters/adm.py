@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exposure_bias import schedules
@@ -165,8 +164,11 @@ class Attention(nn.Module):
             qkv = qkv.unflatten(1, (3, self.heads, -1))
         else:
             qkv = qkv.unflatten(1, (self.heads, 3, -1)).transpose(1, 2)
-        h = F.scaled_dot_product_attention(*qkv.transpose(-1, -2).unbind(1))
-        flat = flat + self.proj_out(h.transpose(-1, -2).flatten(1, 2))
+        q, k, v = qkv.unbind(1)
+        # The scale on both sides, and softmax in float32: the original's arithmetic, which float16 survives.
+        scale = q.shape[2] ** -0.25
+        weight = torch.einsum("bhct,bhcs->bhts", q * scale, k * scale).float().softmax(dim=-1).to(v.dtype)
+        flat = flat + self.proj_out(torch.einsum("bhts,bhcs->bhct", weight, v).flatten(1, 2))
         return flat.view_as(x)
 
 
@@ -276,7 +278,7 @@ def _strided(channels: int) -> nn.Module:
 
 
 def _doubled(channels: int, double: nn.Module) -> nn.Module:
-    return nn.Sequential(OrderedDict(double=double, conv=_conv3(channels, channels)))
+    return nn.Sequential(OrderedDict(up=double, conv=_conv3(channels, channels)))
 
 
 def _zeroed(module: nn.Module) -> nn.Module:
