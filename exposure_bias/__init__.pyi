@@ -15,10 +15,13 @@ from .adapters import adapt as adapt
 from .adapters import load_model as load_model
 from .data import load_data as load_data
 from .denoisers import Denoiser as Denoiser
+from .diagnostics.epsilon_norm import epsilon_norm as epsilon_norm
 from .diagnostics.normality import normality as normality
+from .diagnostics.published_delta import published_delta as published_delta
 from .diagnostics.shapiro import shapiro as shapiro
 from .diagnostics.spectra import spectrum as spectrum
 from .diagnostics.state_error import state_error as state_error
+from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
 from .recorder import record as record

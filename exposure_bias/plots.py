@@ -10,9 +10,12 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
 
+from exposure_bias.diagnostics.jackknife import T_QUANTILE, interval
+
 PALETTE = "colorblind"
 REFERENCE = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
 COLUMN = 3.3  # inches
+STEP_LABEL = "step (0 = noise)"
 
 
 @contextmanager
@@ -96,8 +99,6 @@ def error_std(errors: xr.Dataset) -> Figure:
 
 def state_error(errors: xr.Dataset) -> Figure:
     """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; per-pixel RMSE at four levels."""
-    from exposure_bias.diagnostics.jackknife import interval
-
     steps = errors.sizes["step"]
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     with style():
@@ -151,3 +152,81 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         ratio.legend(fontsize=7)
         sns.despine(figure)
     return figure
+
+
+def variance_gap(gaps: xr.Dataset) -> Figure:
+    """The gap along the chain with its bands and references, and the gap by eigen-direction at the clean end."""
+    with style():
+        figure, (along, across) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.4), width_ratios=[1.25, 1])
+        along.axhline(0, color="0.7", linewidth=0.8, zorder=0, label="perfect sampler")
+        _curve(along, gaps, "gap", "chain")
+        if "gap_gaussian" in gaps:
+            along.plot(gaps["step"], gaps["gap_gaussian"], label="Gaussian reference", **REFERENCE)
+        if "gap_forward" in gaps:
+            along.plot(gaps["step"], gaps["gap_forward"], ".", markersize=3, label="against forward draws")
+        along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
+        along.legend(fontsize=7)
+        last, k = gaps.isel(step=-1), np.arange(1, gaps.sizes["direction"] + 1)
+        across.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        if "gap_direction_gaussian" in gaps:
+            across.plot(k, last["gap_direction_gaussian"], **REFERENCE)
+        half = T_QUANTILE * last["gap_direction_se"].fillna(0)
+        across.errorbar(k, last["gap_direction"], yerr=half, fmt="o", markersize=3, linewidth=1)
+        across.set(xlabel="data's eigen-direction, largest first", ylabel="gap at the clean end")
+        sns.despine(figure)
+    return figure
+
+
+def published_delta(deltas: xr.Dataset) -> Figure:
+    """The published δ_t, and its signed root, with bands and both reference lines."""
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.4))
+        labels = (r"published $\delta_t$", r"$\overline{\mathrm{std}}_i(\hat x_t - \alpha_t x_0) - \sigma_t$")
+        for axis, name, label in zip(axes, ("delta", "root"), labels, strict=True):
+            _curve(axis, deltas, name, "chain")
+            if f"{name}_perfect" in deltas:
+                axis.plot(deltas["step"], deltas[f"{name}_perfect"], color="k", linewidth=1, label="perfect sampler")
+            if f"{name}_gaussian" in deltas:
+                axis.plot(deltas["step"], deltas[f"{name}_gaussian"], label="Gaussian reference", **REFERENCE)
+            axis.set(xlabel=STEP_LABEL, ylabel=label)
+        axes[0].legend(fontsize=7)
+        sns.despine(figure)
+    return figure
+
+
+def epsilon_norm(norms: xr.Dataset) -> Figure:
+    """Norms of ε̂ in both streams (lines: means; shades: 5–95 %), their ratio with bands, and the λ it suggests."""
+    step = norms["step"]
+    with style():
+        figure, (above, ratio, scale) = plt.subplots(1, 3, figsize=(2.4 * COLUMN, 2.4))
+        for stream in ("forward", "chain"):
+            (line,) = above.plot(step, norms[f"norm_{stream}"], label=stream)
+            low, high = (norms[f"quantile_{stream}"].sel(quantile=q) for q in (0.05, 0.95))
+            above.fill_between(step, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        above.set(xlabel=STEP_LABEL, ylabel=r"$\|\hat\epsilon\|_2$")
+        above.legend(fontsize=7)
+        _curve(ratio, norms, "ratio", "chain / forward")
+        if "ratio_gaussian" in norms:
+            ratio.plot(step, norms["ratio_gaussian"], label="Gaussian reference", **REFERENCE)
+        ratio.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+        ratio.set(xlabel=STEP_LABEL, ylabel="ratio of norms")
+        ratio.legend(fontsize=7)
+        scale.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+        scale.set(xlabel=STEP_LABEL, ylabel=r"suggested $\lambda$")
+        if "scale" in norms:
+            half = T_QUANTILE * norms["scale_se"].fillna(0)
+            scale.errorbar(step, norms["scale"], yerr=half, fmt=".", markersize=3, linewidth=0.8, label="per level")
+            scale.plot(step, norms["scale_uniform"].broadcast_like(step), label="uniform")
+            line = norms["scale_slope"] * norms["call_index"] + norms["scale_offset"]
+            scale.plot(step, line, label="linear")
+            scale.legend(fontsize=7)
+        sns.despine(figure)
+    return figure
+
+
+def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
+    """A line over steps with its 95 % interval (dark) and simultaneous band (light)."""
+    (line,) = axis.plot(dataset["step"], dataset[name], label=label)
+    for kind, alpha in (("_band", 0.15), ("", 0.3)):
+        low, high = dataset[f"{name}{kind}_low"], dataset[f"{name}{kind}_high"]
+        axis.fill_between(dataset["step"], low, high, color=line.get_color(), alpha=alpha, linewidth=0)

@@ -33,6 +33,37 @@ def spectrum(options: Options) -> None:
     output.show(options, "spectrum", spectra, output.spectrum_tables(spectra))
 
 
+def gap(options: Options) -> None:
+    """`eb-analyze gap`."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.variance_gap import variance_gap
+
+    gaps = variance_gap(_recording(options))
+    output.show(options, "gap", gaps, output.gap_tables(gaps))
+
+
+def delta(options: Options) -> None:
+    """`eb-analyze delta`."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.published_delta import published_delta
+
+    if options.start == "noise" and not options.saved:
+        raise InputError(
+            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or rollout"
+        )
+    deltas = published_delta(_recording(options))
+    output.show(options, "delta", deltas, output.delta_tables(deltas))
+
+
+def norms(options: Options) -> None:
+    """`eb-analyze norms`."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
+
+    norms = epsilon_norm(_recording(options), options.relative_to)
+    output.show(options, "norms", norms, output.norm_tables(norms))
+
+
 def error_hist(options: Options) -> None:
     """`eb-analyze error-hist`: chain errors, or with --of state the state error."""
     from exposure_bias.cli import output
@@ -164,6 +195,14 @@ def _spectrum_options(parser: Parser) -> None:
     _printing(parser)
 
 
+def _norm_options(parser: Parser) -> None:
+    _spectrum_options(parser)
+    parser.add_argument(
+        "--relative-to", choices=("gaussian", "none"), default="gaussian",
+        help="what the scaling schedules are fitted to: ratio / Gaussian reference, or the raw ratio",
+    )  # fmt: skip
+
+
 def _error_options(parser: Parser) -> None:
     parser.add_argument(
         "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; with --of state a recording"
@@ -187,5 +226,12 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
     "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),
+    "gap": (gap, _spectrum_options, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
+    "delta": (delta, _spectrum_options, "the published variance error, beside what it is without a model error"),
+    "norms": (
+        norms,
+        _norm_options,
+        "norm of the noise prediction in both streams, and the epsilon scaling it suggests",
+    ),
     "models": (models, _models_options, "list the models that can be loaded, and how"),
 }

@@ -43,6 +43,9 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
     figures: dict[str, dict[str, Any]] = {
         "spectrum": {"": plots.spectrum},
         "state-error": {"": plots.state_error},
+        "gap": {"": plots.variance_gap},
+        "delta": {"": plots.published_delta},
+        "norms": {"": plots.epsilon_norm},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
     }
     for suffix, function in figures[name].items():
@@ -122,7 +125,36 @@ def spectrum_tables(spectra: xr.Dataset) -> Tables:
     return {"high frequencies (dB at the clean end)": pd.DataFrame([high]), "spectrum at the clean end": last}
 
 
+def gap_tables(gaps: xr.Dataset) -> Tables:
+    """The gaps at eleven steps; by channel and by eigen-direction at the clean end."""
+    names = ["gap", "gap_low", "gap_high", "gap_gaussian", "excess_over_gaussian", "gap_forward", "gap_absolute"]
+    names += ["mean_shift", "mean_shift_se", "std_chain", "std_reference"]
+    tables = {"variance gap": _some_steps(gaps, names)}
+    last = gaps.isel(step=-1).reset_coords(drop=True)
+    for dim in ("channel", "direction"):
+        here = [k for k in (f"gap_{dim}", f"gap_{dim}_se", f"gap_{dim}_gaussian") if k in gaps]
+        tables[f"gap by {dim} (clean end)"] = last[here].to_dataframe().reset_index()
+    return tables
+
+
+def delta_tables(deltas: xr.Dataset) -> Tables:
+    """δ_t and its references at eleven steps."""
+    names = ["delta", "delta_low", "delta_high", "delta_perfect", "delta_gaussian", "root", "root_se"]
+    return {"published delta": _some_steps(deltas, names)}
+
+
+def norm_tables(norms: xr.Dataset) -> Tables:
+    """Norms, ratio and λ at eleven network calls; the fitted schedules."""
+    names = ["norm_forward", "norm_chain", "ratio", "ratio_low", "ratio_high", "ratio_gaussian"]
+    tables = {"norms": _some_steps(norms, [*names, "excess_over_gaussian", "scale"])}
+    if "scale" in norms:
+        fitted = [f"scale_{kind}{end}" for kind in ("uniform", "slope", "offset") for end in ("", "_se")]
+        tables["epsilon scaling (fits)"] = pd.DataFrame([{k: float(norms[k]) for k in fitted}])
+    return tables
+
+
 def _some_steps(dataset: xr.Dataset, names: list[str]) -> pd.DataFrame:
+    names = [name for name in names if name in dataset]
     rows = np.unique(np.linspace(0, dataset.sizes["step"] - 1, 11).round().astype(int))
     frame: pd.DataFrame = dataset[names].isel(step=rows).to_dataframe().reset_index()
     return frame.drop(columns=[c for c in ("alpha", "sigma") if c in frame])
