@@ -226,17 +226,18 @@ def gaussian_of(recording: Recording) -> xr.Dataset | None:
 def gaussian_power(reference: xr.Dataset, recording: Recording, bands: Bands) -> tuple[Array, Array]:
     """Expected power of x_t − α_t μ in the reference chain and in the forward stream, by band.
 
-    Both (step, F): summed over a band's modes, mean over channels.
+    Both (step, C, F): summed over a band's modes.
     """
     data = recording["data"]
     alpha, sigma = (reference[name].values[:, None] for name in ("alpha", "sigma"))
-    mode_power = bands.power(data["eigenvector"].values.astype(np.float64)).mean(1)
-    drift = bands.power(reference["mean"].values - alpha[..., None, None] * data["mean"].values).mean(1)
+    mode_power = bands.power(data["eigenvector"].values.astype(np.float64))
+    drift = bands.power(reference["mean"].values - alpha[..., None, None] * data["mean"].values)
     # What the eigenvectors do not span has the power of unit noise less theirs.
     rest = np.maximum(bands.count - mode_power.sum(0), 0)
-    chain = reference["mode_variance"].values @ mode_power + reference["rest_variance"].values[:, None] * rest + drift
-    forward = alpha**2 * (reference["eigenvalue"].values @ mode_power) + sigma**2 * bands.count
-    return chain, forward
+    chain = np.tensordot(reference["mode_variance"].values, mode_power, 1) + drift
+    chain += reference["rest_variance"].values[:, None, None] * rest
+    signal = np.tensordot(reference["eigenvalue"].values, mode_power, 1)
+    return chain, alpha[..., None] ** 2 * signal + sigma[..., None] ** 2 * bands.count
 
 
 class _Space:

@@ -1,19 +1,22 @@
 """Variance gap, published δ and ε-norms: closed forms of linear denoisers, coverage, injected bias, bad input."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.fft import dctn
 from scipy.stats import binom, chi2
 
 import exposure_bias as eb
+from exposure_bias.cli import main
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.jackknife import T_QUANTILE, max_t_quantile
 from exposure_bias.noise import Noise
 from exposure_bias.recording import Recording
-from exposure_bias.statistics.bands import dct_matrix, radial_frequency
+from exposure_bias.statistics.bands import dct_matrix, haar, radial_frequency
 from exposure_bias.streams import chain, forward, noised
 
 SCHEDULE = eb.schedules.linear(1000)
@@ -388,3 +391,59 @@ def test_max_t_quantile():
     assert max_t_quantile(np.tile(one, 50)) == pytest.approx(max_t_quantile(one), rel=0.15)
     assert 3.5 < max_t_quantile(many) <= 4.42
     assert np.isnan(max_t_quantile(np.zeros((16, 3))))
+
+
+def test_spectra_by_channel_and_haar(perfect, data):
+    """Against scipy's DCT and 2×2 sums on raw states; the reference against dense traces."""
+    rng = np.random.default_rng(2)
+    images = rng.normal(0, [[[[0.1]], [[0.3]], [[0.2]]]], (300, 3, 6, 6)).astype(np.float32)
+    colour = eb.load_data(images, value_range=None)
+    model = eb.oracles.GaussianOracle(np.zeros((3, 6, 6)), 0.05, SCHEDULE)
+    spectra = eb.spectrum(eb.record(model, colour, steps=3, streams=("forward", "chain")))
+    x0 = images.astype(np.float64)
+    x = noised(torch.from_numpy(x0), SCHEDULE.levels(3)[0], Noise(0, "start", range(300), (3, 6, 6))(0))
+    noise = Noise(0, "chain", range(300), (3, 6, 6))
+    *_, last = chain(model, x, SCHEDULE.levels(3), eb.samplers.parse("ddpm"), noise)
+    high = radial_frequency(6, 6) >= 0.25
+    power = [
+        (dctn(d - x0.mean(0), axes=(2, 3), norm="ortho") ** 2)[..., high].sum((0, 2)) for d in (last.x.numpy(), x0)
+    ]
+    np.testing.assert_allclose(spectra.hf_channel, 10 * np.log10(power[0] / power[1]), atol=1e-6)
+    np.testing.assert_allclose(spectra.hf, 10 * np.log10(power[0].sum() / power[1].sum()), atol=1e-6)
+    assert (spectra.hf_channel_low < spectra.hf_channel).all()
+    detail = []
+    for d in (last.x.numpy() - x0.mean(0), x0 - x0.mean(0)):
+        a, b, c, e = d[..., ::2, ::2], d[..., ::2, 1::2], d[..., 1::2, ::2], d[..., 1::2, 1::2]
+        parts = (a + b + c + e, a - b + c - e, a + b - c - e, a - b - c + e)
+        detail.append(np.array([np.sum(part**2) for part in parts]))
+    np.testing.assert_allclose(spectra.haar, 10 * np.log10(detail[0] / detail[1]), atol=1e-6)
+
+    null = eb.spectrum(perfect)
+    z = np.log(null.haar_ratio / null.haar_ratio_gaussian)[-1] / null.haar_ratio_se[-1]
+    assert np.abs(z).max() < 4
+    *_, (_, covariance, *_) = closed_form(Scaled(data))
+    bands = haar(4, 4)
+    to_haar = np.kron(bands.rows, bands.columns)
+    exact = [((to_haar @ m @ to_haar.T).diagonal() @ bands.bins) for m in (covariance, Scaled(data).covariance)]
+    np.testing.assert_allclose(null.haar_gaussian, 10 * np.log10(exact[0] / exact[1]), atol=1e-4)
+    np.testing.assert_allclose(null.hf_channel_gaussian[0], null.hf_gaussian, atol=1e-12)
+
+
+def test_commands(data, perfect, tmp_path, capsys):
+    """Each command reads a recording, prints what Python says and writes figure, tables and dataset."""
+    perfect.save(tmp_path / "run.nc")
+    for command, diagnostic, table, name in (
+        ("gap", eb.variance_gap, "variance gap", "gap"),
+        ("delta", eb.published_delta, "published delta", "delta"),
+        ("norms", eb.epsilon_norm, "norms", "ratio"),
+    ):
+        assert main([command, str(tmp_path / "run.nc"), "--json", "-o", str(tmp_path / command)]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed[table][-1][name] == pytest.approx(float(diagnostic(perfect)[name][-1]), rel=1e-9)
+        assert {p.suffix for p in (tmp_path / command).iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+    assert main(["norms", str(tmp_path / "run.nc"), "--relative-to", "none"]) == 0
+    assert "relative_to: none" in capsys.readouterr().out
+    assert main(["delta", "--start", "noise", "--steps", "2", "-n", "8"]) == 2
+    assert "pairs nothing" in capsys.readouterr().err
+    assert main(["gap", "--steps", "3", "-n", "32"]) == 0
+    assert "32 samples give no interval" in capsys.readouterr().out

@@ -122,7 +122,11 @@ def spectrum_tables(spectra: xr.Dataset) -> Tables:
     names = ["modes", "power_data", "power_chain", "ratio", "ratio_low", "ratio_high"]
     names += [k for k in ("ratio_gaussian",) if k in spectra]
     last = spectra.isel(step=-1)[names].reset_coords(drop=True).to_dataframe().reset_index()
-    return {"high frequencies (dB at the clean end)": pd.DataFrame([high]), "spectrum at the clean end": last}
+    tables = {"high frequencies (dB at the clean end)": pd.DataFrame([high]), "spectrum at the clean end": last}
+    for title, name in (("high frequencies by channel", "hf_channel"), ("Haar sub-bands", "haar")):
+        here = [k for k in (name, f"{name}_se", f"{name}_low", f"{name}_high", f"{name}_gaussian") if k in spectra]
+        tables[f"{title} (dB at the clean end)"] = spectra[here].reset_coords(drop=True).to_dataframe().reset_index()
+    return tables
 
 
 def gap_tables(gaps: xr.Dataset) -> Tables:

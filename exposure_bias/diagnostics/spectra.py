@@ -6,19 +6,29 @@ data's spectrum (design §4.10). The one number is
 
     HF = 10 log₁₀ [Σ_{f ≥ ¼} P_chain / Σ_{f ≥ ¼} P_data]  dB at the clean end,   f in cycles per pixel.
 
-It is not zero for a perfect denoiser with finitely many steps; the Gaussian reference says what to expect there.
+It is not zero for a perfect denoiser with finitely many steps; the Gaussian reference says what to expect there. The
+four Haar sub-bands LL, LH, HL, HH tell the same in the wavelets' words.
 """
 
 import numpy as np
 import xarray as xr
 
-from exposure_bias.diagnostics.jackknife import T_QUANTILE, Array, grouped, jackknife, why_no_interval, with_errors
+from exposure_bias.diagnostics.excess import reference_of
+from exposure_bias.diagnostics.jackknife import (
+    T_QUANTILE,
+    Array,
+    grouped,
+    interval,
+    jackknife,
+    why_no_interval,
+    with_errors,
+)
 from exposure_bias.recording import Recording
-from exposure_bias.references import gaussian_of, gaussian_power
-from exposure_bias.statistics.bands import Bands, dct
+from exposure_bias.references import gaussian_power
+from exposure_bias.statistics.bands import dct, haar
 
 DECIBEL = 10 / np.log(10)
-CURVE = ("step", "frequency")
+CURVE, BANDS = ("step", "frequency"), ("step", "band")
 
 
 def spectrum(recording: Recording) -> xr.Dataset:
@@ -28,8 +38,10 @@ def spectrum(recording: Recording) -> xr.Dataset:
     ratio = chain / forward with ratio_low, ratio_high (95 %, jackknife on the logarithm); signal_forward and
     signal_chain = (P − σ²)/α², NaN where α²S < σ²; prediction_ratio, of x̂_0 in the chain over x̂_0 in the forward
     stream. power_gaussian, ratio_gaussian: the Gaussian reference, if the sampler has one. Over (frequency):
-    power_data and modes. hf in dB (hf_low, hf_high, hf_gaussian, and hf_channel over channel). `_se` partners; that of
-    a ratio is of its logarithm.
+    power_data and modes. Over (step, band): haar_ratio, chain / forward in each Haar sub-band, with haar_ratio_low,
+    haar_ratio_high and haar_ratio_gaussian. At the clean end, in dB with `_low`, `_high` and `_gaussian`: hf; over
+    (channel) hf_channel; over (band) haar, the chain's sub-bands against the data's. `_se` partners; that of a ratio
+    is of its logarithm.
 
     Raises InputError if the recording lacks the forward or the chain stream.
     """
@@ -46,22 +58,27 @@ def spectrum(recording: Recording) -> xr.Dataset:
     result = with_errors(result, CURVE, **{k: jackknife(_mean, count, v) for k, v in sums.items()})
     result = with_errors(result, ("frequency",), power_data=jackknife(_mean, count, power_data))
     result["power_expected"] = result["alpha"] ** 2 * result["power_data"] + result["sigma"] ** 2
-    result = _with_ratio(result, "ratio", count, sums["power_chain"], sums["power_forward"])
+    result = _with_ratio(result, "ratio", CURVE, count, sums["power_chain"], sums["power_forward"])
     predictions = [_pooled(s, "prediction_spectrum", modes) for s in (chain, forward)]
-    result = _with_ratio(result, "prediction_ratio", count, *predictions)
+    result = _with_ratio(result, "prediction_ratio", CURVE, count, *predictions)
+    above, below, original = (_pooled(s, "state_haar", chain["band_modes"].values) for s in (chain, forward, data))
+    result = _with_ratio(result.assign_coords(band=chain["band"]), "haar_ratio", BANDS, count, above, below)
     visible = (result["alpha"] ** 2 * result["power_data"] >= result["sigma"] ** 2) & (result["alpha"] > 0)
     for stream in ("forward", "chain"):
         signal = (result[f"power_{stream}"] - result["sigma"] ** 2) / result["alpha"] ** 2
         result[f"signal_{stream}"] = signal.where(visible)
-    result = _with_hf(result, count, grouped(chain, "state_high")[:, -1], grouped(data, "state_high")[:, 0])
-    result = _with_reference(result, recording)
-    result.attrs = recording.description | why_no_interval(count)
+    high = [grouped(stream, "state_high")[:, -1] for stream in (chain, data)]
+    result = _with_decibel(result, "hf", (), count, *(power.sum(1) for power in high))
+    result = _with_decibel(result, "hf_channel", ("channel",), count, *high)
+    result = _with_decibel(result, "haar", ("band",), count, above[:, -1], original[:, -1])
+    result, reasons = _with_reference(result, recording)
+    result.attrs = recording.description | why_no_interval(count) | reasons
     return result
 
 
 def _pooled(stream: xr.Dataset, name: str, modes: Array) -> Array:
-    """Σ over samples of the power per mode, mean over channels, (group, step, frequency)."""
-    return grouped(stream.transpose("group", "step", "channel", "frequency", ...), name).mean(2) / modes
+    """Σ over samples of the power per mode, mean over channels, (group, step, band)."""
+    return grouped(stream.transpose("group", "step", "channel", ...), name).mean(2) / modes
 
 
 def _mean(n: float, total: Array) -> Array:
@@ -74,33 +91,42 @@ def _log_ratio(_: float, above: Array, below: Array) -> Array:
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def _with_ratio(result: xr.Dataset, name: str, count: Array, above: Array, below: Array) -> xr.Dataset:
+def _with_ratio(
+    result: xr.Dataset, name: str, dims: tuple[str, ...], count: Array, above: Array, below: Array
+) -> xr.Dataset:
     log_ratio, se = jackknife(_log_ratio, count, above, below)
     values = {"": 0.0, "_low": -T_QUANTILE, "_high": T_QUANTILE}
-    result = result.assign({f"{name}{k}": (CURVE, np.exp(log_ratio + t * se)) for k, t in values.items()})
-    result[name] = (CURVE, np.exp(log_ratio))
-    result[f"{name}_se"] = (CURVE, se)
+    result = result.assign({f"{name}{k}": (dims, np.exp(log_ratio + t * se)) for k, t in values.items()})
+    result[name] = (dims, np.exp(log_ratio))
+    result[f"{name}_se"] = (dims, se)
     return result
 
 
-def _with_hf(result: xr.Dataset, count: Array, chain: Array, data: Array) -> xr.Dataset:
-    """HF over all channels and by channel, from Σ power at high frequencies, (group, channel)."""
-    value, se = jackknife(_log_ratio, count, chain.sum(1), data.sum(1))
-    channel, channel_se = jackknife(_log_ratio, count, chain, data)
-    result = with_errors(result, (), hf=(DECIBEL * value, DECIBEL * se))
-    result["hf_low"], result["hf_high"] = (result["hf"] + t * result["hf_se"] for t in (-T_QUANTILE, T_QUANTILE))
-    return with_errors(result, ("channel",), hf_channel=(DECIBEL * channel, DECIBEL * channel_se))
+def _with_decibel(
+    result: xr.Dataset, name: str, dims: tuple[str, ...], count: Array, chain: Array, data: Array
+) -> xr.Dataset:
+    """Power of the chain over the data's in dB, with its interval."""
+    value, se = jackknife(_log_ratio, count, chain, data)
+    result = with_errors(result, dims, **{name: (DECIBEL * value, DECIBEL * se)})
+    low, high = interval(result, name)
+    return result.assign({f"{name}_low": low, f"{name}_high": high})
 
 
-def _with_reference(result: xr.Dataset, recording: Recording) -> xr.Dataset:
-    reference = gaussian_of(recording)
+def _with_reference(result: xr.Dataset, recording: Recording) -> tuple[xr.Dataset, dict[str, str]]:
+    reference, reasons = reference_of(recording)
     if reference is None:
-        return result
-    bands: Bands = dct(*recording["data"]["mean"].shape[1:])
+        return result, reasons
+    size = recording["data"]["mean"].shape[1:]
+    bands = dct(*size)
     chain, forward = gaussian_power(reference, recording, bands)
+    haar_chain, haar_forward = (power.mean(1) for power in gaussian_power(reference, recording, haar(*size)))
     count = len(bands.label)
-    result["power_gaussian"] = (CURVE, chain[:, :count] / bands.count[:count])
+    curve, expected = (power[..., :count].mean(1) for power in (chain, forward))
+    result["power_gaussian"] = (CURVE, curve / bands.count[:count])
     with np.errstate(divide="ignore", invalid="ignore"):
-        result["ratio_gaussian"] = (CURVE, chain[:, :count] / forward[:, :count])
-        result["hf_gaussian"] = ((), DECIBEL * np.log(chain[-1, count] / forward[-1, count]))
-    return result
+        result["ratio_gaussian"] = (CURVE, curve / expected)
+        result["haar_ratio_gaussian"] = (BANDS, haar_chain / haar_forward)
+        result["hf_gaussian"] = ((), DECIBEL * np.log(chain[-1, :, count].sum() / forward[-1, :, count].sum()))
+        result["hf_channel_gaussian"] = ("channel", DECIBEL * np.log(chain[-1, :, count] / forward[-1, :, count]))
+        result["haar_gaussian"] = ("band", DECIBEL * np.log(haar_chain[-1] / haar_forward[-1]))
+    return result, reasons
