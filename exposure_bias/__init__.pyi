@@ -16,6 +16,7 @@ from .adapters import load_model as load_model
 from .data import load_data as load_data
 from .denoisers import Denoiser as Denoiser
 from .diagnostics.epsilon_norm import epsilon_norm as epsilon_norm
+from .diagnostics.isotropy import isotropy as isotropy
 from .diagnostics.normality import normality as normality
 from .diagnostics.published_delta import published_delta as published_delta
 from .diagnostics.shapiro import shapiro as shapiro

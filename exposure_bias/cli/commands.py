@@ -87,6 +87,21 @@ def error_hist(options: Options) -> None:
     output.show(options, "errors", errors, output.error_tables(errors, tests, pixels), pixels)
 
 
+def normality(options: Options) -> None:
+    """`eb-analyze normality`: are chain errors Gaussian and white, and is the sampler perfect?"""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.isotropy import isotropy
+    from exposure_bias.diagnostics.normality import normality, power
+    from exposure_bias.experiments.chain_errors import load_errors
+
+    errors = load_errors(options.saved) if options.saved else _errors(options)
+    sizes = [n for n in options.per_test if n <= errors.sizes["sample"]] or options.per_test[:1]
+    tests = [normality(errors, n, options.alpha) for n in sizes]
+    shape = isotropy(errors)
+    tables = output.normality_tables(shape, tests, power(sizes, options.alpha))
+    output.show(options, "normality", shape, tables, errors)
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -220,6 +235,16 @@ def _error_options(parser: Parser) -> None:
 
 def _models_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
+def _normality_options(parser: Parser) -> None:
+    parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`")
+    _running(parser)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
+    parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
+    parser.add_argument(
+        "--per-test", type=int, nargs="+", default=[50, 100, 500], help="values in a test (default: 50 100 500)"
+    )
+    parser.add_argument("--alpha", type=float, default=0.05, help="level of a test (default: 0.05)")
+    _printing(parser)
 
 
 COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
@@ -233,5 +258,6 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
         _norm_options,
         "norm of the noise prediction in both streams, and the epsilon scaling it suggests",
     ),
+    "normality": (normality, _normality_options, "are chain errors Gaussian and white, and is the sampler perfect?"),
     "models": (models, _models_options, "list the models that can be loaded, and how"),
 }

@@ -46,6 +46,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "gap": {"": plots.variance_gap},
         "delta": {"": plots.published_delta},
         "norms": {"": plots.epsilon_norm},
+        "normality": {"": plots.normality},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
     }
     for suffix, function in figures[name].items():
@@ -106,6 +107,22 @@ def error_tables(errors: xr.Dataset, tests: xr.Dataset, chosen: Sequence[Pixel])
             rows.append(row | {"W": float(test["statistic"]), "p": float(test["pvalue"])})
     label = f"normality (Shapiro-Wilk, {tests.attrs['n_per_test']} values a test, level {tests.attrs['alpha']})"
     return {"errors": frame, label: normal, "pixel classes": apart, "pixels": pd.DataFrame(rows)}
+
+
+def normality_tables(shape: xr.Dataset, tests: Sequence[xr.Dataset], power: xr.Dataset) -> Tables:
+    """The two questions apart: input perturbation's assumption (Gaussian and white), and the perfect sampler's."""
+    rates = ["rate", "rate_low", "rate_high", "effective_tests", "fdr_rate", "null_low", "null_high"]
+    rejected = pd.concat([t[rates].to_dataframe().reset_index().assign(n=int(t.attrs["n_per_test"])) for t in tests])
+    white, centred = (
+        [f"{name}{end}" for name in names for end in ("", "_se") if f"{name}{end}" in shape]
+        for names in (("correlation", "autocorrelation_x", "autocorrelation_y"), ("bias", "skewness"))
+    )
+    return {
+        "assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)": rejected.dropna(axis=1, how="all"),
+        "power of that test (simulated)": power.to_dataframe().reset_index(),
+        "assumption of input perturbation, white (null: 0)": shape[white].to_dataframe().reset_index(),
+        "perfect sampler (null: 0)": shape[centred].to_dataframe().reset_index(),
+    }
 
 
 def state_tables(states: xr.Dataset) -> Tables:
