@@ -77,9 +77,9 @@ def _histogram(axis: Any, values: np.ndarray) -> None:
 
 def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
     """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over frequency."""
-    from scipy.special import ndtri
+    from scipy.special import ndtr
 
-    levels = np.linspace(0.001, 0.999, 201)
+    grid = np.linspace(-3, 3, 121)
     colours = sns.color_palette("viridis", shape.sizes["length"])
     with style():
         figure, (quantiles, power) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
@@ -88,12 +88,12 @@ def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
         for colour, length in zip(colours, shape["length"].values, strict=True):
             here, flat = errors.sel(length=length), shape.sel(length=length)
             z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
-            quantiles.plot(ndtri(levels), np.nanquantile(z, levels), color=colour, label=f"length {length}")
+            quantiles.plot(grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}")
             half = T_QUANTILE * flat["whiteness_se"].fillna(0)
             power.errorbar(shape["frequency"], flat["whiteness"], yerr=half, color=colour, label=f"length {length}")
         quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
         quantiles.legend(fontsize=7)
-        power.set(xlabel="frequency (cycles per pixel)", ylabel=r"power of $e_t$ over its mean", yscale="log")
+        power.set(xlabel="frequency (cycles per pixel)", ylabel=r"power of $e_t$ over its mean", ylim=(0, None))
         sns.despine(figure)
     return figure
 
