@@ -182,7 +182,7 @@ def _reference(
 def _attributes(
     model: Denoiser, data: Data, sampler: samplers.Sampler, mode: str, clip: Clip, seed: int
 ) -> dict[str, str]:
-    described = {
+    described: dict[str, str] = {
         "model": model.name,
         "weights": model.weight_hash,
         "data": " ".join(filter(None, (data.name, data.split))),
@@ -191,9 +191,10 @@ def _attributes(
         "clip": CLIP_CONVENTIONS[clip],
         "seed": str(seed),
     }
-    return (
-        described
-        | ({"sampler": str(sampler)} if mode == "chain" else {})
-        | ({"note": data.note} if data.note else {})
-        | ({} if model.guidance is None else {"guidance": str(model.guidance), "gap": GUIDED_GAP})
-    )
+    if mode == "chain":
+        described["sampler"] = str(sampler)
+    if data.note:
+        described["note"] = data.note
+    if model.guidance is not None:
+        described |= {"guidance": str(model.guidance), "gap": GUIDED_GAP}
+    return described
