@@ -235,6 +235,8 @@ def _error_options(parser: Parser) -> None:
 
 def _models_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
+
+
 def _normality_options(parser: Parser) -> None:
     parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`")
     _running(parser)
