@@ -78,7 +78,8 @@ def record(
     sampler = sampler_for(sampler, model, steps, grid)
     levels = chain_levels(model, steps, grid, start, sampler)
     run = _Run(model, data, sampler, levels, start != "noise", clip, seed)
-    settings = {**run.settings(), "grid": grid, "start": start, "streams": sorted(streams)}
+    own_grid = "scheduler" if isinstance(sampler, SchedulerSampler) else grid
+    settings = {**run.settings(), "grid": own_grid, "start": start, "streams": sorted(streams)}
     ids = np.arange(first, first + n)
     collectors = run.collectors(streams, n)
 

@@ -31,7 +31,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -148,16 +148,11 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, grid: str = "linspace
         scheduler = copy.deepcopy(sampler)
         _check_type(scheduler, name, model)
         return _prepared(scheduler, name, model, steps, None)
-    types = [model.prediction_type, *(["epsilon", "flow_prediction"] if _answers_any(model) else [])]
-    for last, prediction_type in enumerate(types, start=1 - len(types)):
-        scheduler, eta = _named(sampler, model, prediction_type)
-        try:
-            _check_type(scheduler, name, model)
-            return _prepared(scheduler, name, model, steps, eta)
-        except _CannotRun:
-            if last == 0:
-                raise
-    raise AssertionError("unreachable")
+    if _answers_any(model):
+        with suppress(_CannotRun):
+            return _by_name(sampler, model, model.prediction_type, steps)
+        return _by_name(sampler, model, "epsilon", steps)
+    return _by_name(sampler, model, model.prediction_type, steps)
 
 
 class _CannotRun(InputError):
@@ -167,6 +162,13 @@ class _CannotRun(InputError):
 def _answers_any(model: Denoiser) -> bool:
     """Whether the model's type is a matter of form: an exact denoiser's x̂_0 in float64 gives any other."""
     return isinstance(model, MixtureOracle | EmpiricalOracle | Teacher)
+
+
+def _by_name(sampler: str, model: Denoiser, prediction_type: str, steps: int) -> "SchedulerSampler":
+    scheduler, eta = _named(sampler, model, prediction_type)
+    name = type(scheduler).__name__
+    _check_type(scheduler, name, model)
+    return _prepared(scheduler, name, model, steps, eta)
 
 
 def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, float | None]:
@@ -258,8 +260,8 @@ def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float
         raise InputError(f"steps must be a whole number of at least 1, got {steps}")
     try:
         with _quiet():
-            scheduler.set_timesteps(int(steps))
-            return _rehearsed(scheduler, model.schedule, eta)
+            scheduler.set_timesteps(int(steps), device=model.device)
+            return _rehearsed(scheduler, model.schedule, eta, model.device)
     except InputError:
         raise
     except Exception as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
@@ -289,7 +291,7 @@ class SchedulerSampler:
     """A diffusers scheduler as a sampler; `sampler_for` makes one.
 
     scheduler: never stepped itself. nodes: the calls of each step. levels: one for each step, and the end. stochastic:
-    whether it draws noise. teacher_error: see the module docstring.
+    whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's state is N(a x_0, v).
     """
 
     scheduler: Any
@@ -297,7 +299,7 @@ class SchedulerSampler:
     nodes: tuple[tuple[Call, ...], ...]
     levels: tuple[Level, ...]
     stochastic: bool
-    teacher_error: float
+    teacher: tuple[tuple[float, float], ...]
 
     def __str__(self) -> str:
         config, cls = self.scheduler.config, type(self.scheduler)
@@ -311,6 +313,15 @@ class SchedulerSampler:
             options["eta"] = self.eta
         listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in sorted(options.items()))
         return f"{cls.__name__}:{listed}" if listed else cls.__name__
+
+    @property
+    def teacher_error(self) -> float:
+        """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean end)."""
+        deviations = []
+        for (_, alpha, sigma), (a, v) in zip(self.levels, self.teacher, strict=True):
+            unit = sigma or 1.0
+            deviations += [abs(a - alpha) / unit, abs(v - sigma**2) / unit**2]
+        return max(deviations)
 
     @property
     def exact_teacher(self) -> bool:
@@ -344,9 +355,10 @@ class _Chain:
 
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict, path: Path) -> Any:
         """The next step, as `Sampler.step`; `predict` is asked at the step's further calls."""
-        with _drawing(z):
-            for number, call in enumerate(next(self._nodes)):
-                x = self._stepper(x, predict(x, call.level) if number else now, call)
+        for number, call in enumerate(next(self._nodes)):
+            prediction = predict(x, call.level) if number else now
+            with nullcontext() if z is None else _Drawing(z):
+                x = self._stepper(x, prediction, call)
         return x
 
 
@@ -365,7 +377,8 @@ class _Stepper:
         if hasattr(self.scheduler, "scale_model_input"):
             self.scheduler.scale_model_input(x, t)  # some warn, or do not count their steps, without it
         output = self._output(x, prediction, call.level)
-        done: Tensor = self.scheduler.step(output, t, x, return_dict=False, **self._extra)[0]
+        with _quiet():
+            done: Tensor = self.scheduler.step(output, t, x, return_dict=False, **self._extra)[0]
         return done.double()
 
     def _output(self, x: Tensor, prediction: Prediction, level: Level) -> Tensor:
@@ -381,6 +394,8 @@ class _Stepper:
         a, b = prediction_coefficients(_output_type(self.scheduler), own)
         output = b * prediction.epsilon if a == 0 else a * prediction.x0 + (b * prediction.epsilon if b else 0)
         if vars(self.scheduler).get("variance_type") == "learned_range":
+            if prediction.variance is None:
+                raise InputError("variance_type=learned_range needs the model's variance: record its chain stream too")
             return torch.cat([output.double(), 2 * prediction.variance - 1], dim=1)
         return output.double()
 
@@ -400,20 +415,13 @@ class _Drawing(TorchFunctionMode):
         return self.z.to(kwargs.get("device"), kwargs.get("dtype")).reshape(*args)
 
 
-@contextmanager
-def _drawing(z: Tensor | None) -> Iterator[None]:
-    if z is None:
-        yield
-        return
-    with _Drawing(z):
-        yield
-
-
-def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None) -> SchedulerSampler:
+def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None, device: torch.device) -> SchedulerSampler:
     """Run a scheduler on unit responses, with x_0 as the prediction (module docstring)."""
     calls = len(scheduler.timesteps)
     stepper = _Stepper(scheduler, eta, 0)
-    unit = torch.eye(calls + 2, dtype=torch.float64)[..., None, None, None]  # x_0, start, noise of each step
+    unit = torch.eye(calls + 2, dtype=torch.float64, device=device)[
+        ..., None, None, None
+    ]  # x_0, start, noise of each step
     x0, drawn = unit[0], False
     nodes: list[list[Call]] = []
     states = []
@@ -433,17 +441,10 @@ def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None) -> Schedul
         drawn = drawn or noise.drawn
     states.append((_end(stepper.scheduler, schedule), x))
     levels = tuple(level for level, _ in states)
-    error = max(_deviation(level, x) for level, x in states)
-    if not np.isfinite(error):
+    laws = tuple((float(x[0]), float(x[1:].square().sum())) for _, x in states)
+    if not np.isfinite(laws).all():
         raise ValueError("its states are not finite")
-    return SchedulerSampler(scheduler, eta, tuple(map(tuple, nodes)), levels, drawn, error)
-
-
-def _deviation(level: Level, x: Tensor) -> float:
-    """How far the teacher's response x is from N(α x_0, σ²), in units of σ (of 1 at the clean end)."""
-    scale = level.sigma or 1.0
-    variance = float(x[1:].square().sum())
-    return max(abs(variance - level.sigma**2) / scale**2, abs(float(x[0]) - level.alpha) / scale)
+    return SchedulerSampler(scheduler, eta, tuple(map(tuple, nodes)), levels, drawn, laws)
 
 
 def _keeps_state(scheduler: Any) -> bool:
@@ -466,8 +467,10 @@ def _level(scheduler: Any, index: int, schedule: Schedule) -> Level:
         # The two classes shift their list of mid-points by one against each other.
         sigmas, place = scheduler.sigmas_interpol, place - hasattr(scheduler, "sigmas_down")
     alpha, sigma = _alpha_sigma(scheduler, float(sigmas[place]), schedule)
-    label = sigma * schedule.timestep[-1] / schedule.sigma[-1] if schedule.continuous else float(t)
-    return Level(float(label), alpha, sigma)
+    label = float(t)
+    if schedule.path == "flow":
+        label *= float(schedule.timestep[-1] / schedule.sigma[-1]) / scheduler.config.num_train_timesteps
+    return Level(sigma if schedule.path == "edm" else label, alpha, sigma)
 
 
 def _end(scheduler: Any, schedule: Schedule) -> Level:
