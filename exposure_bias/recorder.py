@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from exposure_bias import recording
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.schedulers import SchedulerSampler, sampler_for
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording, refuse_differences
-from exposure_bias.samplers import Sampler, parse
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.collector import Collector, Subjects
 from exposure_bias.statistics.law import law
-from exposure_bias.streams import Step, chain, forward, noised, prior
+from exposure_bias.streams import AnySampler, Step, chain, forward, noised, prior
 
 STREAMS = ("forward", "chain", "teacher")
 MAX_LEVELS = 100
@@ -39,7 +39,7 @@ def record(
     model: Any,
     data: Any,
     *,
-    sampler: str | Sampler = "ddpm",
+    sampler: Any = "ddpm",
     steps: int = 100,
     n: int | None = None,
     start: str | float = "data",
@@ -54,7 +54,8 @@ def record(
     """Run a model's forward and chain streams on data and record their statistics.
 
     model: a `Denoiser`, or what `adapt` takes. data: `Data`, or what `load_data` takes; (N, C, H, W) in [−1, 1].
-    sampler: see `samplers`. steps: chain length T′. n: number of samples, by default the data's, at most 1024.
+    sampler: see `samplers`, or for diffusers' schedulers, by class name or as objects, `adapters.schedulers`.
+    steps: chain length T′. n: number of samples, by default the data's, at most 1024.
     start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a timestep of the grid
     starts on data at that level. grid: see `Schedule.levels`. clip: see `Denoiser.predict`. streams: any of forward,
     chain, teacher. seed: of all noise; a sample's noise depends on the seed and its own number alone.
@@ -74,8 +75,11 @@ def record(
         raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
     if first < 0:
         raise InputError(f"the first sample's number must be at least 0, got {first}")
-    run = _Run(model, data, parse(sampler), chain_levels(model, steps, grid, start), start != "noise", clip, seed)
-    settings = {**run.settings(), "grid": grid, "start": start, "streams": sorted(streams)}
+    sampler = sampler_for(sampler, model, steps, grid)
+    levels = chain_levels(model, steps, grid, start, sampler)
+    run = _Run(model, data, sampler, levels, start != "noise", clip, seed)
+    own_grid = "scheduler" if isinstance(sampler, SchedulerSampler) else grid
+    settings = {**run.settings(), "grid": own_grid, "start": start, "streams": sorted(streams)}
     ids = np.arange(first, first + n)
     collectors = run.collectors(streams, n)
 
@@ -107,9 +111,11 @@ def record(
     return snapshot(n)
 
 
-def chain_levels(model: Denoiser, steps: int, grid: str, start: str | float = "data") -> tuple[Level, ...]:
+def chain_levels(
+    model: Denoiser, steps: int, grid: str, start: str | float = "data", sampler: AnySampler | None = None
+) -> tuple[Level, ...]:
     """The levels of a chain, from the noisiest, or from the timestep `start`, down to the clean end."""
-    levels = model.schedule.levels(steps, grid)
+    levels = sampler.levels if isinstance(sampler, SchedulerSampler) else model.schedule.levels(steps, grid)
     if isinstance(start, str):
         if start not in ("data", "noise"):
             raise InputError(f"unknown start {start!r}: allowed are data, noise, or a timestep of the grid")
@@ -127,7 +133,7 @@ class _Run:
 
     model: Denoiser
     data: Data
-    sampler: Sampler
+    sampler: AnySampler
     levels: tuple[Level, ...]
     paired: bool
     clip: Clip
@@ -155,6 +161,7 @@ class _Run:
             "path": model.schedule.path,
             "levels": [list(level) for level in self.levels],
             "sampler": str(self.sampler),
+            "exact_teacher": self.sampler.exact_teacher,
             "steps": len(self.levels) - 1,
             "clip": CLIP_CONVENTIONS[self.clip],
             "seed": self.seed,
@@ -187,7 +194,9 @@ class _Run:
         if "chain" not in streams and "teacher" not in streams:
             return
         epsilon = self._noise("start", ids)(0)
-        start = noised(x0, self.levels[0], epsilon) if self.paired else prior(model, self.levels[0], epsilon)
+        start = (
+            noised(x0, self.levels[0], epsilon) if self.paired else prior(model, self.levels[0], epsilon, self.sampler)
+        )
         # A learned variance is the model's: the teacher takes it over when both run; otherwise x_0 alone will do.
         who = model if "chain" in streams else Teacher(x0, model.schedule)
         truth = x0 if self.paired else None

@@ -11,13 +11,14 @@ With x̂_0 and ε̂ the prediction at (x_s, s), z unit noise and SNR = α²/σ²
     heun    euler, then the mean of both slopes; the last step, to σ_t = 0, is Euler's  (Karras et al. 2022, Alg. 1)
 
 A sampler is named by a string, the same in Python and at the command line: `ddpm` (= `ddpm:fixed_small`),
-`ddpm:fixed_large`, `ddpm:learned_range`, `ddim` (= `ddim:0`), `ddim:0.5`, `euler`, `heun`.
+`ddpm:fixed_large`, `ddpm:learned_range`, `ddim` (= `ddim:0`), `ddim:0.5`, `euler`, `heun`. These remember nothing
+from step to step; diffusers' schedulers, which do, are samplers too (`adapters.schedulers`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import Level, Path
@@ -43,6 +44,12 @@ class Prediction(NamedTuple):
 Predict = Callable[[Any, Level], Prediction]
 
 
+class Steps(Protocol):
+    """What takes the steps of one chain, in order."""
+
+    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict, path: Path) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Sampler:
     """One of ddpm, ddim, euler, heun with its options; `parse` makes one from its name."""
@@ -66,6 +73,14 @@ class Sampler:
         """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1): not with a wider variance."""
         return self.name != "ddpm" or self.variance == "fixed_small"
 
+    def begin(self, levels: Sequence[Level]) -> "Sampler":
+        """What takes the steps of one chain: the sampler itself, as it keeps nothing between them."""
+        return self
+
+    def prior_scale(self, level: Level, path: Path) -> float:
+        """Standard deviation of a start from pure noise: 1 for vp, σ otherwise, as each family's samplers begin."""
+        return 1.0 if path == "vp" else level.sigma
+
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict, path: Path) -> Any:
         """x_t from x_s (any array type), the prediction `now` at x_s, noise z (or None) and, for heun, `predict`."""
         if self.name == "ddpm":
@@ -79,7 +94,9 @@ def parse(sampler: str | Sampler) -> Sampler:
     """The sampler a string names (module docstring). Raises InputError with the allowed names."""
     if isinstance(sampler, Sampler):
         return sampler
-    name, _, option = str(sampler).partition(":")
+    if not isinstance(sampler, str):
+        raise InputError(f"a sampler is named by a string, got {type(sampler).__name__}: allowed are {SPECIFICATIONS}")
+    name, _, option = sampler.partition(":")
     if name == "ddpm" and (not option or option in VARIANCES):
         return Sampler(name, option or "fixed_small")
     if name == "ddim":
@@ -91,7 +108,12 @@ def parse(sampler: str | Sampler) -> Sampler:
             return Sampler(name, eta=eta)
     if sampler in ("euler", "heun"):
         return Sampler(name)
-    raise InputError(f"unknown sampler {str(sampler)!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1)")
+    raise InputError(f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1)")
+
+
+def is_scheduler(sampler: str) -> bool:
+    """Whether a recorded sampler's name is a diffusers scheduler's, not one of ours."""
+    return sampler.partition(":")[0].endswith("Scheduler")
 
 
 def conditional_variance(s: Level, t: Level) -> float:

@@ -3,20 +3,29 @@
 Both are generators of the same `Step`, so that a statistic cannot tell which one it reads; exposure bias is
 statistic(chain) − statistic(forward). Along a paired chain runs the teacher chain: the same sampler, the same noise and
 the true x_0 in place of every prediction. It is x_t paired with x̂_t.
+
+A diffusers scheduler may keep its states in other coordinates than the network's. The same x_0 and ε with (α, σ)
+scaled by c is the same problem, so a vp network is asked at c x with c = 1/√(α² + σ²), under the level's own label.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import hypot
 
 import torch
 from torch import Tensor
 
+from exposure_bias.adapters.schedulers import SchedulerSampler
 from exposure_bias.denoisers import Clip, Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
-from exposure_bias.samplers import Prediction, Sampler
+from exposure_bias.samplers import Prediction, Sampler, Steps
 from exposure_bias.schedules import Level
+
+AnySampler = Sampler | SchedulerSampler
+DDPM = Sampler("ddpm")
+ROUND_OFF = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,9 @@ def noised(x0: Tensor, level: Level, noise: Tensor) -> Tensor:
     return torch.add(level.alpha * x0.double(), noise, alpha=level.sigma)
 
 
-def prior(model: Denoiser, level: Level, noise: Tensor) -> Tensor:
-    """A start from pure noise: N(0, I) for vp, N(0, σ² I) otherwise, as each family's samplers begin."""
-    return noise.double() * (1.0 if model.schedule.path == "vp" else level.sigma)
+def prior(model: Denoiser, level: Level, noise: Tensor, sampler: AnySampler = DDPM) -> Tensor:
+    """A start from pure noise, at the standard deviation where the sampler's own practice begins."""
+    return noise.double() * sampler.prior_scale(level, model.schedule.path)
 
 
 def forward(
@@ -55,8 +64,10 @@ def forward(
     """Steps at x_t ~ q(x_t | x_0), independent from level to level; `indices` picks some of the levels."""
     for index in range(len(levels)) if indices is None else indices:
         level = levels[index]
-        if level.sigma == 0:
-            yield Step(index, level, x0.double() * level.alpha, None)
+        if level.sigma == 0 or level.timestep == model.schedule.clean.timestep:
+            # Some schedulers stop at a level with noise; no network is asked there either.
+            x = noised(x0, level, noise(index)) if level.sigma else x0.double() * level.alpha
+            yield Step(index, level, x, None)
         else:
             x = noised(x0, level, noise(index))
             yield Step(index, level, x, _evaluate(model, x, level, index, clip))
@@ -66,7 +77,7 @@ def chain(
     model: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    sampler: Sampler,
+    sampler: AnySampler,
     noise: Noise,
     clip: Clip = False,
     x0: Tensor | None = None,
@@ -77,7 +88,10 @@ def chain(
     x0: (B, C, H, W) starts the teacher chain beside it, at the same x. first: the index of levels[0] in a longer
     chain whose noise this one shares.
     """
+    if clip == "keep_epsilon" and isinstance(sampler, SchedulerSampler):
+        raise InputError("clip='keep_epsilon' cannot reach a diffusers scheduler, which takes one output: use True")
     truth = None if x0 is None else x
+    steps, teacher = sampler.begin(levels), sampler.begin(levels)
     for index, (s, t) in enumerate(pairwise(levels), start=first):
         now = _evaluate(model, x, s, index, clip)
         yield Step(index, s, x, now, truth)
@@ -86,16 +100,16 @@ def chain(
         def predict(x: Tensor, level: Level, index: int = index) -> Prediction:
             return _evaluate(model, x, level, index, clip)
 
-        x = sampler.step(x, now, s, t, z, predict, model.schedule.path)
+        x = steps.step(x, now, s, t, z, predict, model.schedule.path)
         if truth is not None and x0 is not None:
-            truth = teacher_step(truth, x0, sampler, s, t, z, now.variance, model)
+            truth = teacher_step(truth, x0, teacher, s, t, z, now.variance, model)
     yield Step(first + len(levels) - 1, levels[-1], x, None, truth)
 
 
 def teacher_step(
     x: Tensor,
     x0: Tensor,
-    sampler: Sampler,
+    sampler: Steps,
     s: Level,
     t: Level,
     z: Tensor | None,
@@ -114,7 +128,7 @@ def rollout(
     model: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    sampler: Sampler,
+    sampler: AnySampler,
     noise: Noise,
     clip: Clip = False,
     first: int = 0,
@@ -126,6 +140,9 @@ def rollout(
 
 
 def _evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clip) -> Prediction:
+    total = hypot(level.alpha, level.sigma)
+    if model.schedule.path == "vp" and abs(total - 1) > ROUND_OFF:
+        x, level = x / total, Level(level.timestep, level.alpha / total, level.sigma / total)
     try:
         return model.predict(x, level, clip)
     except InputError as error:

@@ -178,7 +178,10 @@ def _running(parser: Parser) -> None:
     parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
-    parser.add_argument("--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler or heun (default: ddpm)")
+    parser.add_argument(
+        "--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler, heun, or a diffusers scheduler's class "
+        "name[:OPTION=VALUE,...] (default: ddpm)",
+    )  # fmt: skip
     parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)

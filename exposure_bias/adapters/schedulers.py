@@ -1,0 +1,491 @@
+"""Any diffusers scheduler as a sampler: a deep copy of it for every chain, driven from our loop.
+
+At its k-th call of the network a scheduler assumes a state x_k = α_k x_0 + σ_k ε and a label t_k for the network. The
+levels (t_k, α_k, σ_k) are read from the scheduler, in the coordinates it works in: α² + σ² = 1 for most, α = 1 for the
+Euler, Heun, KDPM2 and LMS families on a vp network, which then sees x_k/√(α_k² + σ_k²) (`streams`). Where a scheduler
+rounds t_k or interpolates σ_k, both are recorded as they are used.
+
+*Steps.* A step ends where the scheduler keeps a state. Heun's predictor, KDPM2's mid-point and the Runge-Kutta stages
+of PNDM are calls within a step, as in our own `heun`; the states of multistep and singlestep solvers are all kept. So a
+chain of T′ steps has T′ + 1 entries whatever a step costs. The last entry is the level where the scheduler stops: clean
+for most, ᾱ_0 with `set_alpha_to_one=False`, σ_min with `final_sigmas_type="sigma_min"`; it bears the clean label.
+
+*Rehearsal.* Without clipping a step is linear in the state, in x̂_0 and in its noise. So the scheduler runs once, before
+any network does, on the responses to a unit x_0, a unit start and a unit noise at each step, with x_0 as prediction.
+This finds the steps and levels, whether noise is drawn at all, and the teacher chain's law without Monte Carlo: its
+mean a_k x_0 and its residual variance v_k, to be compared with α_k x_0 and σ_k². `teacher_error` is the largest of
+|v_k/σ_k² − 1| and |a_k − α_k|/σ_k; the teacher is exact (design §4.1) if that is at most `EXACT`. Most stay below 10⁻⁴;
+the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
+
+*Noise.* A scheduler draws with `torch.randn` from a generator that runs on from sample to sample. While one steps, a
+`TorchFunctionMode` answers each of its draws with our noise of that step, which belongs to the sample (`noise`).
+No module is patched, no other thread sees it, and the same noise reaches the teacher's copy.
+
+*Clipping* is decided by our `clip` alone: a scheduler's own clip_sample is switched off.
+
+Classes and options: https://huggingface.co/docs/diffusers/api/schedulers/overview
+"""
+
+import copy
+import inspect
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from exposure_bias import samplers
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.errors import InputError
+from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
+from exposure_bias.samplers import Predict, Prediction, Sampler
+from exposure_bias.schedules import Level, Path, Schedule, prediction_coefficients
+
+# The paths of networks that a class can sample from.
+SUPPORTED = {
+    "DDPMScheduler": ("vp",),
+    "DDPMParallelScheduler": ("vp",),
+    "DDIMScheduler": ("vp",),
+    "DDIMParallelScheduler": ("vp",),
+    "CogVideoXDDIMScheduler": ("vp",),
+    "PNDMScheduler": ("vp",),
+    "DPMSolverMultistepScheduler": ("vp", "flow"),
+    "DPMSolverSinglestepScheduler": ("vp", "flow"),
+    "DEISMultistepScheduler": ("vp", "flow"),
+    "UniPCMultistepScheduler": ("vp", "flow"),
+    "SASolverScheduler": ("vp", "flow"),
+    "EulerDiscreteScheduler": ("vp",),
+    "EulerAncestralDiscreteScheduler": ("vp",),
+    "HeunDiscreteScheduler": ("vp",),
+    "KDPM2DiscreteScheduler": ("vp",),
+    "KDPM2AncestralDiscreteScheduler": ("vp",),
+    "LMSDiscreteScheduler": ("vp",),
+    "EDMEulerScheduler": ("edm",),
+    "EDMDPMSolverMultistepScheduler": ("edm",),
+    "FlowMatchEulerDiscreteScheduler": ("flow",),
+    "FlowMatchHeunDiscreteScheduler": ("flow",),
+    "LTXEulerAncestralRFScheduler": ("flow",),
+}
+_DISTILLED = "it samples distilled or consistency models, whose output is no denoiser of q(x_t | x_0)"
+_DISCRETE = "it samples discrete tokens"
+_BROWNIAN = "its noise comes from torchsde's Brownian tree, which cannot be given sample by sample"
+_OWN_LABELS = "it fixes its own noise schedule and labels, which are not those of the network"
+_INVERSE = "it runs from the data to the noise"
+REFUSED = {
+    "AmusedScheduler": _DISCRETE,
+    "BlockRefinementScheduler": _DISCRETE,
+    "DiscreteDDIMScheduler": _DISCRETE,
+    "EntropyBoundScheduler": _DISCRETE,
+    "VQDiffusionScheduler": _DISCRETE,
+    "CMStochasticIterativeScheduler": _DISTILLED,
+    "ConsistencyDecoderScheduler": _DISTILLED,
+    "FlowMapEulerDiscreteScheduler": _DISTILLED,
+    "FlowMatchLCMScheduler": _DISTILLED,
+    "HeliosDMDScheduler": _DISTILLED,
+    "LCMScheduler": _DISTILLED,
+    "PiflowScheduler": _DISTILLED,
+    "SCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
+    "CosineDPMSolverMultistepScheduler": _BROWNIAN,
+    "DPMSolverSDEScheduler": _BROWNIAN,
+    "DDIMInverseScheduler": _INVERSE,
+    "DPMSolverMultistepInverseScheduler": _INVERSE,
+    "DDPMWuerstchenScheduler": _OWN_LABELS,
+    "IPNDMScheduler": _OWN_LABELS,
+    "KarrasVeScheduler": _OWN_LABELS,
+    "MiniMaxH3Scheduler": _OWN_LABELS,
+    "ScoreSdeVeScheduler": _OWN_LABELS,
+    "ScoreSdeVpScheduler": _OWN_LABELS,
+    "UnCLIPScheduler": "it has one noise schedule of its own, and only its pipeline knows how far a step goes",
+    "CogVideoXDPMScheduler": "its step needs the previous prediction and timestep, which only its pipeline hands over",
+    "HeliosScheduler": "it changes the resolution of a video while it samples",
+    "RePaintScheduler": "it inpaints: each step needs the known image and a mask",
+    "RFD4ProteinaScheduler": "it samples protein coordinates",
+}
+EXACT = 1e-2
+
+# What the model decides, or our own clip.
+_FROM_MODEL = (
+    "trained_betas", "num_train_timesteps", "prediction_type", "beta_start", "beta_end", "beta_schedule",
+    "snr_shift_scale", "use_flow_sigmas",
+)  # fmt: skip
+_FROM_CLIP = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+
+
+def sampler_for(sampler: Any, model: Denoiser, steps: int, grid: str = "linspace") -> "Sampler | SchedulerSampler":
+    """The sampler of `steps` steps that a name or an object stands for.
+
+    sampler: what `samplers.parse` takes; a diffusers class by name, with options of its constructor (and `eta` where
+    its step takes it) as in "DPMSolverMultistepScheduler:solver_order=3,use_karras_sigmas=true"; or a diffusers
+    scheduler, of which a copy is used with all its options. A class named by a string gets the model's noise schedule
+    and prediction type. grid: a scheduler has its own, set by its options, so only the default is taken.
+
+    Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown option, a scheduler whose
+    T, betas or prediction type are not the model's, one that cannot work with that prediction type, and thresholding.
+    """
+    name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
+    if isinstance(sampler, Sampler) or not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")):
+        return samplers.parse(sampler)
+    known = [c.__name__ for c in type(sampler).__mro__] if not isinstance(sampler, str) else [name]
+    base = next((c for c in known if c in SUPPORTED or c in REFUSED), None)
+    if base is None:
+        raise InputError(f"unknown diffusers scheduler {name!r}: supported are {', '.join(SUPPORTED)}")
+    if base in REFUSED:
+        raise InputError(f"{name} is not supported: {REFUSED[base]}")
+    path = model.schedule.path
+    if path not in SUPPORTED[base]:
+        fit = ", ".join(c for c, paths in SUPPORTED.items() if path in paths)
+        raise InputError(f"{name} does not sample from models of the {path} path: give one of {fit}")
+    if grid != "linspace":
+        raise InputError(f"{name} makes its own grid: set timestep_spacing={grid} among its options instead of grid")
+    if not isinstance(sampler, str):
+        scheduler = copy.deepcopy(sampler)
+        _check_type(scheduler, name, model)
+        return _prepared(scheduler, name, model, steps, None)
+    if _answers_any(model):
+        with suppress(_CannotRun):
+            return _by_name(sampler, model, model.prediction_type, steps)
+        return _by_name(sampler, model, "epsilon", steps)
+    return _by_name(sampler, model, model.prediction_type, steps)
+
+
+class _CannotRun(InputError):
+    """The scheduler raised when it was set up or rehearsed."""
+
+
+def _answers_any(model: Denoiser) -> bool:
+    """Whether the model's type is a matter of form: an exact denoiser's x̂_0 in float64 gives any other."""
+    return isinstance(model, MixtureOracle | EmpiricalOracle | Teacher)
+
+
+def _by_name(sampler: str, model: Denoiser, prediction_type: str, steps: int) -> "SchedulerSampler":
+    scheduler, eta = _named(sampler, model, prediction_type)
+    name = type(scheduler).__name__
+    _check_type(scheduler, name, model)
+    return _prepared(scheduler, name, model, steps, eta)
+
+
+def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, float | None]:
+    """A new scheduler on the model's noise schedule, and its eta if that was given."""
+    import diffusers
+
+    name, _, text = sampler.partition(":")
+    schedule, cls = model.schedule, getattr(diffusers, name)
+    allowed = inspect.signature(cls.__init__).parameters.keys() - {"self", "kwargs"}
+    eta_in_step = "eta" in inspect.signature(cls.step).parameters
+    options = dict(_option(part, name) for part in text.split(",") if part)
+    eta = options.pop("eta", None) if eta_in_step else None
+    if eta is not None and not (isinstance(eta, int | float) and 0 <= eta <= 1):
+        raise InputError(f"{name} takes 0 ≤ eta ≤ 1, got {eta!r}")
+    free = sorted(allowed - {*_FROM_MODEL, *_FROM_CLIP} | ({"eta"} if eta_in_step else set()))
+    for option in options:
+        if option in allowed and option not in free:
+            raise InputError(f"{name}'s {option} is decided by the model or by clip, not by an option of the sampler")
+        if option not in free:
+            raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(free)}")
+    # The singlestep solver's own default is impossible with its default end, and it says so at length.
+    given: dict[str, Any] = {"prediction_type": prediction_type, "snr_shift_scale": 1.0, "lower_order_final": True}
+    if schedule.path == "vp":
+        abar = schedule.alpha**2
+        given["trained_betas"] = (1 - abar / np.append(1.0, abar[:-1])).tolist()
+        given["num_train_timesteps"] = len(schedule)
+    elif schedule.path == "edm":
+        given |= {"sigma_min": round(float(schedule.sigma[0]), 12), "sigma_max": round(float(schedule.sigma[-1]), 12)}
+        given["prediction_type"] = "epsilon"
+    else:
+        given["use_flow_sigmas"] = True
+    with _quiet():
+        return cls(**{key: value for key, value in given.items() if key in allowed} | options), eta
+
+
+def _option(text: str, name: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"cannot read the option {text!r} of {name}: write {name}:key=value,key=value")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
+    """Raise InputError where a scheduler's prediction type, T, betas or options do not fit the model."""
+    config, schedule = scheduler.config, model.schedule
+    if schedule.path != "edm":
+        expected = _output_type(scheduler)
+        if expected != model.prediction_type and not _answers_any(model):
+            raise InputError(f"{name} expects {expected}, but the model predicts {model.prediction_type}")
+    if (schedule.path == "flow") != bool(config.get("use_flow_sigmas", schedule.path == "flow")):
+        raise InputError(f"{name}: use_flow_sigmas is for models of the flow path, and this is {schedule.path}")
+    for option in ("thresholding", "use_dynamic_shifting", "invert_sigmas"):
+        if config.get(option):
+            raise InputError(f"{name} with {option} is not supported: its steps are not ours to reproduce; turn it off")
+    if config.get("timestep_type") == "continuous":
+        raise InputError(f"{name} with timestep_type=continuous labels levels as the model does not: use discrete")
+    variance = str(vars(scheduler).get("variance_type") or config.get("variance_type"))
+    takes_variance = name.startswith("DDPM") and variance == "learned_range" and model.learned_variance
+    if variance.startswith("learned") and not takes_variance:
+        raise InputError(f"{name} with variance_type={variance} does not fit this model: use fixed_small")
+    if schedule.path != "vp":
+        return
+    if len(schedule) != config.num_train_timesteps:
+        raise InputError(
+            f"{name} has {config.num_train_timesteps} training timesteps, but the model was trained with "
+            f"{len(schedule)}: set num_train_timesteps, or give the class's name to get the model's schedule"
+        )
+    difference = np.abs(np.sqrt(scheduler.alphas_cumprod.double().numpy()) - schedule.alpha)
+    if difference.max() > 1e-3:
+        raise InputError(
+            f"{name}'s betas are not the model's (α_t differs by up to {difference.max():.2g}, at timestep "
+            f"{difference.argmax()}): set its beta options, or give the class's name to get the model's schedule"
+        )
+
+
+def _output_type(scheduler: Any) -> str:
+    """What `step` takes as model_output; the flow-matching classes have no option for it."""
+    return str(scheduler.config.get("prediction_type", "flow_prediction"))
+
+
+def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None) -> "SchedulerSampler":
+    """The sampler of a scheduler that is ours to change, rehearsed."""
+    if "clip_sample" in scheduler.config:
+        scheduler.register_to_config(clip_sample=False)
+    if steps < 1 or steps != int(steps):
+        raise InputError(f"steps must be a whole number of at least 1, got {steps}")
+    try:
+        with _quiet():
+            scheduler.set_timesteps(int(steps), device=model.device)
+            return _rehearsed(scheduler, model.schedule, eta, model.device)
+    except InputError:
+        raise
+    except Exception as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _CannotRun(
+            f"{name} cannot take {steps} steps with a model that predicts {model.prediction_type}: {reason}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the DeprecationWarnings that NumPy 2 gives for diffusers' arrays of tensors: no user can act on them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+class Call(NamedTuple):
+    """One call of the network: its place in scheduler.timesteps and the level its state is taken to have."""
+
+    place: int
+    level: Level
+
+
+@dataclass(frozen=True, eq=False)
+class SchedulerSampler:
+    """A diffusers scheduler as a sampler; `sampler_for` makes one.
+
+    scheduler: never stepped itself. nodes: the calls of each step. levels: one for each step, and the end. stochastic:
+    whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's state is N(a x_0, v).
+    """
+
+    scheduler: Any
+    eta: float | None
+    nodes: tuple[tuple[Call, ...], ...]
+    levels: tuple[Level, ...]
+    stochastic: bool
+    teacher: tuple[tuple[float, float], ...]
+
+    def __str__(self) -> str:
+        config, cls = self.scheduler.config, type(self.scheduler)
+        defaults = inspect.signature(cls.__init__).parameters
+        options = {
+            key: config[key]
+            for key, parameter in defaults.items()
+            if key in config and key not in {*_FROM_MODEL, *_FROM_CLIP} and config[key] != parameter.default
+        }
+        if self.eta:
+            options["eta"] = self.eta
+        listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in sorted(options.items()))
+        return f"{cls.__name__}:{listed}" if listed else cls.__name__
+
+    @property
+    def teacher_error(self) -> float:
+        """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean end)."""
+        deviations = []
+        for (_, alpha, sigma), (a, v) in zip(self.levels, self.teacher, strict=True):
+            unit = sigma or 1.0
+            deviations += [abs(a - alpha) / unit, abs(v - sigma**2) / unit**2]
+        return max(deviations)
+
+    @property
+    def exact_teacher(self) -> bool:
+        """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1), as rehearsed."""
+        return self.teacher_error <= EXACT
+
+    def prior_scale(self, level: Level, path: Path) -> float:
+        """Standard deviation of a start from pure noise, as diffusers' pipelines begin."""
+        return float(getattr(self.scheduler, "init_noise_sigma", level.sigma))
+
+    def begin(self, levels: Sequence[Level]) -> "_Chain":
+        """A chain of its own through `levels`, a piece of this sampler's, with an empty history.
+
+        Raises InputError for other levels, and for PNDM anywhere but at the start.
+        """
+        first = next((j for j, level in enumerate(self.levels) if level == levels[0]), 0)
+        if tuple(levels) != self.levels[first : first + len(levels)]:
+            raise InputError(f"{type(self.scheduler).__name__} has its own levels: use those of recorder.chain_levels")
+        if first and not hasattr(self.scheduler, "set_begin_index") and hasattr(self.scheduler, "counter"):
+            raise InputError(f"{type(self.scheduler).__name__} counts its calls and cannot start in mid-chain")
+        return _Chain(self, first)
+
+
+class _Chain:
+    """One run of a scheduler, with the state that its solver keeps between steps."""
+
+    def __init__(self, sampler: SchedulerSampler, first: int) -> None:
+        self._nodes = iter(sampler.nodes[first:])
+        begin = sampler.nodes[first][0].place if first < len(sampler.nodes) else 0
+        self._stepper = _Stepper(sampler.scheduler, sampler.eta, begin)
+
+    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict, path: Path) -> Any:
+        """The next step, as `Sampler.step`; `predict` is asked at the step's further calls."""
+        for number, call in enumerate(next(self._nodes)):
+            prediction = predict(x, call.level) if number else now
+            with nullcontext() if z is None else _Drawing(z):
+                x = self._stepper(x, prediction, call)
+        return x
+
+
+class _Stepper:
+    """A scheduler's own deep copy and what it must be told at each call."""
+
+    def __init__(self, scheduler: Any, eta: float | None, begin: int) -> None:
+        self.scheduler = copy.deepcopy(scheduler)
+        # Otherwise a repeated first timestep would make it skip a level.
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin)
+        self._extra = {} if eta is None else {"eta": eta}
+
+    def __call__(self, x: Tensor, prediction: Prediction, call: Call) -> Tensor:
+        t = self.scheduler.timesteps[call.place]
+        if hasattr(self.scheduler, "scale_model_input"):
+            self.scheduler.scale_model_input(x, t)  # some warn, or do not count their steps, without it
+        output = self._output(x, prediction, call.level)
+        with _quiet():
+            done: Tensor = self.scheduler.step(output, t, x, return_dict=False, **self._extra)[0]
+        return done.double()
+
+    def _output(self, x: Tensor, prediction: Prediction, level: Level) -> Tensor:
+        """The prediction as what the scheduler takes for the network's output."""
+        if hasattr(self.scheduler, "precondition_outputs"):
+            # EDM: x̂_0 = c_skip x + c_out F, whatever σ_data the scheduler believes in.
+            zero, one, sigma = torch.tensor([0.0, 1.0, level.sigma], dtype=torch.float64)
+            c_skip = self.scheduler.precondition_outputs(one, zero, sigma)
+            c_out = self.scheduler.precondition_outputs(zero, one, sigma)
+            return (prediction.x0 - c_skip * x) / c_out
+        scale = 1 / np.hypot(level.alpha, level.sigma)
+        own = Level(level.timestep, scale * level.alpha, scale * level.sigma)
+        a, b = prediction_coefficients(_output_type(self.scheduler), own)
+        output = b * prediction.epsilon if a == 0 else a * prediction.x0 + (b * prediction.epsilon if b else 0)
+        if vars(self.scheduler).get("variance_type") == "learned_range":
+            if prediction.variance is None:
+                raise InputError("variance_type=learned_range needs the model's variance: record its chain stream too")
+            return torch.cat([output.double(), 2 * prediction.variance - 1], dim=1)
+        return output.double()
+
+
+class _Drawing(TorchFunctionMode):
+    """Answers torch.randn with the noise z."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z, self.drawn = z, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.randn:
+            return func(*args, **kwargs)
+        self.drawn = True
+        return self.z.to(kwargs.get("device"), kwargs.get("dtype")).reshape(*args)
+
+
+def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None, device: torch.device) -> SchedulerSampler:
+    """Run a scheduler on unit responses, with x_0 as the prediction (module docstring)."""
+    calls = len(scheduler.timesteps)
+    stepper = _Stepper(scheduler, eta, 0)
+    unit = torch.eye(calls + 2, dtype=torch.float64, device=device)[
+        ..., None, None, None
+    ]  # x_0, start, noise of each step
+    x0, drawn = unit[0], False
+    nodes: list[list[Call]] = []
+    states = []
+    x = x0
+    for index in range(calls):
+        level = _level(stepper.scheduler, index, schedule)
+        if index == 0:
+            x = level.alpha * x0 + level.sigma * unit[1]
+        if _keeps_state(stepper.scheduler):
+            nodes.append([])
+            states.append((level, x))
+        call = Call(index, level)
+        nodes[-1].append(call)
+        truth = Prediction(x0, (x - level.alpha * x0) / level.sigma, torch.full_like(x0, 0.5))
+        with _Drawing(unit[1 + len(nodes)]) as noise:
+            x = stepper(x, truth, call)
+        drawn = drawn or noise.drawn
+    states.append((_end(stepper.scheduler, schedule), x))
+    levels = tuple(level for level, _ in states)
+    laws = tuple((float(x[0]), float(x[1:].square().sum())) for _, x in states)
+    if not np.isfinite(laws).all():
+        raise ValueError("its states are not finite")
+    return SchedulerSampler(scheduler, eta, tuple(map(tuple, nodes)), levels, drawn, laws)
+
+
+def _keeps_state(scheduler: Any) -> bool:
+    """Whether the state handed to the next call is one that the solver keeps."""
+    if hasattr(scheduler, "prk_timesteps"):
+        # PNDM: the first steps take four calls each, or without Runge-Kutta the very first takes two.
+        counter, stages = scheduler.counter, len(scheduler.prk_timesteps)
+        return bool(counter % 4 == 0 or counter > stages if stages else counter != 1)
+    return bool(getattr(scheduler, "state_in_first_order", True))
+
+
+def _level(scheduler: Any, index: int, schedule: Schedule) -> Level:
+    """The level of the state that the scheduler is about to be called with."""
+    t = scheduler.timesteps[index]
+    if not hasattr(scheduler, "sigmas"):
+        abar = float(scheduler.alphas_cumprod[t])
+        return Level(float(t), abar**0.5, (1 - abar) ** 0.5)
+    sigmas, place = scheduler.sigmas, index if scheduler.step_index is None else scheduler.step_index
+    if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
+        # The two classes shift their list of mid-points by one against each other.
+        sigmas, place = scheduler.sigmas_interpol, place - hasattr(scheduler, "sigmas_down")
+    alpha, sigma = _alpha_sigma(scheduler, float(sigmas[place]), schedule)
+    label = float(t)
+    if schedule.path == "flow":
+        label *= float(schedule.timestep[-1] / schedule.sigma[-1]) / scheduler.config.num_train_timesteps
+    return Level(sigma if schedule.path == "edm" else label, alpha, sigma)
+
+
+def _end(scheduler: Any, schedule: Schedule) -> Level:
+    """The level where the scheduler stops, under the clean label."""
+    if hasattr(scheduler, "sigmas"):
+        alpha, sigma = _alpha_sigma(scheduler, float(scheduler.sigmas[-1]), schedule)
+    else:
+        abar = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+        alpha, sigma = abar**0.5, (1 - abar) ** 0.5
+    return Level(schedule.clean.timestep, alpha, sigma)
+
+
+def _alpha_sigma(scheduler: Any, sigma: float, schedule: Schedule) -> tuple[float, float]:
+    """(α, σ) in the scheduler's coordinates, from its entry in `sigmas`."""
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        alpha, noise = scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma, dtype=torch.float64))
+        return float(alpha), float(noise)
+    return (1.0 - sigma if schedule.path == "flow" else 1.0), sigma
