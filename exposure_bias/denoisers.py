@@ -78,7 +78,7 @@ class Denoiser:
         self.schedule, self.prediction_type = schedule, prediction_type
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.learned_variance = learned_variance
-        self.name: str = name or getattr(net, "__name__", type(net).__name__)
+        self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance = classes, guidance
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
