@@ -6,7 +6,7 @@
     a folder                PNG, JPEG, WebP, BMP, TIFF, PPM or PGM images at any depth            no
     an .npz file            `arr_0`, uint8 (N, H, W, C), as guided-diffusion writes it            `arr_1`, if any
     a .zip file             images, as EDM writes them                                            `dataset.json`, if any
-    an array or a tensor    (N, C, H, W) or (N, H, W), float in [−1, 1] or uint8                  no
+    an array or a tensor    (N, C, H, W) or (N, H, W), float in [−1, 1] or uint8                  `labels=`
 
 8-bit images stay uint8 in memory and become x/127.5 − 1 when a batch is taken. Images of a folder or an archive are
 ordered by path. Nothing is ever unpickled. scikit-learn and Pillow are imported only where they are needed, so that
@@ -20,7 +20,7 @@ import operator
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,15 @@ class Data:
         images = self.images[np.asarray(ids, dtype=np.int64)]
         return np.divide(images, 127.5, dtype=np.float32) - 1 if images.dtype == np.uint8 else images
 
+    def labels_of(self, ids: ArrayLike) -> Labels:
+        """int64 (len(ids),): the classes of the images `ids`, or None where the data hold none."""
+        return None if self.labels is None else self.labels[np.asarray(ids, dtype=np.int64)]
+
+    @property
+    def label_hash(self) -> str | None:
+        """16 hexadecimal digits of a SHA-256 over the labels in order, or None where the data hold none."""
+        return None if self.labels is None else hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()[:16]
+
     @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits of a SHA-256 over shape, values (to 2e−6) and order; not over labels or dtype."""
@@ -91,15 +100,24 @@ class Data:
         return digest.hexdigest()[:16]
 
 
-def load_data(source: Any, split: str | None = None, *, value_range: Range | None = UNIT_RANGE) -> Data:
+def load_data(
+    source: Any, split: str | None = None, *, value_range: Range | None = UNIT_RANGE, labels: ArrayLike | None = None
+) -> Data:
     """Read images from any of the sources in the module docstring; a `Data` is returned as it is.
 
     split: "train" or "test", for the bundled sources only; None there means "test", since held-out images are what
     a diagnostic should see. value_range=None accepts float arrays beyond [−1, 1] (latents, synthetic data).
+    labels: the class of each image, integers (N,), in the images' order; they replace any that the source holds.
 
     Raises InputError, in one line, for a source that is missing, empty, damaged, of an unknown kind or of mixed sizes
-    or modes; for values that are not finite or outside [−1, 1]; for a split that the source does not have.
+    or modes; for values that are not finite or outside [−1, 1]; for a split that the source does not have; for labels
+    that are not N integers.
     """
+    data = _load(source, split, value_range)
+    return data if labels is None else replace(data, labels=_checked_labels(labels, len(data), "labels"))
+
+
+def _load(source: Any, split: str | None, value_range: Range | None) -> Data:
     if split not in (None, *SPLITS):
         raise InputError(f"unknown split {split!r}: allowed are {', '.join(SPLITS)}")
     if value_range not in (None, UNIT_RANGE):
@@ -197,11 +215,18 @@ def _from_npz(path: Path) -> Data:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         came = f"'arr_0' of {path} is {images.dtype} of shape {images.shape}"
         raise InputError(f"{came}: allowed is uint8 (N, H, W, C) with C = 1 or 3; give other images as an array")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
-        came = f"'arr_1' of {path} is {labels.dtype} of shape {labels.shape}"
-        raise InputError(f"{came}: allowed are {len(images)} integer labels; correct it or leave it out")
+    if labels is not None:
+        labels = _checked_labels(labels, len(images), f"'arr_1' of {path}")
     images = _checked(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), UNIT_RANGE)
-    return Data(images, path.stem, labels=None if labels is None else labels.astype(np.int64))
+    return Data(images, path.stem, labels=labels)
+
+
+def _checked_labels(labels: ArrayLike, count: int, name: str) -> NDArray[np.int64]:
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        came = f"{name}: {labels.dtype} of shape {labels.shape}"
+        raise InputError(f"{came}, allowed are {count} integer labels, one for each image; correct or leave them out")
+    return labels.astype(np.int64)
 
 
 def _from_array(source: Any, value_range: Range | None) -> Data:

@@ -5,10 +5,11 @@ shape it works on. The raw output is kept as the network gave it and converted w
 ε → x_0 → ε loses digits near the clean end. States are float64, whatever the network's own precision.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +35,12 @@ class Denoiser:
     `net(x, timestep)`. learned_variance: the output has 2C channels, the second half an interpolation between log β̃
     (−1) and log β (+1) as in improved DDPM. name: what reports call the model.
 
-    Raises InputError for an unknown prediction type or a shape that is not (C, H, W).
+    classes: the number of class labels of a conditional model, whose `call` takes (net, x, timestep, labels) with int64
+    labels (B,); None is unconditional. guidance: the classifier-free guidance scale inside `call`, None without. A
+    guided field ε̂ = ε_∅ + w (ε_c − ε_∅), w ≠ 1, is no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so
+    its gaps are "guidance + bias".
+
+    Raises InputError for an unknown prediction type, a shape that is not (C, H, W), or fewer than one class.
     """
 
     def __init__(
@@ -44,15 +50,19 @@ class Denoiser:
         schedule: Schedule,
         prediction_type: str,
         shape: tuple[int, ...],
-        call: Callable[[Any, Tensor, Tensor], Tensor] | None = None,
+        call: Callable[..., Tensor] | None = None,
         learned_variance: bool = False,
         name: str | None = None,
+        classes: int | None = None,
+        guidance: float | None = None,
     ) -> None:
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"a model's shape is (channels, height, width), got {tuple(shape)}")
+        if classes is not None and classes < 1:
+            raise InputError(f"a conditional model has at least one class, got {classes}: None is unconditional")
         if isinstance(net, torch.nn.Module):
             net.eval()
         self.net = net
@@ -60,7 +70,9 @@ class Denoiser:
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.learned_variance = learned_variance
         self.name = name or type(net).__name__
-        self._call = call or (lambda net, x, timestep: net(x, timestep))
+        self.classes, self.guidance = classes, guidance
+        self._call = call or (lambda net, *inputs: net(*inputs))
+        self._labels: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name}, shape={self.shape})"
@@ -79,6 +91,27 @@ class Denoiser:
         device = self._parameter.device
         return torch.device("cpu") if device.type in ("mps", "meta") else device
 
+    def given(self, labels: Any) -> Self:
+        """This model bound to a batch's class labels, integers (B,): the same network, called with them.
+
+        An unconditional model is returned as it is, whatever the labels. Raises InputError if a conditional model's
+        labels are missing (None), not B integers, or outside 0 … classes − 1.
+        """
+        if self.classes is None:
+            return self
+        allowed = f"one of the {self.classes} classes 0 to {self.classes - 1} for each image"
+        if labels is None:
+            raise InputError(f"{self.name} is class-conditional: give {allowed} with load_data(images, labels=...)")
+        labels = torch.as_tensor(labels)
+        if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give {allowed}, int64 (B,)")
+        wrong = labels[(labels < 0) | (labels >= self.classes)]
+        if len(wrong):
+            raise InputError(f"class label {int(wrong[0])} is unknown to {self.name}: give {allowed}")
+        bound = copy.copy(self)
+        bound._labels = labels.to(torch.int64)
+        return bound
+
     @property
     def weight_hash(self) -> str:
         """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers."""
@@ -95,9 +128,19 @@ class Denoiser:
         discrete = self.schedule.path == "vp" and float(level.timestep).is_integer()
         dtype = torch.long if discrete else torch.float32
         timestep = torch.full((len(x),), level.timestep, device=parameter.device, dtype=dtype)
+        inputs = [x.to(parameter.device, parameter.dtype), timestep]
+        if self.classes is not None:
+            inputs.append(self._batch_labels(len(x)).to(parameter.device))
         with torch.no_grad():
-            output = self._call(self.net, x.to(parameter.device, parameter.dtype), timestep)
+            output = self._call(self.net, *inputs)
         return output.to(x.device)
+
+    def _batch_labels(self, batch: int) -> Tensor:
+        if self._labels is None:
+            raise InputError(f"{self.name} is class-conditional: bind each batch's labels with model.given(labels)")
+        if len(self._labels) != batch:
+            raise InputError(f"{len(self._labels)} class labels were given for a batch of {batch} states")
+        return self._labels
 
     def predict(self, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
         """x̂_0 and ε̂ at float64 states x (B, C, H, W) of one level.

@@ -143,7 +143,13 @@ class _Run:
         """What must agree between recordings that are merged or continued."""
         model, data = self.model, self.data
         return {
-            "model": {"name": model.name, "weights": model.weight_hash, "prediction_type": model.prediction_type},
+            "model": {
+                "name": model.name,
+                "weights": model.weight_hash,
+                "prediction_type": model.prediction_type,
+                "classes": model.classes,
+                "guidance": model.guidance,
+            },
             "data": {"name": data.name, "split": data.split, "hash": data.hash, "images": len(data), "note": data.note},
             "schedule": model.schedule.name,
             "path": model.schedule.path,
@@ -152,6 +158,7 @@ class _Run:
             "steps": len(self.levels) - 1,
             "clip": CLIP_CONVENTIONS[self.clip],
             "seed": self.seed,
+            "labels": None if model.classes is None else data.label_hash,
         }
 
     def collectors(self, streams: Sequence[str], n: int) -> dict[str, Collector]:
@@ -169,7 +176,8 @@ class _Run:
         self, ids: NDArray[np.int64], rows: slice, streams: Sequence[str]
     ) -> Iterator[tuple[str, Step, Subjects]]:
         """Every step of every stream for one batch of samples."""
-        model, images = self.model, ids % len(self.data)
+        images = ids % len(self.data)
+        model = self.model.given(self.data.labels_of(images))
         x0 = torch.from_numpy(self.data.batch(images)).to(model.device, torch.float64)
         subjects = Subjects(rows, images, x0, self.law)
         yield "data", Step(0, model.schedule.clean, x0, None), subjects
@@ -200,6 +208,7 @@ def check_fit(model: Denoiser, data: Data, n: int, batch_size: int, clip: Clip) 
             f"the model works on {_shape(model.shape)} images, but {data.name} holds {_shape(data.shape)}: "
             "give data of the model's channel count and size"
         )
+    model.given(data.labels)
     if n < 1 or batch_size < 1:
         raise InputError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if clip not in CLIP_CONVENTIONS:

@@ -24,6 +24,8 @@ from exposure_bias import files
 from exposure_bias.errors import InputError
 
 SCHEMA = 1
+# A guided field is no denoiser of q, so that what its chain shows is not exposure bias alone.
+GUIDED_GAP = "guidance + bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class Recording:
             "n": str(self.n),
             "seed": str(run["seed"]),
         }
+        if run["model"].get("guidance") is not None:
+            described |= {"guidance": str(run["model"]["guidance"]), "gap": GUIDED_GAP}
         return described | ({"note": run["data"]["note"]} if run["data"]["note"] else {})
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -28,6 +28,7 @@ from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import check_fit, made
+from exposure_bias.recording import GUIDED_GAP
 from exposure_bias.references import Eigen, gaussian_chain
 from exposure_bias.schedules import CONTINUOUS_POINTS, Level
 from exposure_bias.statistics.law import law
@@ -80,7 +81,7 @@ def chain_errors(
         for start in range(0, n, images):
             rows = slice(start, min(start + images, n))
             truth = torch.from_numpy(x0[rows]).to(model.device, torch.float64)
-            for i, estimate in run(model, truth, ids[rows], levels, lengths, sampler, clip, seed, bar):
+            for i, estimate in run(model, data, truth, ids[rows], levels, lengths, sampler, clip, seed, bar):
                 error[i, rows] = (truth - estimate).float().cpu().numpy()
     dims = ("sample", "channel", "y", "x")
     errors = xr.Dataset(
@@ -120,6 +121,7 @@ def _list(values: Sequence[Any]) -> str:
 
 def _roll(
     model: Denoiser,
+    data: Data,
     x0: Tensor,
     ids: NDArray[np.int64],
     levels: tuple[Level, ...],
@@ -135,15 +137,17 @@ def _roll(
     for longest, shorter in zip(lengths[::-1], (*lengths[-2::-1], 0), strict=True):
         first, last = total - longest, total - shorter
         x = torch.cat([x, noised(x0, levels[first], epsilon)])
-        chains = ids.tolist() * (len(x) // len(x0))
-        noise = Noise(seed, "chain", chains, model.shape, model.device)
-        x = rollout(model, x, levels[first : last + 1], sampler, noise, clip, first)
+        chains = np.tile(ids, len(x) // len(x0))
+        noise = Noise(seed, "chain", chains.tolist(), model.shape, model.device)
+        conditioned = model.given(data.labels_of(chains % len(data)))
+        x = rollout(conditioned, x, levels[first : last + 1], sampler, noise, clip, first)
         bar.update(len(x) * (longest - shorter))
     yield from enumerate(reversed(x.split(len(x0))))
 
 
 def _predict(
     model: Denoiser,
+    data: Data,
     x0: Tensor,
     ids: NDArray[np.int64],
     levels: tuple[Level, ...],
@@ -155,6 +159,7 @@ def _predict(
 ) -> Iterator[tuple[int, Tensor]]:
     """x̂_0 predicted at once at every length's level."""
     epsilon = Noise(seed, "start", ids.tolist(), model.shape, model.device)(0)
+    model = model.given(data.labels_of(ids % len(data)))
     for i, length in enumerate(lengths):
         level = levels[len(levels) - 1 - length]
         yield i, model.predict(noised(x0, level, epsilon), level, clip).x0
@@ -187,5 +192,8 @@ def _attributes(
         "seed": str(seed),
     }
     return (
-        described | ({"sampler": str(sampler)} if mode == "chain" else {}) | ({"note": data.note} if data.note else {})
+        described
+        | ({"sampler": str(sampler)} if mode == "chain" else {})
+        | ({"note": data.note} if data.note else {})
+        | ({} if model.guidance is None else {"guidance": str(model.guidance), "gap": GUIDED_GAP})
     )
