@@ -35,6 +35,7 @@ from exposure_bias.diagnostics.jackknife import T_QUANTILE, jackknife, why_no_in
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.setting import Array, Setting, grouping, prepare, resumable
 from exposure_bias.references import Eigen, gaussian_rollout
+from exposure_bias.samplers import Sampler
 from exposure_bias.statistics.accumulator import GROUPS
 from exposure_bias.streams import chain, noised
 
@@ -209,8 +210,8 @@ def _result(
     result["bounded"] = ("start", bounded.astype(np.int8))
     if replicates > 1:
         result = _calibration(result, count, sums, bounded)
-    if setting.has_gaussian:
-        result = result.assign(_reference(setting, indices, depths, replicates, reached))
+    if setting.gaussian_sampler is not None:
+        result = result.assign(_reference(setting, setting.gaussian_sampler, indices, depths, replicates, reached))
     if not bounded.all():
         attributes |= {"unbounded": "f is worse than the mean image where bounded = 0: U - S says nothing there"}
     if not reached.all():
@@ -256,12 +257,17 @@ def _log_ratio(_: float, above: Array, below: Array) -> Array:
 
 
 def _reference(
-    setting: Setting, indices: Sequence[int], depths: Sequence[int], replicates: int, reached: NDArray[np.bool_]
+    setting: Setting,
+    sampler: Sampler,
+    indices: Sequence[int],
+    depths: Sequence[int],
+    replicates: int,
+    reached: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """S, A, U, W and the state error of a perfect denoiser of Gaussian data."""
     mean, _, values, vectors = setting.law
     path = setting.model.schedule.path
-    each = [gaussian_rollout(mean, Eigen(values, vectors), setting.levels[i:], path, setting.sampler) for i in indices]
+    each = [gaussian_rollout(mean, Eigen(values, vectors), setting.levels[i:], path, sampler) for i in indices]
     names = ("S", "A", "U", "W") if replicates > 1 else ("S", "A")
     curves: dict[str, Any] = {f"{k}_gaussian": ("start", [float(r[k]) for r in each]) for k in names}
     error = np.full(reached.shape, np.nan)

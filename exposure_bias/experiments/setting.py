@@ -68,9 +68,10 @@ class Setting:
         return isinstance(self.sampler, Sampler) and self.sampler.ancestral
 
     @property
-    def has_gaussian(self) -> bool:
-        """Whether the sampler has a Gaussian reference in closed form."""
-        return isinstance(self.sampler, Sampler) and self.sampler.variance != "learned_range"
+    def gaussian_sampler(self) -> Sampler | None:
+        """The sampler, if it has a Gaussian reference in closed form."""
+        sampler = self.sampler
+        return sampler if isinstance(sampler, Sampler) and sampler.variance != "learned_range" else None
 
     @property
     def attributes(self) -> dict[str, str]:

@@ -186,7 +186,9 @@ def _add(plan: _Plan, rows: slice, sums: dict[str, Array], report: Callable[[int
             truth[step.index] = step.x
         if step.index in column:
             keep(HERE, step.index, step.x)
-    origins = [(0, 0, prior(model, levels[0], epsilon, setting.sampler))] + [(i + 1, s, truth[s]) for i, s in enumerate(plan.starts)]
+    origins = [(0, 0, prior(model, levels[0], epsilon, setting.sampler))] + [
+        (i + 1, s, truth[s]) for i, s in enumerate(plan.starts)
+    ]
     for row, first, x in origins:
         for step in chain(model, x, levels[first:], setting.sampler, noise, setting.clip, first=first):
             if step.index in column and step.index > first:
@@ -237,7 +239,7 @@ def _result(plan: _Plan, sums: dict[str, Array]) -> xr.Dataset:
         result = result.assign_coords(frequency=plan.bands.label)
         result = _assigned(result, "_spectrum", ("target", "frequency"), jackknife(spectra, *powers))
         result = _assigned(result, "_high", ("target",), jackknife(high, *powers))
-    return _with_gaussian(result, plan) if setting.has_gaussian else result
+    return result if setting.gaussian_sampler is None else _with_gaussian(result, plan, setting.gaussian_sampler)
 
 
 def _ratio(power: Array, expected: Array) -> Array:
@@ -265,7 +267,7 @@ def _assigned(
     return result
 
 
-def _with_gaussian(result: xr.Dataset, plan: _Plan) -> xr.Dataset:
+def _with_gaussian(result: xr.Dataset, plan: _Plan, sampler: Sampler) -> xr.Dataset:
     """The same of a perfect denoiser of Gaussian data with the data's mean and covariance."""
     setting, levels, end = plan.setting, plan.setting.levels, len(plan.setting.levels)
     mean, _, values, vectors = setting.law
@@ -274,7 +276,7 @@ def _with_gaussian(result: xr.Dataset, plan: _Plan) -> xr.Dataset:
     def ratio(first: int, last: int, start: str = "data") -> Array:
         """Over what is expected of x_t, at levels first … last − 1: variance, and power by band."""
         path = setting.model.schedule.path
-        reference = gaussian_chain(mean, Eigen(values, vectors), levels[first:last], path, setting.sampler, start)
+        reference = gaussian_chain(mean, Eigen(values, vectors), levels[first:last], path, sampler, start)
         curves = reference["gap"].values[:, None] + 1
         if plan.bands is None:
             return curves
