@@ -139,7 +139,7 @@ def test_exact_mixture_is_calibrated_with_many_steps_but_not_with_few(mixture):
 
 
 def test_scaled_noise_shows_in_the_spread_with_the_right_sign():
-    """ε × 0.98 leaves noise in the state and widens the chain, ε × 1.02 narrows it; U − S is blind to both."""
+    """ε × 0.98 leaves noise in the state and widens the chain, ε × 1.02 narrows it; U − S hardly changes."""
     mean, values = np.zeros((1, 4, 4)), np.linspace(0.6, 0.01, 16)
     oracle = eb.oracles.GaussianOracle(mean, np.diag(values), SCHEDULE)
     data = images(4096, 1, np.diag(values), mean)
@@ -150,11 +150,11 @@ def test_scaled_noise_shows_in_the_spread_with_the_right_sign():
         r = eb.rollouts(model, data, n=4096, starts=(levels[9].timestep,), steps=20, batch_size=8192)
         exact = gaussian_rollout(mean, np.diag(values), levels[9:], "vp")
         z.append(float((r["W"][0] - exact["W"]) / r["W_se"][0]))
-        excess.append(float(r["U_minus_S"][0] / r["U_minus_S_se"][0]))
+        excess.append(float(r["U_minus_S_relative"][0]))
     assert z[0] > 5
     assert abs(z[1]) < 4
     assert z[2] < -5
-    assert max(abs(e) for e in excess) < 4
+    assert max(abs(e) for e in excess) < 0.03
 
 
 def test_agrees_with_record_on_the_same_noise():
@@ -281,10 +281,13 @@ def test_bad_input(oracle, options, message):
 
 
 def test_a_diffusers_scheduler_has_errors(oracle):
-    data, options = images(64), {"steps": 5, "starts": (999, 400), "replicates": 1}
-    ours, theirs = (eb.rollouts(oracle, data, sampler=s, **options) for s in ("ddim", "DDIMScheduler"))
+    data, options = images(64), {"steps": 5, "starts": (800, 400), "replicates": 1}
+    theirs = eb.rollouts(oracle, data, sampler="DDIMScheduler", **options)  # its grid is `leading`
+    ours = eb.rollouts(oracle, data, sampler="ddim", grid="leading", **options)
     assert "S_gaussian" not in theirs
-    assert float(theirs["A"][0]) == pytest.approx(float(ours["A"][0]), rel=0.3)
+    for name in "SA":
+        # The scheduler works in float32.
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-3)
     assert np.isfinite(eb.telescope(oracle, data, sampler="DPMSolverMultistepScheduler", steps=5)["gap"]).all()
 
 

@@ -84,7 +84,7 @@ class Setting:
             "data_hash": data.hash,
             "sampler": str(self.sampler),
             "schedule": model.schedule.name,
-            "grid": self.grid,
+            "grid": self.grid if isinstance(self.sampler, Sampler) else "scheduler",
             "steps": str(len(self.levels) - 1)
             + (f" (a chain of {steps}, refined)" if len(self.levels) - 1 > steps else ""),
             "clip": CLIP_CONVENTIONS[self.clip],

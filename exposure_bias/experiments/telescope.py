@@ -281,7 +281,7 @@ def _with_gaussian(result: xr.Dataset, plan: _Plan, sampler: Sampler) -> xr.Data
         if plan.bands is None:
             return curves
         power, expected = gaussian_power(reference, recording, plan.bands)
-        return np.hstack([curves, _ratio(power, expected)])
+        return np.hstack([curves, _ratio(power.sum(1), expected.sum(1))])
 
     starts = {s: ratio(s, end) for s in plan.starts}
     noise = ratio(0, end, "noise")
