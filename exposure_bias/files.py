@@ -65,3 +65,11 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]
     with xr.open_datatree(io.BytesIO(body), engine="h5netcdf") as file:
         tree = file.load()
     return tree, json.loads(tree.attrs.pop("provenance"))
+
+
+def read_dataset(path: str | os.PathLike[str], kind: str) -> xr.Dataset:
+    """Read what `eb-analyze KIND -o` wrote. Raises InputError if it is missing, corrupt or something else."""
+    tree, provenance = read_tree(path)
+    if provenance.get("kind") != kind:
+        raise InputError(f"{path} holds no {kind}: give the {kind}.nc that `eb-analyze {kind} -o DIR` wrote")
+    return tree.to_dataset()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from exposure_bias.diagnostics.jackknife import T_QUANTILE, interval
 
 PALETTE = "colorblind"
-REFERENCE = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
+REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
 COLUMN = 3.3  # inches
 STEP_LABEL = "step (0 = noise)"
 
@@ -253,3 +253,172 @@ def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
     for kind, alpha in (("_band", 0.15), ("", 0.3)):
         low, high = dataset[f"{name}{kind}_low"], dataset[f"{name}{kind}_high"]
         axis.fill_between(dataset["step"], low, high, color=line.get_color(), alpha=alpha, linewidth=0)
+
+
+def rollouts(results: xr.Dataset) -> Figure:
+    """Training error S (one step) and generation error A (all steps) by start, with what a perfect sampler would show.
+
+    V and 2V are those of Gaussian data. With replicates also U and W, calibration W/U and the accumulated mean error
+    (U − S)/S; last the state error by the number of steps taken. Bands are 95 %.
+    """
+    calibrated = "U" in results
+    names = {"S": "S: one step", "A": "A: all steps"} | ({"U": "U: in common", "W": "W: spread"} if calibrated else {})
+    with style():
+        panels = [("errors", "depth"), ("calibration", "excess")] if calibrated else [("errors", "depth")]
+        figure, axes = plt.subplot_mosaic([list(row) for row in panels], figsize=(2 * COLUMN, 2.5 * len(panels)))
+        for name, label in names.items():
+            _band(axes["errors"], results, name, label)
+        if "S_gaussian" in results:
+            start = results["timestep"]
+            axes["errors"].plot(start, results["S_gaussian"], label="V, 2V (Gaussian)", **REFERENCE)
+            axes["errors"].plot(start, 2 * results["S_gaussian"], **REFERENCE)
+        axes["errors"].set(ylabel="mean squared error per pixel", yscale="log")
+        if calibrated:
+            axis = axes["calibration"]
+            drawn = axis.plot(results["timestep"], results["W_over_U"], marker="o", markersize=3, label="model")
+            axis.fill_between(
+                results["timestep"],
+                results["W_over_U_low"],
+                results["W_over_U_high"],
+                alpha=0.3,
+                color=drawn[0].get_color(),
+            )
+            if "W_gaussian" in results:
+                axis.plot(
+                    results["timestep"],
+                    results["W_gaussian"] / results["U_gaussian"],
+                    label="Gaussian ref.",
+                    **REFERENCE,
+                )
+            axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+            axis.set(ylabel="spread / skill, W/U")
+            _band(axes["excess"], results, "U_minus_S_relative", "model")
+            axes["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+            axes["excess"].set(xlim=axes["calibration"].get_xlim(), ylabel="accumulated mean error, (U − S)/S")
+        for name in panels[-1] if calibrated else ("errors",):
+            axes[name].set_xlabel("start (timestep)")
+        for name in set(axes) - {"depth", "excess"}:
+            axes[name].legend(fontsize=7)
+        _depth(axes["depth"], results)
+        sns.despine(figure)
+    return figure
+
+
+def _band(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
+    low, high = interval(results, name)
+    (line,) = axis.plot(results["timestep"], results[name], marker="o", markersize=3, label=label)
+    axis.fill_between(results["timestep"], low, high, alpha=0.3, color=line.get_color(), linewidth=0)
+
+
+def _depth(axis: Any, results: xr.Dataset) -> None:
+    for colour, row in zip(
+        sns.color_palette("viridis", results.sizes["start"]), range(results.sizes["start"]), strict=True
+    ):
+        here = results.isel(start=row)
+        axis.plot(
+            here["depth"], here["state_error"], color=colour, marker=".", label=f"t = {float(here['timestep']):g}"
+        )
+        if "state_error_gaussian" in results:
+            axis.plot(here["depth"], here["state_error_gaussian"], **(REFERENCE | {"color": colour}))
+    axis.set(xscale="log", yscale="log", xlabel="steps taken", ylabel="RMSE of x̂ − x (teacher)")
+    axis.legend(fontsize=6, title="from", title_fontsize=7)
+
+
+def rank_histogram(results: xr.Dataset) -> Figure:
+    """Ranks of x_0 among the chains by start, over pixels and along the data's leading directions; the line is even."""
+    starts, ranks = results.sizes["start"], results["rank"].values
+    with style():
+        figure, axes = plt.subplots(1, starts, figsize=(1.4 * starts + 0.6, 1.9), sharey=True, squeeze=False)
+        for row, axis in enumerate(axes[0]):
+            here = results.isel(start=row)
+            for shift, name, label in ((-0.2, "ranks", "pixels"), (0.2, "ranks_direction", "directions")):
+                axis.bar(
+                    ranks + shift, here[name], 0.4, yerr=T_QUANTILE * here[f"{name}_se"], label=label,
+                    error_kw={"elinewidth": 0.8},
+                )  # fmt: skip
+            axis.axhline(1 / len(ranks), **REFERENCE)
+            axis.set(title=f"from t = {float(here['timestep']):g}", xlabel="chains below $x_0$", xticks=ranks)
+            axis.title.set_fontsize(8)
+        axes[0, 0].set_ylabel("share")
+        axes[0, 0].legend(fontsize=6)
+        sns.despine(figure)
+    return figure
+
+
+def telescope(results: xr.Dataset) -> Figure:
+    """The variance gap by target, stacked from its brackets; at the clean end each bracket with its 95 % interval.
+
+    Where there are spectra, also the brackets at high frequencies in dB and by frequency.
+    """
+    spectral = "bracket_high" in results
+    with style():
+        figure, axes = plt.subplots(
+            2 if spectral else 1, 2, figsize=(2 * COLUMN, 5.2 if spectral else 2.6), squeeze=False
+        )
+        _stacked(axes[0, 0], results)
+        _brackets(axes[0, 1], results, "bracket", "variance gap at the clean end, from")
+        if spectral:
+            _brackets(axes[1, 0], results, "bracket_high", "HF at the clean end (dB), from")
+            end = results["bracket_spectrum"].isel(target=-1)
+            for colour, row in zip(_block_colours(results), range(end.sizes["block"]), strict=True):
+                axes[1, 1].plot(end["frequency"], end.isel(block=row), color=colour, marker=".")
+            axes[1, 1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+            axes[1, 1].set(xlabel="frequency (cycles per pixel)", ylabel="relative power, clean end")
+        sns.despine(figure)
+    return figure
+
+
+def _block_colours(results: xr.Dataset) -> Any:
+    return sns.color_palette("viridis", results.sizes["block"])
+
+
+def _stacked(axis: Any, results: xr.Dataset) -> None:
+    places, bracket = np.arange(results.sizes["target"]), results["bracket"].values
+    for row, (block, colour) in enumerate(zip(results["block"].values, _block_colours(results), strict=True)):
+        # Gains pile up above zero and losses below.
+        same_sign = np.where(np.sign(bracket[:row]) == np.sign(bracket[row]), bracket[:row], 0)
+        axis.bar(places, bracket[row], 0.7, bottom=same_sign.sum(0), color=colour, label=block)
+    axis.errorbar(places, results["gap"], T_QUANTILE * results["gap_se"], fmt="o", color="k", markersize=3, label="gap")
+    if "gap_gaussian" in results:
+        axis.plot(
+            places,
+            results["gap_gaussian"],
+            linestyle="none",
+            marker="_",
+            markersize=14,
+            color="0.35",
+            label="Gaussian ref.",
+        )
+    axis.axhline(0, color="0.7", linewidth=0.8)
+    names = [
+        "clean" if s == 0 else f"{t:g}"
+        for t, s in zip(results["timestep"].values, results["sigma"].values, strict=True)
+    ]
+    axis.set(xticks=places, xticklabels=names, xlabel="level t (timestep)", ylabel="relative variance gap")
+    axis.legend(fontsize=6)
+
+
+def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
+    end = results.isel(target=-1)
+    places = np.arange(results.sizes["block"])
+    axis.barh(
+        places,
+        end[name],
+        xerr=T_QUANTILE * end[f"{name}_se"],
+        color=_block_colours(results),
+        error_kw={"elinewidth": 0.8},
+    )
+    if f"{name}_gaussian" in results:
+        axis.plot(
+            end[f"{name}_gaussian"],
+            places,
+            linestyle="none",
+            marker="|",
+            markersize=10,
+            color="0.35",
+            label="Gaussian ref.",
+        )
+        axis.legend(fontsize=6)
+    axis.axvline(0, color="0.7", linewidth=0.8)
+    axis.set(yticks=places, yticklabels=results["block"].values, xlabel=label)
+    axis.invert_yaxis()

@@ -44,6 +44,7 @@ def record(
     n: int | None = None,
     start: str | float = "data",
     grid: str = "linspace",
+    refine: int = 1,
     clip: Clip = False,
     streams: Sequence[str] = ("forward", "chain"),
     seed: int = 0,
@@ -57,8 +58,9 @@ def record(
     sampler: see `samplers`, or for diffusers' schedulers, by class name or as objects, `adapters.schedulers`.
     steps: chain length T′. n: number of samples, by default the data's, at most 1024.
     start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a timestep of the grid
-    starts on data at that level. grid: see `Schedule.levels`. clip: see `Denoiser.predict`. streams: any of forward,
-    chain, teacher. seed: of all noise; a sample's noise depends on the seed and its own number alone.
+    starts on data at that level. grid: see `Schedule.levels`. refine: this many steps in place of
+    each, recorded at the levels of the unrefined chain (`Schedule.refined`). clip: see `Denoiser.predict`. streams:
+    any of forward, chain, teacher. seed: of all noise; a sample's noise depends on the seed and its own number alone.
     checkpoint: a path; the run is saved there as it goes, and the same call continues a run that was killed.
     first: the first sample's number, for recordings that are to be merged; sample i uses image i mod N.
 
@@ -76,10 +78,10 @@ def record(
     if first < 0:
         raise InputError(f"the first sample's number must be at least 0, got {first}")
     sampler = sampler_for(sampler, model, steps, grid)
-    levels = chain_levels(model, steps, grid, start, sampler)
-    run = _Run(model, data, sampler, levels, start != "noise", clip, seed)
+    levels, places = refined_levels(model, chain_levels(model, steps, grid, start, sampler), sampler, refine)
+    run = _Run(model, data, sampler, levels, places, start != "noise", clip, seed)
     own_grid = "scheduler" if isinstance(sampler, SchedulerSampler) else grid
-    settings = {**run.settings(), "grid": own_grid, "start": start, "streams": sorted(streams)}
+    settings = {**run.settings(), "grid": own_grid, "refine": refine, "start": start, "streams": sorted(streams)}
     ids = np.arange(first, first + n)
     collectors = run.collectors(streams, n)
 
@@ -127,6 +129,15 @@ def chain_levels(
     return levels[timesteps.index(start) :]
 
 
+def refined_levels(
+    model: Denoiser, levels: tuple[Level, ...], sampler: AnySampler, refine: int
+) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
+    """`Schedule.refined`, for a sampler that can step from any level to any other."""
+    if refine != 1 and isinstance(sampler, SchedulerSampler):
+        raise InputError(f"{sampler} keeps levels of its own, which cannot be refined: give it more steps instead")
+    return model.schedule.refined(levels, refine)
+
+
 @dataclass
 class _Run:
     """One model on one data set, with everything that defines its chain."""
@@ -135,15 +146,16 @@ class _Run:
     data: Data
     sampler: AnySampler
     levels: tuple[Level, ...]
+    places: NDArray[np.int64]
     paired: bool
     clip: Clip
     seed: int
 
     def __post_init__(self) -> None:
         self.law = law(self.data)
-        noisy = len(self.levels) - 1
-        kept = np.linspace(0, noisy - 1, min(noisy, MAX_LEVELS)).round().astype(int)
-        self.kept = [*kept.tolist(), noisy]
+        *noisy, end = self.places.tolist()
+        kept = np.linspace(0, len(noisy) - 1, min(len(noisy), MAX_LEVELS)).round().astype(int)
+        self.kept = [*(noisy[i] for i in kept), end]
 
     def settings(self) -> dict[str, Any]:
         """What must agree between recordings that are merged or continued."""

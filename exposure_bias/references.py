@@ -206,6 +206,32 @@ def gaussian_chain(
     return xr.Dataset(variables, coords, {"sampler": str(sampler), "start": start})
 
 
+def gaussian_rollout(
+    mean: ArrayLike,
+    covariance: ArrayLike | Eigen,
+    levels: tuple[Level, ...],
+    path: Path,
+    sampler: str | Sampler = "ddpm",
+) -> xr.Dataset:
+    """S, A, U and W of `experiments.rollouts` from x_s at levels[0] to the clean end, for the perfect denoiser.
+
+    Along an eigen-direction S = V = λσ²/(α²λ + σ²) and A is Var x̂_0 + λ − 2 Cov(x̂_0, x_0); both in the data's units
+    squared, mean over pixels. An ancestral step of a linear denoiser keeps E[x_0 | x_s], hence U = S and W = A − S;
+    both are absent for other samplers. state_error (step): RMSE of chain − teacher. Raises as `gaussian_chain`.
+    """
+    chain = gaussian_chain(mean, covariance, levels, path, sampler)
+    start, end, lam, pixels = levels[0], chain.isel(step=-1), chain["eigenvalue"].values, chain["mean"][0].size
+    error = (end["mode_variance"].values + lam - 2 * end["mode_covariance_x0"].values).sum()
+    curves: dict[str, Any] = {
+        "S": (lam * start.sigma**2 / (start.alpha**2 * lam + start.sigma**2)).sum() / pixels,
+        "A": (error + float(end["rest_variance"]) * (pixels - len(lam))) / pixels,
+    }
+    if parse(sampler).ancestral:
+        curves |= {"U": curves["S"], "W": curves["A"] - curves["S"]}
+    square = chain["error_mean"] ** 2 + chain["error_variance"]
+    return xr.Dataset({**curves, "state_error": np.sqrt(square.mean(("channel", "y", "x")))})
+
+
 def gaussian_of(recording: Recording) -> xr.Dataset | None:
     """`gaussian_chain` for a recording: its own data's law, sampler, levels and start, at the recorded steps.
 

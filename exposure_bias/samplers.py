@@ -69,6 +69,11 @@ class Sampler:
         return self.name == "ddpm" or self.eta > 0
 
     @property
+    def ancestral(self) -> bool:
+        """Whether consecutive states have the right joint law, so that a perfect chain is a draw of p(x_0 | x_s)."""
+        return self.name == "ddpm" or self.eta == 1
+
+    @property
     def exact_teacher(self) -> bool:
         """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1): not with a wider variance."""
         return self.name != "ddpm" or self.variance == "fixed_small"

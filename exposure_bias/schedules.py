@@ -141,6 +141,32 @@ class Schedule:
             index = np.round(index)
         return (*(self.level(max(i, 0.0)) for i in index), self.clean)
 
+    def refined(self, levels: tuple[Level, ...], factor: int) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
+        """A chain's levels with factor − 1 more between every two, evenly in index; and where the given ones now stand.
+
+        Given levels are kept exactly, so that chains of different length can be compared level by level. Between index
+        0 and the clean end there is nothing to insert. Raises InputError for a factor below 1, or where a discrete
+        schedule has too few levels.
+        """
+        if factor < 1 or factor != int(factor):
+            raise InputError(f"a refinement is a whole number of at least 1, got {factor}")
+        if factor == 1:
+            return levels, np.arange(len(levels))
+        index = [float(np.interp(level.timestep, self.timestep, np.arange(len(self)))) for level in levels[:-1]]
+        whole = not self.continuous and all(i.is_integer() for i in index)
+        finer: list[Level] = []
+        places = []
+        for level, i, following in zip(levels[:-1], index, [*index[1:], -1.0], strict=True):
+            places.append(len(finer))
+            between = i + (following - i) * np.arange(1, factor) / factor
+            between = between[between >= 0]
+            between = np.round(between) if whole else between
+            if len({i, following, *between.tolist()}) < len(between) + 2:
+                room = "there are no further levels between its steps"
+                raise InputError(f"a chain of {len(levels) - 1} steps cannot be refined {factor} times: {room}")
+            finer += [level, *(self.level(float(b)) for b in between)]
+        return (*finer, levels[-1]), np.array([*places, len(finer)])
+
     def _karras_ratios(self, steps: int) -> NDArray[Any]:
         if self.alpha[-1] == 0:
             raise InputError("the karras grid needs a finite σ/α, but this schedule ends at α = 0: use linspace")

@@ -8,7 +8,7 @@ A diffusers scheduler may keep its states in other coordinates than the network'
 scaled by c is the same problem, so a vp network is asked at c x with c = 1/√(α² + σ²), under the level's own label.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot
@@ -78,15 +78,15 @@ def chain(
     x: Tensor,
     levels: Sequence[Level],
     sampler: AnySampler,
-    noise: Noise,
+    noise: Callable[[int], Tensor],
     clip: Clip = False,
     x0: Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Step]:
     """Steps of the model's own chain from state x at levels[0] down to levels[-1].
 
-    x0: (B, C, H, W) starts the teacher chain beside it, at the same x. first: the index of levels[0] in a longer
-    chain whose noise this one shares.
+    x0: (B, C, H, W) starts the teacher chain beside it, at the same x. noise: from a step's index to its unit noise
+    (B, C, H, W). first: the index of levels[0] in a longer chain whose noise this one shares.
     """
     if clip == "keep_epsilon" and isinstance(sampler, SchedulerSampler):
         raise InputError("clip='keep_epsilon' cannot reach a diffusers scheduler, which takes one output: use True")

@@ -49,6 +49,27 @@ def test_error_hist_saves_what_it_reads(run, tmp_path):
     assert {row["pixel"] for row in json.loads(first)["pixels"]} == {"0,1,1", "0,4,4"}
 
 
+@pytest.mark.parametrize("command", ["rollout", "telescope"])
+def test_experiments_save_what_they_read(run, tmp_path, command):
+    options = ["--steps", "4", "-n", "32", "--starts", "999", "400"]
+    code, first, _ = run(command, *options, "--json", "-o", tmp_path)
+    assert code == 0
+    code, again, _ = run(command, tmp_path / f"{command}.nc", "--json")
+    assert code == 0
+    assert json.loads(first) == json.loads(again)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+    other = {"rollout": "telescope", "telescope": "rollout"}[command]
+    code, _, err = run(other, tmp_path / f"{command}.nc")
+    assert code == 2
+    assert f"holds no {other}" in err
+
+
+def test_rollouts_of_a_deterministic_sampler(run, tmp_path):
+    code, out, _ = run("rollout", "--sampler", "heun", "--replicates", "1", *QUICK, "-o", tmp_path)
+    assert code == 0
+    assert "ranks" not in out
+
+
 def test_single_step_and_clip(run):
     code, out, _ = run("error-hist", "--mode", "single", "--clip", "--lengths", "10", "-n", "50")
     assert code == 0
@@ -80,6 +101,9 @@ def test_models(run):
         (["spectrum", "--grid", "square", *QUICK], r"square.*karras"),
         (["spectrum", "--steps", "1001"], r"1001.*1000"),
         (["spectrum", "--steps", "0"], "at least 1"),
+        (["rollout", "--sampler", "ddim", *QUICK], r"no ancestral sampler.*replicates=1"),
+        (["telescope", "--starts", "2000", *QUICK], "from 0 to 999"),
+        (["telescope", "--steps", "600", "--refine", "2", "-n", "4"], "cannot be refined"),
         (["error-hist", "--lengths", "1001"], r"from 1 to 1000.*1001"),
         (["error-hist", "--lengths", "2", "-n", "60", "--pixel", "64"], r"64.*1×8×8"),
         (["error-hist", "--lengths", "2", "-n", "20"], r"3 to 20"),

@@ -102,6 +102,22 @@ def normality(options: Options) -> None:
     output.show(options, "normality", shape, tables, errors)
 
 
+def rollout(options: Options) -> None:
+    """`eb-analyze rollout`."""
+    from exposure_bias.cli import output
+
+    results = _experiment(options, "rollout", replicates=options.replicates)
+    output.show(options, "rollout", results, output.rollout_tables(results))
+
+
+def telescope(options: Options) -> None:
+    """`eb-analyze telescope`."""
+    from exposure_bias.cli import output
+
+    results = _experiment(options, "telescope", targets=options.targets)
+    output.show(options, "telescope", results, output.telescope_tables(results))
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -116,6 +132,25 @@ def models(options: Options) -> None:
     print("presets:", ", ".join(adm.PRESETS), "\n")
     for family, (python, command_line) in {"": ("in Python, eb.", "at the command line"), **FAMILIES}.items():
         print(f"{family:<30}{command_line:<30}{python}")
+
+
+def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
+    """The dataset that was given, or that of a new run; with -o a run that was killed goes on."""
+    if options.saved:
+        from exposure_bias.files import read_dataset
+
+        return read_dataset(options.saved, kind)
+    from exposure_bias.data import load_data
+    from exposure_bias.experiments.rollouts import rollouts
+    from exposure_bias.experiments.telescope import telescope
+
+    options.checkpoint = f"{options.out}/{kind}-checkpoint.nc" if options.out else None
+    run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
+    return run(
+        _model(options), load_data(options.data, options.split), starts=options.starts, steps=options.steps,
+        refine=options.refine, grid=options.grid, n=options.n, sampler=options.sampler, clip=options.clip,
+        seed=options.seed, batch_size=options.batch_size, checkpoint=options.checkpoint, **extra,
+    )  # fmt: skip
 
 
 def _errors(options: Options) -> "xr.Dataset":
@@ -260,6 +295,26 @@ def _normality_options(parser: Parser) -> None:
     _printing(parser)
 
 
+def _experiment_options(parser: Parser, kind: str) -> None:
+    parser.add_argument("saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run")
+    _running(parser)
+    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
+    parser.add_argument("--refine", type=int, default=1, metavar="K", help="K steps in place of each (default: 1)")
+    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+    parser.add_argument("--starts", type=float, nargs="+", help="timesteps (default: five along the chain)")
+    _printing(parser)
+
+
+def _rollout_options(parser: Parser) -> None:
+    _experiment_options(parser, "rollout")
+    parser.add_argument("--replicates", type=int, default=2, help="chains from each start (default: 2)")
+
+
+def _telescope_options(parser: Parser) -> None:
+    _experiment_options(parser, "telescope")
+    parser.add_argument("--targets", type=float, nargs="+", help="timesteps (default: the starts, and the clean end)")
+
+
 COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
@@ -273,4 +328,6 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
     ),
     "normality": (normality, _normality_options, "are chain errors Gaussian and white, and is the sampler perfect?"),
     "models": (models, _models_options, "list the models that can be loaded, and how"),
+    "rollout": (rollout, _rollout_options, "chains from true states: errors, spread against skill, ranks"),
+    "telescope": (telescope, _telescope_options, "where along the chain its gap arises, block by block"),
 }

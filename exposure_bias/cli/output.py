@@ -47,6 +47,8 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "delta": {"": plots.published_delta},
         "norms": {"": plots.epsilon_norm},
         "normality": {"": plots.normality},
+        "rollout": {"": plots.rollouts} | ({"-ranks": plots.rank_histogram} if "ranks" in dataset else {}),
+        "telescope": {"": plots.telescope},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
     }
     for suffix, function in figures[name].items():
@@ -131,6 +133,37 @@ def state_tables(states: xr.Dataset) -> Tables:
         k for k in ("pooled_mean", "pooled_std", "pooled_rmse", "pooled_rmse_se", "pooled_rmse_gaussian") if k in states
     ]
     return {"state error": _some_steps(states, [*names, "scale"])}
+
+
+def rollout_tables(results: xr.Dataset) -> Tables:
+    """By start: S, A, U, W and calibration; ranks; state error by number of steps."""
+    names = ["S", "A", "U", "W", "W_over_U", "U_minus_S", "U_minus_S_relative"]
+    columns = [k for name in names for k in (name, f"{name}_se", f"{name}_low", f"{name}_high", f"{name}_gaussian")]
+    frame = (
+        results[[k for k in columns if k in results]].reset_coords("length").drop_vars(["timestep", "alpha", "sigma"])
+    )
+    tables = {"rollouts": frame.to_dataframe().reset_index().dropna(axis="columns", how="all")}
+    if "ranks" in results:
+        shares = results[["ranks", "ranks_se", "ranks_direction", "ranks_direction_se"]].reset_coords(drop=True)
+        tables["ranks"] = shares.to_dataframe().reset_index().dropna(axis="columns", how="all")
+    depth = results[[k for k in ("state_error", "state_error_se", "state_error_gaussian") if k in results]]
+    frame = depth.reset_coords(drop=True).to_dataframe().reset_index().dropna(subset="state_error")
+    return tables | {"state error": frame.dropna(axis="columns", how="all")}
+
+
+def telescope_tables(results: xr.Dataset) -> Tables:
+    """The gap by target and by block, and at the clean end for high frequencies."""
+    tables = {}
+    for title, suffix in {"variance gap (relative)": "", "high frequencies (dB)": "_high"}.items():
+        if f"gap{suffix}" in results:
+            each = [f"{name}{suffix}" for name in ("gap", "gap_data", "bracket")]
+            columns = [k for name in each for k in (name, f"{name}_se", f"{name}_gaussian") if k in results]
+            chosen = results[columns].drop_vars(["timestep", "alpha", "sigma"])
+            total, end = chosen.drop_dims("block"), chosen.isel(target=-1, drop=True)
+            blocks = end[[k for k in columns if k.startswith("bracket")]]
+            for kind, part in {title: total, f"{title.replace(' (', ' by block (')}": blocks}.items():
+                tables[kind] = part.to_dataframe().reset_index().dropna(axis="columns", how="all")
+    return tables
 
 
 def spectrum_tables(spectra: xr.Dataset) -> Tables:
