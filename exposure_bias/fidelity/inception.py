@@ -217,22 +217,20 @@ def find(weights: str | os.PathLike[str] | None = None) -> Path:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256)
         except Exception as error:  # urllib, ssl, sockets and the hash check raise as many kinds
             raise InputError(
-                f"Inception features need {FILE}, and {URL} cannot be downloaded ({type(error).__name__}): fetch it and "
-                f"give --weights PATH or {VARIABLE}, or choose other features"
+                f"Inception features need {FILE}, and {URL} cannot be downloaded ({type(error).__name__}): fetch it "
+                f"and give --weights PATH or {VARIABLE}, or choose other features"
             ) from error
     return path
 
 
-def load(weights: str | os.PathLike[str] | None = None, *, checksum: bool = True) -> tuple[Inception, str]:
+def load(weights: str | os.PathLike[str] | None = None) -> tuple[Inception, str]:
     """Inception with the weights of a file (see `find`), and the file's SHA-256. Never unpickles more than tensors.
-
-    checksum=False accepts a file that is not the public one, for tests; its numbers are not FID.
 
     Raises InputError for another checksum and for a file that does not hold this network's parameters.
     """
     path = find(weights)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if checksum and not digest.startswith(SHA256):
+    if not digest.startswith(SHA256):
         raise InputError(f"{path} is not {FILE}: its SHA-256 starts with {digest[:8]}, not {SHA256}; fetch {URL}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
