@@ -147,6 +147,46 @@ def state_error(errors: xr.Dataset) -> Figure:
     return figure
 
 
+def chain_length_fid(curve: xr.Dataset) -> Figure:
+    """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against chain length.
+
+    Bands are 95 % intervals; grey is real against real images. Against training iteration where the curve has that.
+    """
+    from exposure_bias.diagnostics.jackknife import interval
+
+    along = "iteration" if "iteration" in curve.dims else "length"
+    corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
+    frechet = "frechet_corrected" if corrected else "frechet"
+    title = curve.attrs["measure"] + (",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}")
+    panels = [(frechet, title), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")]
+    others = [dim for dim in curve[frechet].dims if dim != along]
+    lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
+    with style():
+        figure, axes = plt.subplots(1, 4, figsize=(2.4 * COLUMN, 2.5))
+        for axis, (name, label) in zip(axes, [p for p in panels if p[0] in curve], strict=False):
+            floor = float(curve[f"floor_{name}"])
+            if f"floor_{name}_se" in curve and np.isfinite(curve[f"floor_{name}_se"]):
+                low, high = interval(curve, f"floor_{name}")
+                axis.axhspan(float(low), float(high), color="0.9", linewidth=0)
+            axis.axhline(floor, label="real against real", **REFERENCE)
+            for i in range(lines.sizes["line"]):
+                line = lines.isel(line=i)
+                coordinates = [dim for dim in ("model", "sampler", "length") if dim in line.coords and dim != along]
+                called = ", ".join(str(line[dim].values) for dim in coordinates)
+                (drawn,) = axis.plot(line[along], line[name], marker="o", markersize=3, label=called)
+                if f"{name}_se" in line:
+                    low, high = interval(line, name)
+                    axis.fill_between(line[along], low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+            axis.set(xlabel="training iteration" if along == "iteration" else "chain length $T'$", ylabel=label)
+            if along == "length":
+                axis.set_xscale("log")
+                axis.set_xticks(curve[along].values, [str(length) for length in curve[along].values], fontsize=7)
+                axis.minorticks_off()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+        sns.despine(figure)
+    return figure
+
+
 def spectrum(spectra: xr.Dataset) -> Figure:
     """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the Gaussian reference."""
     steps = spectra.sizes["step"]

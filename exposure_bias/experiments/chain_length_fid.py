@@ -71,6 +71,7 @@ def chain_length_fid(
     seed: int = 0,
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
+    device: str | None = None,
 ) -> xr.Dataset:
     """How close n samples come to real images, by chain length.
 
@@ -81,10 +82,11 @@ def chain_length_fid(
     default unless the data were loaded with value_range=None. real: other real images for the floor; by default the
     other split of bundled data, otherwise the data is halved. reference: an .npz of statistics as guided-diffusion
     writes them; the Fréchet distances are then to these. weights: of Inception. checkpoint: a folder that keeps every
-    finished (model, sampler, length); the same call goes on from there.
+    finished (model, sampler, length); the same call goes on from there. device: where to move the models, by default
+    they stay where they are.
 
     Returns, over (model, sampler, length), the first two only where a sequence was given: frechet (plug-in, what the
-    literature prints), frechet_corrected (jackknife bias correction), kid, precision, recall, with `_se`; for Inception
+    literature prints: biased upwards at any N), frechet_corrected (jackknife bias correction), kid, precision, recall, with `_se`; for Inception
     spatial_frechet (sFID); for start="data" rmse, of x̂_0 − x_0 in the data's units. change: frechet_corrected minus
     that of the length before. against_first: minus that of the first model. floor_…: the same of real against real
     images. frechet_jackknife: the numbers behind (`fidelity.jackknife`). Values are NaN, and the attribute
@@ -97,7 +99,7 @@ def chain_length_fid(
     if not models or not chosen:
         raise InputError("there is no model or no sampler to measure: give at least one")
     data = load_data(data)
-    denoiser = adapt(models[0])
+    denoiser = _placed(models[0], device)
     run = _Run(
         data,
         extractor(features, data.shape, weights, denoiser.device),
@@ -118,7 +120,7 @@ def chain_length_fid(
     total = len(models) * len(chosen) * sum(lengths) * run.n
     with tqdm(total=total, unit="step", unit_scale=True, desc=KIND, disable=None, leave=False, delay=1) as bar:
         for i, one in enumerate(models):
-            denoiser = adapt(one) if i else denoiser
+            denoiser = _placed(one, device) if i else denoiser
             run.check(denoiser, lengths)
             labels.append(_distinct(denoiser.name, labels))
             cells = [[_cell(run, denoiser, s, length, target, checkpoint, bar) for length in lengths] for s in chosen]
@@ -411,9 +413,8 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
         if f"{name}_jackknife" not in curve:
             continue
         numbers = curve[f"{name}_jackknife"].transpose(..., "deleted")
-        curve[name] = numbers.isel(deleted=0)
+        curve[name], curve[f"{name}_se"] = numbers.isel(deleted=0), (numbers.dims[:-1], corrected(numbers.values)[1])
         if name == "kid":
-            curve["kid_se"] = numbers.dims[:-1], corrected(numbers.values)[1]
             continue
         _with_errors(curve, f"{name}_corrected", numbers)
         if "length" in numbers.dims:
@@ -428,6 +429,16 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
 def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
     value, error = corrected(numbers.values)
     curve[name], curve[f"{name}_se"] = (numbers.dims[:-1], value), (numbers.dims[:-1], error)
+
+
+def _placed(model: Any, device: str | None) -> Denoiser:
+    denoiser = adapt(model)
+    if device is not None:
+        try:
+            denoiser.net.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+            raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    return denoiser
 
 
 def _lengths(lengths: Sequence[int]) -> tuple[int, ...]:
