@@ -86,10 +86,10 @@ def chain_length_fid(
     they stay where they are.
 
     Returns, over (model, sampler, length), the first two only where a sequence was given: frechet (plug-in, what the
-    literature prints: biased upwards at any N), frechet_corrected (jackknife bias correction), kid, precision, recall, with `_se`; for Inception
-    spatial_frechet (sFID); for start="data" rmse, of x̂_0 − x_0 in the data's units. change: frechet_corrected minus
-    that of the length before. against_first: minus that of the first model. floor_…: the same of real against real
-    images. frechet_jackknife: the numbers behind (`fidelity.jackknife`). Values are NaN, and the attribute
+    literature prints, biased upwards), frechet_corrected (by jackknife), kid, precision, recall, with `_se`; for
+    Inception spatial_frechet (sFID); for start="data" rmse, of x̂_0 − x_0 in the data's units. change: frechet_corrected
+    minus that of the length before. against_first: minus that of the first model. floor_…: the same of real against
+    real images. frechet_jackknife: the numbers behind (`fidelity.jackknife`). Values are NaN, and the attribute
     `no_interval` says why, where the samples are too few.
 
     Raises InputError for lengths above T, images that do not fit, features that do not suit, and whatever else.
@@ -204,12 +204,13 @@ def speed_up(
 def describe(curve: xr.Dataset) -> list[str]:
     """For every curve one line: where it is lowest and whether it rises after that. What, not why."""
     name = "frechet_corrected" if np.isfinite(curve["frechet_corrected"]).all() else "frechet"
-    values = curve[name].stack(curve=[dim for dim in curve[name].dims if dim != "length"])
+    others = [dim for dim in curve[name].dims if dim != "length"]
     lines = []
-    for key in values["curve"].values:
-        one = values.sel(curve=key)
+    for place in np.ndindex(*(curve.sizes[dim] for dim in others)):
+        one = curve[name].isel(dict(zip(others, place, strict=True)))
         low, last = int(one.argmin("length")), one.sizes["length"] - 1
-        where = ", ".join(map(str, key)) or "curve"
+        known = [dim for dim in ("model", "iteration", "sampler") if dim in one.coords]
+        where = ", ".join(str(one[dim].values) for dim in known) or "curve"
         lowest = f"{where}: lowest at T′ = {int(one['length'][low])} ({float(one[low]):.4g})"
         if low == last:
             lines.append(f"{lowest}, the longest chain")
@@ -385,8 +386,9 @@ def _cell(
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
-    probe = prior(model, levels[0], Noise(run.seed, "probe", [0], model.shape, model.device)(0))
-    said = model.predict(probe, levels[0], run.clip).x0.flatten()[:PROBED].float().cpu().numpy()
+    middle = levels[length // 2]
+    probe = prior(model, middle, Noise(run.seed, "probe", [0], model.shape, model.device)(0))
+    said = model.predict(probe, middle, run.clip).x0.flatten()[:PROBED].float().cpu().numpy()
     if path is not None and path.exists():
         tree, _ = files.read_tree(path)
         kept = tree.to_dataset()

@@ -14,6 +14,7 @@ The parameters carry the names of `pt_inception-2015-12-05-6726825d.pth`, the pu
 import hashlib
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,7 +234,9 @@ def load(weights: str | os.PathLike[str] | None = None) -> tuple[Inception, str]
     if not digest.startswith(SHA256):
         raise InputError(f"{path} is not {FILE}: its SHA-256 starts with {digest[:8]}, not {SHA256}; fetch {URL}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} is no file of tensors ({type(error).__name__}): give {FILE}") from error
     net = Inception()
