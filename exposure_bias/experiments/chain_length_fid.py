@@ -49,7 +49,7 @@ Array = NDArray[np.float64]
 
 LENGTHS = (10, 20, 50, 100, 300)
 DEFAULT_SAMPLES = 1024
-PROBED, PROBE_TOLERANCE = 256, 1e-3
+PROBED, PROBE_TOLERANCE = 256, 2e-4
 KIND = "chain-fid"
 
 
@@ -388,7 +388,7 @@ def _cell(
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
     middle = levels[length // 2]
     probe = prior(model, middle, Noise(run.seed, "probe", [0], model.shape, model.device)(0))
-    said = model.predict(probe, middle, run.clip).x0.flatten()[:PROBED].float().cpu().numpy()
+    said = model.predict(probe, middle).epsilon.flatten()[:PROBED].float().cpu().numpy()
     if path is not None and path.exists():
         tree, _ = files.read_tree(path)
         kept = tree.to_dataset()
