@@ -265,3 +265,21 @@ def test_save_and_load(digits, tmp_path):
     xr.testing.assert_equal(load_curve(tmp_path / "c.nc"), curve)
     assert load_curve(tmp_path / "c.nc").attrs == curve.attrs
     assert "40 samples give no interval" in curve.attrs["no_interval"]
+
+
+def test_a_conditional_model_gets_the_images_labels(digits):
+    data = eb.load_data(digits.images, labels=np.arange(64) % 3)
+    base = eb.load_model("digits")
+    asked = []
+
+    def call(net, x, timestep, labels):
+        asked.append(labels)
+        return net(x, timestep).sample
+
+    model = eb.Denoiser(
+        base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape, call=call, classes=3
+    )
+    eb.chain_length_fid(model, data, (1,), n=70, batch_size=35)
+    assert torch.equal(torch.cat(asked[-2:]), torch.arange(70) % 64 % 3)
+    with pytest.raises(eb.InputError, match="class-conditional"):
+        eb.chain_length_fid(model, eb.load_data(digits.images), (1,), n=40)

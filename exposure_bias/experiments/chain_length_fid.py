@@ -8,7 +8,8 @@ length, so that a difference is known better than either value. Real against rea
     start = "data"    the reconstruction curve: x_0 noised to the T′-th noise level, the chain of T′ steps from there,
                       and the set of x̂_0 against the set of x_0; as many steps as levels, whatever the length
 
-A curve that rises says that long chains are worse, not why: `diagnose` separates model from solver.
+Sample i of a class-conditional model has the label of image i mod N. A curve that rises says that long chains are
+worse, not why: `diagnose` separates model from solver.
 """
 
 import hashlib
@@ -122,7 +123,7 @@ def chain_length_fid(
         for i, one in enumerate(models):
             denoiser = _placed(one, device) if i else denoiser
             run.check(denoiser, lengths)
-            labels.append(_distinct(denoiser.name, labels))
+            labels.append(_distinct(str(denoiser.name), labels))
             cells = [[_cell(run, denoiser, s, length, target, checkpoint, bar) for length in lengths] for s in chosen]
             rows.append(xr.concat([xr.concat(row, "length") for row in cells], "sampler"))
     curve = xr.concat(rows, "model", combine_attrs="drop_conflicts")
@@ -346,7 +347,8 @@ class _Run:
         def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
             for first in range(0, self.n, self.batch_size):
                 ids = np.arange(first, min(first + self.batch_size, self.n))
-                images = ids % len(self.data) if self.start == "data" else ids
+                images = ids % len(self.data)
+                one = model.given(self.data.labels_of(images))
                 epsilon = Noise(self.seed, "start", ids.tolist(), model.shape, model.device)(0)
                 if self.start == "data":
                     x0 = torch.from_numpy(self.data.batch(images)).to(model.device, torch.float64)
@@ -354,11 +356,14 @@ class _Run:
                 else:
                     x = prior(model, levels[0], epsilon)
                 noise = Noise(self.seed, "chain", ids.tolist(), model.shape, model.device)
-                x = rollout(model, x, levels, sampler, noise, self.clip)
+                x = rollout(one, x, levels, sampler, noise, self.clip)
                 if self.start == "data":
                     square[ids] = (x - x0).square().mean((1, 2, 3)).cpu().numpy()
                 bar.update(len(ids) * length)
-                yield quantised(x) if self.quantise else (x.float() + 1) * 127.5, images
+                yield (
+                    quantised(x) if self.quantise else (x.float() + 1) * 127.5,
+                    images if self.start == "data" else ids,
+                )
 
         return extract(self.extractor, batches()), square
 
@@ -379,7 +384,8 @@ def _cell(
     levels = run.levels(model, length)
     settings = {
         **run.description,
-        "model": [model.name, model.weight_hash, model.prediction_type],
+        "model": [model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance],
+        "labels": None if model.classes is None else run.data.label_hash,
         "sampler": str(sampler),
         "levels": [list(level) for level in levels],
         "reference": target.name,
@@ -388,7 +394,14 @@ def _cell(
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
     middle = levels[length // 2]
     probe = prior(model, middle, Noise(run.seed, "probe", [0], model.shape, model.device)(0))
-    said = model.predict(probe, middle).epsilon.flatten()[:PROBED].float().cpu().numpy()
+    said = (
+        model.given(run.data.labels_of(np.zeros(1, int)))
+        .predict(probe, middle)
+        .epsilon.flatten()[:PROBED]
+        .float()
+        .cpu()
+        .numpy()
+    )
     if path is not None and path.exists():
         tree, _ = files.read_tree(path)
         kept = tree.to_dataset()
@@ -435,7 +448,7 @@ def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
 
 def _placed(model: Any, device: str | None) -> Denoiser:
     denoiser = adapt(model)
-    if device is not None:
+    if device is not None and isinstance(denoiser.net, torch.nn.Module):
         try:
             denoiser.net.to(device)
         except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
