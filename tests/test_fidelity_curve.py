@@ -283,3 +283,15 @@ def test_a_conditional_model_gets_the_images_labels(digits):
     assert torch.equal(torch.cat(asked[-2:]), torch.arange(70) % 64 % 3)
     with pytest.raises(eb.InputError, match="class-conditional"):
         eb.chain_length_fid(model, eb.load_data(digits.images), (1,), n=40)
+
+
+@pytest.mark.parametrize("start", ["noise", "data"])
+def test_a_diffusers_scheduler_is_a_sampler(gaussian, start):
+    """DDIMScheduler on its trailing grid against the closed form of ours: both near the data's law."""
+    model, data = gaussian
+    names = ["ddim", "DDIMScheduler:timestep_spacing=trailing"]
+    curve = eb.chain_length_fid(model, data, (50,), sampler=names, features="pixel", n=256, start=start)
+    assert curve["sampler"].values[0] == "ddim:0"
+    assert curve["sampler"].values[1].startswith("DDIMScheduler:timestep_spacing")
+    one, other = curve["frechet"].values.ravel()
+    assert abs(one - other) < 0.02

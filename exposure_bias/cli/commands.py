@@ -145,7 +145,6 @@ def _curve(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.chain_length_fid import LENGTHS, chain_length_fid, fid_by_iteration
 
     options.checkpoint = f"{options.out}/cells" if options.out else None
-    samplers = options.sampler.split(",")
     same = (
         "features",
         "n",
@@ -160,7 +159,7 @@ def _curve(options: Options) -> "xr.Dataset":
         "checkpoint",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*same, "device")}
-    settings["sampler"] = samplers if len(samplers) > 1 else samplers[0]
+    settings["sampler"] = options.samplers or options.sampler
     settings["quantise"] = False if options.no_quantise else None
     data = load_data(options.data, options.split)
     if options.checkpoints:
@@ -297,6 +296,7 @@ def _curve_options(parser: Parser) -> None:
     parser.add_argument("saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run")
     _running(parser)
     parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise")
+    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
     parser.add_argument("--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)")
     parser.add_argument(
         "--features", default="classifier",

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from exposure_bias import files
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
 from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
 from exposure_bias.diagnostics.jackknife import jackknife
@@ -41,10 +42,9 @@ from exposure_bias.fidelity.jackknife import GROUPS, corrected
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
 from exposure_bias.noise import Noise
-from exposure_bias.recorder import check_fit, made
-from exposure_bias.samplers import Sampler, parse
+from exposure_bias.recorder import chain_levels, check_fit, made
 from exposure_bias.schedules import CONTINUOUS_POINTS, Level
-from exposure_bias.streams import noised, prior, rollout
+from exposure_bias.streams import AnySampler, noised, prior, rollout
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def chain_length_fid(
     lengths: Sequence[int] = LENGTHS,
     *,
     features: str | Callable[[Tensor], Tensor] = "classifier",
-    sampler: str | Sampler | Sequence[str | Sampler] = "ddpm",
+    sampler: Any = "ddpm",
     n: int | None = None,
     start: str = "noise",
     grid: str = "linspace",
@@ -78,7 +78,7 @@ def chain_length_fid(
 
     model: what `adapt` takes, or a sequence of it. data: the real images compared with, what `load_data` takes.
     lengths: numbers of steps T′ ≤ T. features: see `fidelity.features`; only "inception" gives FID. sampler: one or
-    several, see `samplers`. n: by default the data's, at most 1024; literature uses 50,000. start: "noise" or "data",
+    several, as in `record`. n: by default the data's, at most 1024; literature uses 50,000. start: "noise" or "data",
     see the module docstring. grid, clip, seed, batch_size: as in `record`. quantise: to 8 bits before features, by
     default unless the data were loaded with value_range=None. real: other real images for the floor; by default the
     other split of bundled data, otherwise the data is halved. reference: an .npz of statistics as guided-diffusion
@@ -96,7 +96,7 @@ def chain_length_fid(
     Raises InputError for lengths above T, images that do not fit, features that do not suit, and whatever else.
     """
     models = list(model) if isinstance(model, list | tuple) else [model]
-    chosen = [parse(one) for one in ([sampler] if isinstance(sampler, str | Sampler) else sampler)]
+    chosen = list(sampler) if isinstance(sampler, list | tuple) else [sampler]
     if not models or not chosen:
         raise InputError("there is no model or no sampler to measure: give at least one")
     data = load_data(data)
@@ -113,7 +113,7 @@ def chain_length_fid(
         batch_size,
     )
     lengths = _lengths(lengths)
-    run.check(denoiser, lengths)
+    run.check(denoiser, chosen, lengths)
     target = run.target(reference)
     floor, floor_n = run.floor(target, real)
     rows: list[xr.Dataset] = []
@@ -122,17 +122,19 @@ def chain_length_fid(
     with tqdm(total=total, unit="step", unit_scale=True, desc=KIND, disable=None, leave=False, delay=1) as bar:
         for i, one in enumerate(models):
             denoiser = _placed(one, device) if i else denoiser
-            run.check(denoiser, lengths)
+            run.check(denoiser, chosen, lengths)
             labels.append(_distinct(str(denoiser.name), labels))
             cells = [[_cell(run, denoiser, s, length, target, checkpoint, bar) for length in lengths] for s in chosen]
             rows.append(xr.concat([xr.concat(row, "length") for row in cells], "sampler"))
     curve = xr.concat(rows, "model", combine_attrs="drop_conflicts")
-    curve = curve.assign_coords(model=labels, sampler=[str(s) for s in chosen], length=list(lengths))
+    curve = curve.assign_coords(
+        model=labels, sampler=[str(run.chain(denoiser, s, lengths[0])[0]) for s in chosen], length=list(lengths)
+    )
     floor = _estimates(floor)
     curve = _estimates(curve.merge(floor.rename({name: f"floor_{name}" for name in floor.data_vars})))
     curve["floor_n"] = floor_n
     curve.attrs = run.description | {"reference": target.name} | {k: v for k, v in rows[0].attrs.items() if v}
-    single = {"model": not isinstance(model, list | tuple), "sampler": isinstance(sampler, str | Sampler)}
+    single = {"model": not isinstance(model, list | tuple), "sampler": not isinstance(sampler, list | tuple)}
     return curve.isel({dim: 0 for dim, alone in single.items() if alone})
 
 
@@ -274,7 +276,7 @@ class _Run:
     seed: int
     batch_size: int
 
-    def check(self, model: Denoiser, lengths: Sequence[int]) -> None:
+    def check(self, model: Denoiser, samplers: Sequence[Any], lengths: Sequence[int]) -> None:
         """Raise InputError where model, data and settings do not fit."""
         if self.start not in ("noise", "data"):
             raise InputError(f"unknown start {self.start!r}: allowed are noise and data")
@@ -284,17 +286,20 @@ class _Run:
             raise InputError("images loaded with value_range=None cannot be quantised: pass quantise=False")
         used = self.n if self.start == "data" else min(self.n, len(self.data))
         check_fit(model, self.data, used, self.batch_size, self.clip)
-        for length in lengths:
-            self.levels(model, length)
+        for sampler in samplers:
+            for length in lengths:
+                self.chain(model, sampler, length)
 
-    def levels(self, model: Denoiser, length: int) -> tuple[Level, ...]:
-        """The length + 1 levels of a chain. Raises InputError for a length above T."""
+    def chain(self, model: Denoiser, sampler: Any, length: int) -> tuple[AnySampler, tuple[Level, ...]]:
+        """A chain's sampler and levels. Raises InputError for a length above T, or an unknown sampler."""
         if self.start == "noise":
-            return model.schedule.levels(length, self.grid)
-        levels = model.schedule.levels(min(CONTINUOUS_POINTS, len(model.schedule)))
-        if length >= len(levels):
-            raise InputError(f"length {length} was asked of a schedule of {len(levels) - 1} levels: use at most that")
-        return levels[len(levels) - 1 - length :]
+            found = sampler_for(sampler, model, length, self.grid)
+            return found, chain_levels(model, length, self.grid, "noise", found)
+        total = min(CONTINUOUS_POINTS, len(model.schedule))
+        if length > total:
+            raise InputError(f"length {length} was asked of a schedule of {total} levels: use at most {total}")
+        found = sampler_for(sampler, model, total)
+        return found, chain_levels(model, total, "linspace", "data", found)[-length - 1 :]
 
     @property
     def description(self) -> dict[str, str]:
@@ -340,9 +345,11 @@ class _Run:
         halves = [_subset(target.real, half) for half in (ids[::2], ids[1::2][:n])]
         return _Target(target.name, halves[0]).compare(halves[1]), n
 
-    def sample(self, model: Denoiser, sampler: Sampler, length: int, bar: Any) -> tuple[Features, Array]:
+    def sample(
+        self, model: Denoiser, sampler: AnySampler, levels: tuple[Level, ...], bar: Any
+    ) -> tuple[Features, Array]:
         """Features of n generated images, and Σ (x̂_0 − x_0)²/d by sample for start="data" (else NaN)."""
-        levels, square = self.levels(model, length), np.full(self.n, np.nan)
+        square = np.full(self.n, np.nan)
 
         def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
             for first in range(0, self.n, self.batch_size):
@@ -354,12 +361,12 @@ class _Run:
                     x0 = torch.from_numpy(self.data.batch(images)).to(model.device, torch.float64)
                     x = noised(x0, levels[0], epsilon)
                 else:
-                    x = prior(model, levels[0], epsilon)
+                    x = prior(model, levels[0], epsilon, sampler)
                 noise = Noise(self.seed, "chain", ids.tolist(), model.shape, model.device)
                 x = rollout(one, x, levels, sampler, noise, self.clip)
                 if self.start == "data":
                     square[ids] = (x - x0).square().mean((1, 2, 3)).cpu().numpy()
-                bar.update(len(ids) * length)
+                bar.update(len(ids) * (len(levels) - 1))
                 yield (
                     quantised(x) if self.quantise else (x.float() + 1) * 127.5,
                     images if self.start == "data" else ids,
@@ -374,14 +381,14 @@ class _Run:
 def _cell(
     run: _Run,
     model: Denoiser,
-    sampler: Sampler,
+    sampler: Any,
     length: int,
     target: _Target,
     folder: str | os.PathLike[str] | None,
     bar: Any,
 ) -> xr.Dataset:
     """One point of a curve: read from the folder if it is there, else measured and kept."""
-    levels = run.levels(model, length)
+    sampler, levels = run.chain(model, sampler, length)
     settings = {
         **run.description,
         "model": [model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance],
@@ -392,7 +399,7 @@ def _cell(
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
-    middle = levels[length // 2]
+    middle = levels[(len(levels) - 1) // 2]
     probe = prior(model, middle, Noise(run.seed, "probe", [0], model.shape, model.device)(0))
     said = (
         model.given(run.data.labels_of(np.zeros(1, int)))
@@ -411,7 +418,7 @@ def _cell(
             )
         bar.update(run.n * length)
         return kept.drop_vars("probe")
-    generated, square = run.sample(model, sampler, length, bar)
+    generated, square = run.sample(model, sampler, levels, bar)
     result = target.compare(generated)
     if run.start == "data":
         group = generated.pool.ids % GROUPS
