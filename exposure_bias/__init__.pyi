@@ -3,6 +3,7 @@ from . import data as data
 from . import denoisers as denoisers
 from . import diagnostics as diagnostics
 from . import experiments as experiments
+from . import fidelity as fidelity
 from . import noise as noise
 from . import oracles as oracles
 from . import plots as plots
@@ -26,8 +27,10 @@ from .diagnostics.state_error import state_error as state_error
 from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
+from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.telescope import telescope as telescope
+from .fidelity.frechet import frechet_distance as frechet_distance
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load

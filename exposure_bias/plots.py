@@ -39,20 +39,23 @@ def style() -> Iterator[None]:
 def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
     """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y, x), then all pooled.
 
-    The line is the Gaussian of the same mean and standard deviation.
+    The line is the Gaussian of the same mean and standard deviation. The pooled column leaves out pixels at which x_0
+    is constant, and its density is logarithmic: background pixels pile up at zero.
     """
     lengths = errors["length"].values
+    varies = errors["x0"].std("sample").values > 0
     with style():
         figure, axes = plt.subplots(
-            len(lengths), len(pixels) + 1, figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)), squeeze=False
-        )
+            len(lengths), len(pixels) + 1, figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)), squeeze=False,
+            sharex="row",
+        )  # fmt: skip
         for row, length in enumerate(lengths):
             here = errors["error"].sel(length=length)
-            panels = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels] + [here.values.ravel()]
-            titles = [f"pixel ({c}, {y}, {x})" for c, y, x in pixels] + ["all pixels"]
-            for column, (values, title) in enumerate(zip(panels, titles, strict=True)):
+            panels = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels]
+            titles = [f"pixel ({c}, {y}, {x})" for c, y, x in pixels] + ["all varying pixels"]
+            for column, (values, title) in enumerate(zip([*panels, here.values[:, varies]], titles, strict=True)):
                 axis = axes[row, column]
-                _histogram(axis, values)
+                _histogram(axis, values.ravel(), pooled=column == len(pixels))
                 if row == 0:
                     axis.set_title(title, fontsize=8)
                 if column == 0:
@@ -63,39 +66,17 @@ def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]])
     return figure
 
 
-def _histogram(axis: Any, values: np.ndarray) -> None:
+def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
     mean, std = values.mean(), values.std()
     if std < 1e-8:
         axis.text(0.5, 0.5, "constant", ha="center", transform=axis.transAxes)
         return
-    axis.hist(
-        values, bins="auto" if len(values) < 5000 else 80, density=True, color=sns.color_palette(PALETTE)[0], alpha=0.6
-    )
+    colour = sns.color_palette(PALETTE)[0]
+    heights, *_ = axis.hist(values, bins=61 if pooled else 25, density=True, color=colour, alpha=0.6)
     grid = np.linspace(values.min(), values.max(), 200)
     axis.plot(grid, np.exp(-0.5 * ((grid - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), **REFERENCE)
-
-
-def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
-    """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over frequency."""
-    from scipy.special import ndtr
-
-    grid = np.linspace(-3, 3, 121)
-    colours = sns.color_palette("viridis", shape.sizes["length"])
-    with style():
-        figure, (quantiles, power) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
-        quantiles.axline((0, 0), slope=1, **REFERENCE)
-        power.axhline(1, label="white", **REFERENCE)
-        for colour, length in zip(colours, shape["length"].values, strict=True):
-            here, flat = errors.sel(length=length), shape.sel(length=length)
-            z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
-            quantiles.plot(grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}")
-            half = T_QUANTILE * flat["whiteness_se"].fillna(0)
-            power.errorbar(shape["frequency"], flat["whiteness"], yerr=half, color=colour, label=f"length {length}")
-        quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
-        quantiles.legend(fontsize=7)
-        power.set(xlabel="frequency (cycles per pixel)", ylabel=r"power of $e_t$ over its mean", ylim=(0, None))
-        sns.despine(figure)
-    return figure
+    if pooled:
+        axis.set(yscale="log", ylim=(0.5 * heights[heights > 0].min(), None))
 
 
 def error_std(errors: xr.Dataset) -> Figure:
@@ -144,6 +125,46 @@ def state_error(errors: xr.Dataset) -> Figure:
             panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
         right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
         sns.despine(left)
+    return figure
+
+
+def chain_length_fid(curve: xr.Dataset) -> Figure:
+    """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against chain length.
+
+    Bands are 95 % intervals; grey is real against real images. Against training iteration where the curve has that.
+    """
+    from exposure_bias.diagnostics.jackknife import interval
+
+    along = "iteration" if "iteration" in curve.dims else "length"
+    corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
+    frechet = "frechet_corrected" if corrected else "frechet"
+    title = curve.attrs["measure"] + (",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}")
+    panels = [(frechet, title), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")]
+    others = [dim for dim in curve[frechet].dims if dim != along]
+    lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
+    with style():
+        figure, axes = plt.subplots(1, 4, figsize=(2.4 * COLUMN, 2.5))
+        for axis, (name, label) in zip(axes, [p for p in panels if p[0] in curve], strict=False):
+            floor = float(curve[f"floor_{name}"])
+            if f"floor_{name}_se" in curve and np.isfinite(curve[f"floor_{name}_se"]):
+                low, high = interval(curve, f"floor_{name}")
+                axis.axhspan(float(low), float(high), color="0.9", linewidth=0)
+            axis.axhline(floor, label="real against real", **REFERENCE)
+            for i in range(lines.sizes["line"]):
+                line = lines.isel(line=i)
+                coordinates = [dim for dim in ("model", "sampler", "length") if dim in line.coords and dim != along]
+                called = ", ".join(str(line[dim].values) for dim in coordinates)
+                (drawn,) = axis.plot(line[along], line[name], marker="o", markersize=3, label=called)
+                if f"{name}_se" in line:
+                    low, high = interval(line, name)
+                    axis.fill_between(line[along], low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+            axis.set(xlabel="training iteration" if along == "iteration" else "chain length $T'$", ylabel=label)
+            if along == "length":
+                axis.set_xscale("log")
+                axis.set_xticks(curve[along].values, [str(length) for length in curve[along].values], fontsize=7)
+                axis.minorticks_off()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+        sns.despine(figure)
     return figure
 
 

@@ -118,6 +118,18 @@ def telescope(options: Options) -> None:
     output.show(options, "telescope", results, output.telescope_tables(results))
 
 
+def chain_fid(options: Options) -> None:
+    """`eb-analyze chain-fid`."""
+    from exposure_bias.cli import output
+    from exposure_bias.experiments.chain_length_fid import describe, load_curve
+
+    curve = load_curve(options.saved) if options.saved else _curve(options)
+    baseline = load_curve(options.baseline) if options.baseline else None
+    output.show(options, "chain-fid", curve, output.curve_tables(curve, baseline))
+    for line in describe(curve):
+        output.message(line)
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -161,6 +173,34 @@ def _errors(options: Options) -> "xr.Dataset":
         _model(options), load_data(options.data, options.split), options.lengths, n=options.n, sampler=options.sampler,
         mode=options.mode, clip=options.clip, seed=options.seed, batch_size=options.batch_size,
     )  # fmt: skip
+
+
+def _curve(options: Options) -> "xr.Dataset":
+    from exposure_bias.data import load_data
+    from exposure_bias.experiments.chain_length_fid import LENGTHS, chain_length_fid, fid_by_iteration
+
+    options.checkpoint = f"{options.out}/cells" if options.out else None
+    same = (
+        "features",
+        "n",
+        "start",
+        "grid",
+        "clip",
+        "real",
+        "reference",
+        "weights",
+        "seed",
+        "batch_size",
+        "checkpoint",
+    )
+    settings: dict[str, Any] = {name: getattr(options, name) for name in (*same, "device")}
+    settings["sampler"] = options.samplers or options.sampler
+    settings["quantise"] = False if options.no_quantise else None
+    data = load_data(options.data, options.split)
+    if options.checkpoints:
+        return fid_by_iteration(options.checkpoints, data, options.lengths or (100,), **settings)
+    model = [options.model, *options.against] if options.against else options.model
+    return chain_length_fid(model, data, options.lengths or LENGTHS, **settings)
 
 
 def _recording(options: Options) -> "Recording":
@@ -315,6 +355,27 @@ def _telescope_options(parser: Parser) -> None:
     parser.add_argument("--targets", type=float, nargs="+", help="timesteps (default: the starts, and the clean end)")
 
 
+def _curve_options(parser: Parser) -> None:
+    parser.add_argument("saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run")
+    _running(parser)
+    parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise")
+    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
+    parser.add_argument("--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)")
+    parser.add_argument(
+        "--features", default="classifier",
+        help="inception (FID), classifier (digits; default), random-conv, pixel, or module:function",
+    )  # fmt: skip
+    parser.add_argument("--weights", metavar="FILE", help="Inception's pt_inception-2015-12-05-6726825d.pth")
+    parser.add_argument("--reference", metavar="NPZ", help="statistics mu and sigma, as guided-diffusion writes them")
+    parser.add_argument("--real", help="other real images for the noise floor (default: the other split, or halves)")
+    parser.add_argument("--start", default="noise", help="noise, or data for the reconstruction curve (default: noise)")
+    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+    parser.add_argument("--no-quantise", action="store_true", help="do not cut images to 8 bits before features")
+    parser.add_argument("--checkpoints", metavar="DIR", help="a folder of checkpoints instead of --model")
+    parser.add_argument("--baseline", metavar="FILE", help="chain-fid.nc whose best value is to be reached")
+    _printing(parser)
+
+
 COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
@@ -327,6 +388,7 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
         "norm of the noise prediction in both streams, and the epsilon scaling it suggests",
     ),
     "normality": (normality, _normality_options, "are chain errors Gaussian and white, and is the sampler perfect?"),
+    "chain-fid": (chain_fid, _curve_options, "quality of samples (FID and others) against chain length"),
     "models": (models, _models_options, "list the models that can be loaded, and how"),
     "rollout": (rollout, _rollout_options, "chains from true states: errors, spread against skill, ranks"),
     "telescope": (telescope, _telescope_options, "where along the chain its gap arises, block by block"),

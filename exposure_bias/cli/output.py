@@ -50,6 +50,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "rollout": {"": plots.rollouts} | ({"-ranks": plots.rank_histogram} if "ranks" in dataset else {}),
         "telescope": {"": plots.telescope},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
+        "chain-fid": {"": plots.chain_length_fid},
     }
     for suffix, function in figures[name].items():
         figure = function(dataset, *(extra if not suffix else ()))
@@ -204,6 +205,26 @@ def norm_tables(norms: xr.Dataset) -> Tables:
     if "scale" in norms:
         fitted = [f"scale_{kind}{end}" for kind in ("uniform", "slope", "offset") for end in ("", "_se")]
         tables["epsilon scaling (fits)"] = pd.DataFrame([{k: float(norms[k]) for k in fitted}])
+    return tables
+
+
+def curve_tables(curve: xr.Dataset, baseline: xr.Dataset | None) -> Tables:
+    """The measures by model, sampler and length; the floor; and how soon the baseline's best value is reached."""
+    names = ["frechet", "frechet_corrected", "spatial_frechet", "spatial_frechet_corrected", "change", "against_first"]
+    names += ["kid", "precision", "recall", "rmse"]
+    shown = [n for name in names if name in curve for n in (name, f"{name}_se") if n in curve]
+    floor = pd.DataFrame(
+        [{str(k)[6:]: float(curve[k]) for k in curve if str(k).startswith("floor_") and not curve[k].dims}]
+    )
+    tables = {curve.attrs["measure"]: curve[shown].to_dataframe().reset_index(), "noise floor (real images)": floor}
+    if baseline is not None:
+        from exposure_bias.experiments.chain_length_fid import speed_up
+
+        along = "iteration" if "iteration" in curve.dims else "length"
+        reached = speed_up(curve, baseline, along)
+        tables["to the baseline's best"] = (
+            reached.expand_dims("curve").to_dataframe().reset_index().drop(columns="curve")
+        )
     return tables
 
 

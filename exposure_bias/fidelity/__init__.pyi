@@ -1,0 +1,17 @@
+from . import classifier as classifier
+from . import features as features
+from . import frechet as frechet
+from . import inception as inception
+from . import jackknife as jackknife
+from . import kernel as kernel
+from . import manifold as manifold
+from . import moments as moments
+from . import sets as sets
+from .features import extract as extract
+from .features import extractor as extractor
+from .inception import Inception as Inception
+from .moments import Moments as Moments
+from .sets import FeatureSet as FeatureSet
+from .sets import precision_recall as precision_recall
+from .sets import read_statistics as read_statistics
+from .sets import write_statistics as write_statistics

@@ -1,0 +1,236 @@
+"""From images to features: Inception's, which alone make the Fréchet distance FID, and stand-ins that need no download.
+
+    features             d              of images                          the Fréchet distance is then called
+    inception            2048 (+ 2023)  C = 3; C = 1 is repeated           FID (and sFID, of the spatial features)
+    classifier           32             1 × 8 × 8 digits                   Fréchet distance (features)
+    random-conv          32             any                                Fréchet distance (features)
+    pixel                C·H·W          any                                Fréchet distance (features)
+    module:function      its own        what it takes                      Fréchet distance (features)
+
+Images reach an extractor as (B, C, H, W) in 0…255: uint8, quantised as guided-diffusion does before it saves samples,
+((x + 1)·127.5).clamp(0, 255) cut to whole numbers, or float32 where quantisation is skipped.
+"""
+
+import hashlib
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from exposure_bias import files
+from exposure_bias.data import Data
+from exposure_bias.errors import InputError
+from exposure_bias.fidelity import classifier, inception
+from exposure_bias.fidelity.sets import FeatureSet
+
+NAMES = ("inception", "classifier", "random-conv", "pixel")
+FID, STAND_IN = "FID", "Fréchet distance (features)"
+CHANNELS = 32
+CACHE = "EXPOSURE_BIAS_CACHE"
+GREYSCALE = "greyscale images, repeated to three channels"
+
+Pair = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """A function from images to features, with what makes its numbers comparable.
+
+    identity: name and hash of the weights; distances compare only within one identity. measure: what the Fréchet
+    distance is called. call: images (B, C, H, W) in 0…255 to features (B, d) and spatial features (B, e) or None.
+    note: what was done to the images. costly: whether features of real images are worth keeping on disk.
+    """
+
+    identity: str
+    measure: str
+    call: Callable[[Tensor], Pair]
+    note: str = ""
+    costly: bool = False
+
+
+class Features(NamedTuple):
+    """Features of a set of images, and spatial features where the extractor has them."""
+
+    pool: FeatureSet
+    spatial: FeatureSet | None
+
+
+def extractor(
+    features: str | Callable[[Tensor], Tensor],
+    shape: tuple[int, int, int],
+    weights: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """The extractor of a name in the module docstring, or of a function, for images of a shape (C, H, W).
+
+    weights: of Inception, see `inception.find`. device: where Inception runs; a function gets its images there.
+
+    Raises InputError for an unknown name, a shape that does not suit, or weights that are missing or wrong.
+    """
+    if features == "inception":
+        return _inception(shape, weights, device)
+    if weights is not None:
+        raise InputError(f"weights are for Inception, but the features are {features!r}: leave them out")
+    if features == "classifier":
+        if tuple(shape) != classifier.SHAPE:
+            came = "×".join(map(str, shape))
+            raise InputError(
+                f"the classifier knows 1×8×8 digits, got {came} images: use inception, random-conv or pixel"
+            )
+        net = classifier.load()
+        digest = hashlib.sha256((classifier.FOLDER / classifier.FILE).read_bytes()).hexdigest()[:8]
+        return Extractor(f"classifier {digest}", STAND_IN, lambda x: (net.features(_unit(x.cpu())), None))
+    if features == "random-conv":
+        return Extractor("random-conv", STAND_IN, _random_convolutions(shape[0]))
+    if features == "pixel":
+        return Extractor("pixel", STAND_IN, lambda x: (_unit(x).flatten(1), None))
+    return _users(features, shape, device)
+
+
+def quantised(x: Tensor) -> Tensor:
+    """Images in [−1, 1] as uint8, as guided-diffusion's samplers write them (image_sample.py): cut, not rounded."""
+    return ((x.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
+    """Real images (B, C, H, W) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a level."""
+    if data.images.dtype == np.uint8:
+        images = torch.from_numpy(data.images[ids])
+        return images if quantise else images.float()
+    x = torch.from_numpy(data.batch(ids))
+    return quantised(x) if quantise else (x + 1) * 127.5
+
+
+def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int64]]]) -> Features:
+    """Features of batches of (images (B, C, H, W) in 0…255, image ids (B,)); the images are let go one by one.
+
+    Raises InputError if the extractor does not return finite floats of shape (B, d).
+    """
+    pools, spatials, ids = [], [], []
+    for images, numbers in batches:
+        with torch.no_grad():
+            pool, spatial = extractor.call(images)
+        if not isinstance(pool, Tensor) or pool.ndim != 2 or len(pool) != len(images):
+            came = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
+            raise InputError(f"an extractor returns a tensor (B, d), {extractor.identity} returned {came}: correct it")
+        pools.append(pool.float().cpu().numpy())
+        if spatial is not None:
+            spatials.append(spatial.float().cpu().numpy())
+        ids.append(numbers)
+    if not ids:
+        raise InputError("there are no images to take features of: give at least two")
+    everyone = np.concatenate(ids)
+    return Features(
+        FeatureSet(np.concatenate(pools), everyone),
+        FeatureSet(np.concatenate(spatials), everyone) if spatials else None,
+    )
+
+
+def extract_real(
+    extractor: Extractor, data: Data, ids: NDArray[np.int64], quantise: bool = True, batch_size: int = 256
+) -> Features:
+    """Features of real images, kept on disk by content where they are costly.
+
+    They lie in the folder of the environment variable EXPOSURE_BIAS_CACHE, by default ~/.cache/exposure_bias, under a
+    hash of the images, the weights and the quantisation.
+    """
+
+    def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        for start in range(0, len(ids), batch_size):
+            rows = ids[start : start + batch_size]
+            yield real_images(data, rows, quantise), rows
+
+    if not extractor.costly:
+        return extract(extractor, batches())
+    key = json.dumps([extractor.identity, data.hash, hashlib.sha256(ids.tobytes()).hexdigest(), quantise])
+    folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "exposure_bias")
+    path = folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+    except Exception:  # missing or damaged: made anew
+        found = extract(extractor, batches())
+        arrays = {"pool": found.pool.features} | ({"spatial": found.spatial.features} if found.spatial else {})
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        files.write_bytes(path, buffer.getvalue())
+        return found
+    return Features(
+        FeatureSet(arrays["pool"], ids), FeatureSet(arrays["spatial"], ids) if "spatial" in arrays else None
+    )
+
+
+def _unit(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def _inception(
+    shape: tuple[int, int, int], weights: str | os.PathLike[str] | None, device: torch.device | str
+) -> Extractor:
+    if shape[0] not in (1, 3):
+        raise InputError(f"Inception takes images of 3 channels, or 1 that is repeated, got {shape[0]}: use pixel")
+    net, digest = inception.load(weights)
+    net.to(device)
+
+    def call(images: Tensor) -> Pair:
+        out = net(images.to(device).expand(-1, 3, -1, -1))
+        # Rows, columns, channels, as TensorFlow flattens them and guided-diffusion's mu_s and sigma_s are ordered.
+        return out.features, out.spatial.permute(0, 2, 3, 1).flatten(1)
+
+    return Extractor(f"inception {digest[:8]}", FID, call, GREYSCALE if shape[0] == 1 else "", costly=True)
+
+
+def _random_convolutions(channels: int) -> Callable[[Tensor], Pair]:
+    """Two 3×3 convolutions with fixed random weights and ReLU, averaged over the image."""
+    rng = np.random.default_rng(0)
+    first = torch.from_numpy(rng.standard_normal((CHANNELS, channels, 3, 3)) * np.sqrt(2 / (9 * channels))).float()
+    second = torch.from_numpy(rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) * np.sqrt(2 / (9 * CHANNELS))).float()
+
+    def call(images: Tensor) -> Pair:
+        x = F.relu(F.conv2d(_unit(images.cpu()), first, padding=1))
+        return F.relu(F.conv2d(x, second, padding=1)).mean((2, 3)), None
+
+    return call
+
+
+def _users(
+    features: str | Callable[[Tensor], Tensor], shape: tuple[int, int, int], device: torch.device | str
+) -> Extractor:
+    """A user's function of images (B, C, H, W) in 0…255; what it says of three fixed images is its identity."""
+    function: Any = _imported(features) if isinstance(features, str) else features
+    name = features if isinstance(features, str) else getattr(features, "__name__", type(features).__name__)
+    probe = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8))
+
+    def call(images: Tensor) -> Pair:
+        return function(images.to(device)), None
+
+    said = extract(Extractor(name, STAND_IN, call), [(probe, np.arange(3))]).pool.features
+    rounded = [f"{value:.2e}" for value in np.abs(said).mean(1)]
+    digest = hashlib.sha256(f"{said.shape}{rounded}".encode()).hexdigest()[:8]
+    return Extractor(f"{name} {digest}", STAND_IN, call)
+
+
+def _imported(name: str) -> Any:
+    module, separator, function = name.partition(":")
+    if not separator:
+        raise InputError(f"unknown features {name!r}: allowed are {', '.join(NAMES)}, or module:function")
+    sys.path.insert(0, os.getcwd())  # a console script, unlike python -m, does not look there
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"cannot import the features {name!r}: {error}; give module:function, importable here"
+        ) from error
+    finally:
+        sys.path.pop(0)
