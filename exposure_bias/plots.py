@@ -79,6 +79,29 @@ def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
         axis.set(yscale="log", ylim=(0.5 * heights[heights > 0].min(), None))
 
 
+def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
+    """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over frequency."""
+    from scipy.special import ndtr
+
+    grid = np.linspace(-3, 3, 121)
+    colours = sns.color_palette("viridis", shape.sizes["length"])
+    with style():
+        figure, (quantiles, power) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        quantiles.axline((0, 0), slope=1, **REFERENCE)
+        power.axhline(1, label="white", **REFERENCE)
+        for colour, length in zip(colours, shape["length"].values, strict=True):
+            here, flat = errors.sel(length=length), shape.sel(length=length)
+            z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
+            quantiles.plot(grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}")
+            half = T_QUANTILE * flat["whiteness_se"].fillna(0)
+            power.errorbar(shape["frequency"], flat["whiteness"], yerr=half, color=colour, label=f"length {length}")
+        quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
+        quantiles.legend(fontsize=7)
+        power.set(xlabel="frequency (cycles per pixel)", ylabel=r"power of $e_t$ over its mean", ylim=(0, None))
+        sns.despine(figure)
+    return figure
+
+
 def error_std(errors: xr.Dataset) -> Figure:
     """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one column a length."""
     lengths = errors["length"].values
