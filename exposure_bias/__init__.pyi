@@ -28,6 +28,7 @@ from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
+from .experiments.diagnose import diagnose as diagnose
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance

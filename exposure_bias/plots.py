@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from exposure_bias.diagnostics.jackknife import T_QUANTILE, interval
 
@@ -205,6 +206,9 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         if "power_gaussian" in spectra:
             power.plot(f, last["power_gaussian"], label="Gaussian reference", **REFERENCE)
         power.set(yscale="log", xlabel="frequency (cycles per pixel)", ylabel="power, clean end")
+        power.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        power.yaxis.set_major_formatter("{x:g}")
+        power.yaxis.set_minor_formatter(NullFormatter())
         power.legend()
         for colour, step in zip(colours, shown, strict=True):
             here = spectra.isel(step=step)
@@ -466,3 +470,52 @@ def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
     axis.axvline(0, color="0.7", linewidth=0.8)
     axis.set(yticks=places, yticklabels=results["block"].values, xlabel=label)
     axis.invert_yaxis()
+
+
+def diagnosis(result: xr.Dataset) -> Figure:
+    """The variance gap by step and HF for every chain length, with references, and the evidence at each level.
+
+    Bands are 95 %: of the gap at single levels, of the evidence over all levels.
+    """
+    from exposure_bias.diagnostics.jackknife import interval
+
+    lengths = result["length"].values
+    colours = sns.color_palette("viridis", len(lengths) + 1)
+    with style():
+        figure, axes = plt.subplot_mosaic([["gap", "evidence"], ["frequency", "hf"]], figsize=(2 * COLUMN, 4.6))
+        step = result["step"].values
+        low, high = interval(result, "gap")
+        for i, (length, colour) in enumerate(zip(lengths, colours, strict=False)):
+            axes["gap"].plot(step, result["gap"][i], color=colour, label=f"{length} steps")
+            axes["gap"].fill_between(step, low[i], high[i], color=colour, alpha=0.2, linewidth=0)
+            if "gap_gaussian" in result:
+                axes["gap"].plot(step, result["gap_gaussian"][i], **(REFERENCE | {"color": colour}))
+        if "gap_gaussian" in result:
+            axes["gap"].plot([], [], label="Gaussian ref.", **REFERENCE)
+        if "gap_oracle" in result:
+            axes["gap"].plot(step, result["gap_oracle"], color="0.35", linestyle=":", label="exact denoiser")
+        axes["gap"].set(xlabel="step (0 = noise, last = clean)", ylabel="relative variance gap")
+        for panel, name, x in (("evidence", "excess", step), ("frequency", "excess_db", result["frequency"].values)):
+            for i, evidence in enumerate(result["evidence"].values):
+                drawn = axes[panel].plot(x, result[name][i], label=_EVIDENCE[evidence])
+                colour = drawn[0].get_color()
+                bounds = result[f"{name}_low"][i], result[f"{name}_high"][i]
+                axes[panel].fill_between(x, *bounds, color=colour, alpha=0.2, linewidth=0)
+        axes["evidence"].set(xlabel="step (0 = noise, last = clean)", ylabel="gap beyond reference")
+        axes["frequency"].set(xlabel="frequency (cycles per pixel)", ylabel="power beyond reference (dB)")
+        half = (interval(result, "hf")[1] - result["hf"]).values
+        axes["hf"].errorbar(lengths, result["hf"], half, marker="o", markersize=3, capsize=2, label="model")
+        if "hf_gaussian" in result:
+            axes["hf"].plot(lengths, result["hf_gaussian"], marker=".", label="Gaussian ref.", **REFERENCE)
+        if "hf_oracle" in result:
+            axes["hf"].plot(lengths[:1], [result["hf_oracle"]], "k^", markersize=4, label="exact denoiser")
+        axes["hf"].set(xscale="log", xticks=lengths, xticklabels=lengths, xlabel="chain length", ylabel="HF (dB)")
+        axes["hf"].minorticks_off()
+        for axis in axes.values():
+            axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+            axis.legend(fontsize=7)
+        sns.despine(figure)
+    return figure
+
+
+_EVIDENCE = {"gaussian": "over Gaussian ref.", "oracle": "over exact denoiser", "refinement": "left at smallest steps"}

@@ -130,6 +130,18 @@ def chain_fid(options: Options) -> None:
         output.message(line)
 
 
+def diagnose(options: Options) -> None:
+    """`eb-analyze diagnose`: the answer in words, from a model or from one recording."""
+    from exposure_bias.cli import output
+
+    result = _diagnosis(options)
+    verdict = {k: result.attrs.pop(k) for k in SENTENCES if k in result.attrs}
+    if not options.json:
+        print("\n".join(f"{name}: {text}" for name, text in verdict.items()), end="\n\n")
+    result.attrs |= verdict if options.json or options.out else {}
+    output.show(options, "diagnosis", result, output.diagnosis_tables(result))
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -201,6 +213,26 @@ def _curve(options: Options) -> "xr.Dataset":
         return fid_by_iteration(options.checkpoints, data, options.lengths or (100,), **settings)
     model = [options.model, *options.against] if options.against else options.model
     return chain_length_fid(model, data, options.lengths or LENGTHS, **settings)
+
+
+def _diagnosis(options: Options) -> "xr.Dataset":
+    """Of a recording without the network, or of a model."""
+    if str(options.saved or "").endswith(".nc"):
+        from exposure_bias.diagnostics.diagnosis import diagnosis
+        from exposure_bias.recording import load
+
+        return diagnosis(load(options.saved))
+    from exposure_bias.data import load_data
+    from exposure_bias.experiments.diagnose import diagnose
+
+    options.model = options.saved or options.model
+    options.checkpoint = options.out
+    images = load_data(options.images) if options.images else None
+    return diagnose(
+        _model(options), load_data(options.data, options.split), sampler=options.sampler, steps=options.steps,
+        n=options.n, refinements=options.refinements, starts=options.starts, images=images, start=options.start,
+        grid=options.grid, clip=options.clip, seed=options.seed, batch_size=options.batch_size, folder=options.out,
+    )  # fmt: skip
 
 
 def _recording(options: Options) -> "Recording":
@@ -376,7 +408,23 @@ def _curve_options(parser: Parser) -> None:
     _printing(parser)
 
 
+def _diagnose_options(parser: Parser) -> None:
+    parser.add_argument(
+        "saved", nargs="?", metavar="RECORDING|MODEL", help="a recording (.nc), read without the network, or a model"
+    )
+    _running(parser)
+    parser.add_argument("--steps", type=int, default=50, help="chain length (default: 50)")
+    parser.add_argument("--refinements", type=int, nargs="*", default=[2, 4], help="cut steps by these (default: 2 4)")
+    parser.add_argument("--starts", type=float, nargs="+", help="rollouts' timesteps (default: five along the chain)")
+    parser.add_argument("--images", help="what the exact denoiser knows (default: bundled data's train split)")
+    parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")
+    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+    _printing(parser)
+
+
+SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy")
 COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
+    "diagnose": (diagnose, _diagnose_options, "is there exposure bias: where, how much, and what would fix it"),
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
     "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),

@@ -51,6 +51,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "telescope": {"": plots.telescope},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
         "chain-fid": {"": plots.chain_length_fid},
+        "diagnosis": {"": plots.diagnosis},
     }
     for suffix, function in figures[name].items():
         figure = function(dataset, *(extra if not suffix else ()))
@@ -233,3 +234,19 @@ def _some_steps(dataset: xr.Dataset, names: list[str]) -> pd.DataFrame:
     rows = np.unique(np.linspace(0, dataset.sizes["step"] - 1, 11).round().astype(int))
     frame: pd.DataFrame = dataset[names].isel(step=rows).to_dataframe().reset_index()
     return frame.drop(columns=[c for c in ("alpha", "sigma") if c in frame])
+
+
+def diagnosis_tables(result: xr.Dataset) -> Tables:
+    """The gap and its evidence at eleven levels, and the chain lengths side by side."""
+    by_length = result[[k for k in ("hf", "hf_se", "hf_gaussian") if k in result]]
+    by_length["gap"], by_length["gap_se"] = (result[k].isel(step=-1, drop=True) for k in ("gap", "gap_se"))
+    if "gap_gaussian" in result:
+        by_length["gap_gaussian"] = result["gap_gaussian"].isel(step=-1, drop=True)
+    levels = result[["verdict"]]
+    levels["gap"], levels["gap_se"] = (result[k].isel(length=0, drop=True) for k in ("gap", "gap_se"))
+    for evidence in result["evidence"].values:
+        for name in ("excess", "excess_low", "excess_high"):
+            levels[f"{name}_{evidence}"] = result[name].sel(evidence=evidence, drop=True)
+    names = [str(k) for k in levels.data_vars]
+    lengths = by_length.to_dataframe().reset_index()
+    return {"clean end by chain length": lengths, "variance gap by level": _some_steps(levels, names)}

@@ -7,6 +7,7 @@ that every diagnostic reads them as it reads that one. The forward stream does n
 taken over, not run again.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,19 @@ from exposure_bias.recording import Recording
 CLIPS: dict[str, Any] = {words: clip for clip, words in CLIP_CONVENTIONS.items()}
 
 
-def refined(model: Any, data: Any, recording: Recording, factor: int, *, batch_size: int = 256) -> Recording:
+def refined(
+    model: Any,
+    data: Any,
+    recording: Recording,
+    factor: int,
+    *,
+    batch_size: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Recording:
     """The recording again with `factor` steps in place of each: same model, data, samples, seed, and levels recorded.
 
-    It has the recording's forward stream and a new chain. Raises InputError if model or data are not the recording's,
-    if it is refined itself or of part of a chain, or if the schedule has too few levels.
+    It has the recording's forward stream and a new chain. checkpoint: as in `record`. Raises InputError if model or
+    data are not the recording's, if it is refined itself or of part of a chain, or if the schedule has too few levels.
     """
     model, data = adapt(model), load_data(data)
     run = recording.provenance["run"]
@@ -37,10 +46,18 @@ def refined(model: Any, data: Any, recording: Recording, factor: int, *, batch_s
     ):
         if hash_ != recorded:
             raise InputError(f"the {what} is not the recording's: {hash_} against {recorded}; give the same {what}")
-    return _again(model, data, recording, factor, batch_size)
+    return _again(model, data, recording, factor, batch_size, checkpoint)
 
 
-def sampled_oracle(model: Any, data: Any, images: Any, recording: Recording, *, batch_size: int = 256) -> Recording:
+def sampled_oracle(
+    model: Any,
+    data: Any,
+    images: Any,
+    recording: Recording,
+    *,
+    batch_size: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Recording:
     """The recording again with the exact denoiser of `images` (the training images) in the model's place.
 
     It has forward and chain streams of its own. Raises InputError as `refined` does.
@@ -48,11 +65,17 @@ def sampled_oracle(model: Any, data: Any, images: Any, recording: Recording, *, 
     oracle_of, data = load_data(images), load_data(data)
     schedule = adapt(model).schedule
     oracle = EmpiricalOracle(oracle_of.batch(np.arange(len(oracle_of))), schedule)
-    return _again(oracle, data, recording, 1, batch_size, streams=("forward", "chain"))
+    return _again(oracle, data, recording, 1, batch_size, checkpoint, ("forward", "chain"))
 
 
 def _again(
-    model: Any, data: Any, recording: Recording, factor: int, batch_size: int, streams: Sequence[str] = ("chain",)
+    model: Any,
+    data: Any,
+    recording: Recording,
+    factor: int,
+    batch_size: int,
+    checkpoint: str | os.PathLike[str] | None,
+    streams: Sequence[str] = ("chain",),
 ) -> Recording:
     run, samples = recording.provenance["run"], recording["data"]["sample"].values
     if run.get("refine", 1) != 1 or run["start"] not in ("data", "noise") or np.any(np.diff(samples) != 1):
@@ -62,7 +85,7 @@ def _again(
     again = record(
         model, data, sampler=run["sampler"], steps=run["steps"], n=len(samples), start=run["start"], grid=run["grid"],
         refine=factor, clip=CLIPS[run["clip"]], streams=streams, seed=run["seed"], batch_size=batch_size,
-        first=int(samples[0]),
+        first=int(samples[0]), checkpoint=checkpoint,
     )  # fmt: skip
     if "forward" in streams or "forward" not in recording:
         return again
