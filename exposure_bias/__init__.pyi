@@ -25,6 +25,8 @@ from .diagnostics.state_error import state_error as state_error
 from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
+from .observer import Observation as Observation
+from .observer import observe as observe
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
