@@ -180,6 +180,8 @@ class Denoiser:
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
             raise InputError("the network returned NaN or Inf")
         value, variance = output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
+        if value.dtype.itemsize < 4:
+            value = value.float()  # a norm of half-precision numbers would lose digits or overflow
         p, q = conversion(self.prediction_type, "sample", level)
         # Multiplied as float64: σ/α is 2·10⁴ at the end of a cosine schedule, and would make float32 round-off visible.
         x0 = q * value.double() if p == 0 else torch.add(p * x, value, alpha=q)
