@@ -172,10 +172,16 @@ class Denoiser:
                 f"the network returned shape {tuple(output.shape)} where {expected} was expected: "
                 "check shape= and learned_variance="
             )
+        return self.read(output, x, level, clip)
+
+    def read(self, output: Tensor, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
+        """`predict` for an output (B, C or 2C, H, W) that the network has given; the second C is its variance."""
         # One reduction, not a mask: a sum is finite only if every term is.
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
             raise InputError("the network returned NaN or Inf")
-        value, variance = (output.chunk(2, dim=1)) if self.learned_variance else (output, None)
+        value, variance = output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
+        if value.dtype.itemsize < 4:
+            value = value.float()  # a norm of half-precision numbers would lose digits or overflow
         p, q = conversion(self.prediction_type, "sample", level)
         # Multiplied as float64: σ/α is 2·10⁴ at the end of a cosine schedule, and would make float32 round-off visible.
         x0 = q * value.double() if p == 0 else torch.add(p * x, value, alpha=q)

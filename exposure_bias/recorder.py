@@ -138,6 +138,48 @@ def refined_levels(
     return model.schedule.refined(levels, refine)
 
 
+def kept_steps(steps: int) -> list[int]:
+    """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and the end."""
+    return [*np.linspace(0, steps - 1, min(steps, MAX_LEVELS)).round().astype(int).tolist(), steps]
+
+
+def run_settings(
+    model: Denoiser,
+    data: Data | None,
+    levels: Sequence[Level],
+    *,
+    sampler: str,
+    exact_teacher: bool,
+    clip: str,
+    seed: int,
+) -> dict[str, Any]:
+    """What must agree between recordings that are merged or continued."""
+    about_data = {"name": "", "split": None, "hash": None, "images": 0, "note": ""}
+    if data is not None:
+        about_data = {
+            "name": data.name, "split": data.split, "hash": data.hash, "images": len(data), "note": data.note
+        }  # fmt: skip
+    return {
+        "model": {
+            "name": model.name,
+            "weights": model.weight_hash,
+            "prediction_type": model.prediction_type,
+            "classes": model.classes,
+            "guidance": model.guidance,
+        },
+        "data": about_data,
+        "schedule": model.schedule.name,
+        "path": model.schedule.path,
+        "levels": [list(level) for level in levels],
+        "sampler": sampler,
+        "exact_teacher": exact_teacher,
+        "steps": len(levels) - 1,
+        "clip": clip,
+        "seed": seed,
+        "labels": None if model.classes is None or data is None else data.label_hash,
+    }
+
+
 @dataclass
 class _Run:
     """One model on one data set, with everything that defines its chain."""
@@ -154,31 +196,19 @@ class _Run:
     def __post_init__(self) -> None:
         self.law = law(self.data)
         *noisy, end = self.places.tolist()
-        kept = np.linspace(0, len(noisy) - 1, min(len(noisy), MAX_LEVELS)).round().astype(int)
-        self.kept = [*(noisy[i] for i in kept), end]
+        self.kept = [*(noisy[i] for i in kept_steps(len(noisy))[:-1]), end]
 
     def settings(self) -> dict[str, Any]:
         """What must agree between recordings that are merged or continued."""
-        model, data = self.model, self.data
-        return {
-            "model": {
-                "name": model.name,
-                "weights": model.weight_hash,
-                "prediction_type": model.prediction_type,
-                "classes": model.classes,
-                "guidance": model.guidance,
-            },
-            "data": {"name": data.name, "split": data.split, "hash": data.hash, "images": len(data), "note": data.note},
-            "schedule": model.schedule.name,
-            "path": model.schedule.path,
-            "levels": [list(level) for level in self.levels],
-            "sampler": str(self.sampler),
-            "exact_teacher": self.sampler.exact_teacher,
-            "steps": len(self.levels) - 1,
-            "clip": CLIP_CONVENTIONS[self.clip],
-            "seed": self.seed,
-            "labels": None if model.classes is None else data.label_hash,
-        }
+        return run_settings(
+            self.model,
+            self.data,
+            self.levels,
+            sampler=str(self.sampler),
+            exact_teacher=self.sampler.exact_teacher,
+            clip=CLIP_CONVENTIONS[self.clip],
+            seed=self.seed,
+        )
 
     def collectors(self, streams: Sequence[str], n: int) -> dict[str, Collector]:
         """An empty collector for each stream and one for the images themselves."""

@@ -41,6 +41,8 @@ class Recording:
 
     def __getitem__(self, stream: str) -> xr.Dataset:
         """One stream's dataset. Raises InputError if it was not recorded."""
+        if stream not in self.streams and self.provenance["run"]["data"]["images"] == 0:
+            raise InputError(f"this recording has no {stream} stream: it was observed without data, observe(…, data=…)")
         if stream not in self.streams:
             raise InputError(
                 f"this recording has no {stream} stream, only {', '.join(self.streams)}: record again with "
@@ -58,7 +60,7 @@ class Recording:
     @property
     def n(self) -> int:
         """Number of samples recorded."""
-        return int(self["data"]["count"].sum())
+        return int(next(iter(self.streams.values()))["count"].sum())
 
     @property
     def paired(self) -> bool:
@@ -118,7 +120,7 @@ def merge(recordings: Sequence[Recording]) -> Recording:
     first = recordings[0]
     for other in recordings[1:]:
         refuse_differences(first.provenance["run"], other.provenance["run"], "recordings cannot be merged")
-    ids = np.concatenate([r["data"]["sample"].values for r in recordings])
+    ids = np.concatenate([next(iter(r.streams.values()))["sample"].values for r in recordings])
     if len(np.unique(ids)) < len(ids):
         raise InputError(f"recordings cannot be merged: {len(ids) - len(np.unique(ids))} samples occur more than once")
     streams = {name: _add([r[name] for r in recordings]) for name in first.streams}

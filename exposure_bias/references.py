@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure_bias.errors import InputError
 from exposure_bias.recording import Recording
-from exposure_bias.samplers import Sampler, is_scheduler, parse
+from exposure_bias.samplers import Sampler, is_ours, parse
 from exposure_bias.schedules import Level, Path, Schedule
 from exposure_bias.statistics.bands import Bands
 
@@ -235,11 +235,11 @@ def gaussian_rollout(
 def gaussian_of(recording: Recording) -> xr.Dataset | None:
     """`gaussian_chain` for a recording: its own data's law, sampler, levels and start, at the recorded steps.
 
-    None for ddpm:learned_range and for diffusers' schedulers, which have no such reference. Clipping is left out in any
-    case.
+    None for ddpm:learned_range, diffusers' schedulers and observed loops, which have no such reference. Clipping is
+    left out in any case.
     """
     run, data = recording.provenance["run"], recording["data"]
-    if is_scheduler(run["sampler"]) or parse(run["sampler"]).variance == "learned_range":
+    if not is_ours(run["sampler"]) or parse(run["sampler"]).variance == "learned_range":
         return None
     vectors = data["eigenvector"].values.reshape(data.sizes["mode"], -1)
     eigen = Eigen(data["eigenvalue"].values, vectors)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import Level, Path
 
+NAMES = ("ddpm", "ddim", "euler", "heun")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 SPECIFICATIONS = "ddpm, ddpm:fixed_large, ddpm:learned_range, ddim, ddim:ETA, euler, heun"
 
@@ -116,9 +117,9 @@ def parse(sampler: str | Sampler) -> Sampler:
     raise InputError(f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1)")
 
 
-def is_scheduler(sampler: str) -> bool:
-    """Whether a recorded sampler's name is a diffusers scheduler's, not one of ours."""
-    return sampler.partition(":")[0].endswith("Scheduler")
+def is_ours(sampler: str) -> bool:
+    """Whether a recorded sampler's name is one of ours, not a diffusers scheduler's or that of an observed loop."""
+    return sampler.partition(":")[0] in NAMES
 
 
 def conditional_variance(s: Level, t: Level) -> float:

@@ -96,6 +96,14 @@ class Schedule:
         label = sigma * scale if self.continuous else float(np.interp(index, points, self.timestep))
         return Level(label, alpha, sigma)
 
+    def at(self, label: float) -> Level:
+        """The level that the network knows under a label; a discrete one is clamped to the schedule's range."""
+        if not self.continuous:
+            index = float(np.interp(label, self.timestep, np.arange(len(self))))
+            return self.level(round(index) if abs(index - round(index)) < 1e-3 else index)
+        sigma = label * float(self.sigma[-1] / self.timestep[-1])
+        return Level(label, 1.0 if self.path == "edm" else 1.0 - sigma, sigma)
+
     def index_of_ratio(self, ratio: float) -> float:
         """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`, clamped to 0 … T − 1."""
         if ratio <= 0:

@@ -139,12 +139,17 @@ def rollout(
     return x
 
 
-def _evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clip) -> Prediction:
+def in_network_coordinates(model: Denoiser, x: Tensor, level: Level) -> tuple[Tensor, Level]:
+    """A state as the network is to see it: a vp network's has α² + σ² = 1 (module docstring)."""
     total = hypot(level.alpha, level.sigma)
     if model.schedule.path == "vp" and abs(total - 1) > ROUND_OFF:
-        x, level = x / total, Level(level.timestep, level.alpha / total, level.sigma / total)
+        return x / total, Level(level.timestep, level.alpha / total, level.sigma / total)
+    return x, level
+
+
+def _evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clip) -> Prediction:
     try:
-        return model.predict(x, level, clip)
+        return model.predict(*in_network_coordinates(model, x, level), clip)
     except InputError as error:
         where = f"at step {index}, timestep {level.timestep:g} (α={level.alpha:.4g}, σ={level.sigma:.4g})"
         raise InputError(f"{error} {where}") from error

@@ -66,18 +66,7 @@ def adapt(
     scheduler that does not fit the network, for embeddings that are missing, misshapen or of no use, and for a damaged
     folder. Warns of a DDPMPipeline whose own images are wrong under its scheduler.
     """
-    net, scheduler, name, pipeline = _parts(objects)
-    _refuse(net, scheduler)
-    if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
-        warnings.warn(
-            f"DDPMPipeline runs with {type(scheduler).__name__}, but does not scale the initial noise and the network's"
-            " input as that needs, so its own images are wrong; the chain here does",
-            stacklevel=3,
-        )
-    config = net.config
-    schedule, prediction, sigma_data = _training(scheduler, prediction_type)
-    if sigma_data is not None and _learns_variance(config):
-        raise InputError("a learned variance under EDM's preconditioning is not supported: no sampler there uses it")
+    net, common, sigma_data = _common(objects, prediction_type)
     guidance = _guidance(guidance_scale)
     embeddings = {
         "prompt_embeds": prompt_embeds,
@@ -93,17 +82,39 @@ def adapt(
         call = _call_prompted if guidance is None else _guided_by_prompt(guidance)
     elif guidance is not None:
         call = _guided_by_class(guidance, _null_class(net))
-    return Denoiser(
-        net,
-        schedule=schedule,
-        prediction_type=prediction,
-        shape=_shape(config),
-        call=call if sigma_data is None else _preconditioned(call, sigma_data),
-        learned_variance=_learns_variance(config),
-        name=name or Path(config.get("_name_or_path") or type(net).__name__).name,
-        classes=_classes(config),
-        guidance=guidance,
-    )
+    call = call if sigma_data is None else _preconditioned(call, sigma_data)
+    return Denoiser(net, call=call, guidance=guidance, **common)
+
+
+def outline(*objects: Any) -> Denoiser:
+    """What a pipeline's states and outputs mean, for watching it: `adapt` without prompts, not to be called."""
+    net, common, _ = _common(objects, None)
+    return Denoiser(net, **common)
+
+
+def _common(objects: tuple[Any, ...], prediction_type: str | None) -> tuple[Any, dict[str, Any], float | None]:
+    """The network, all of its Denoiser's settings that no prompt bears on, and σ_data if EDM preconditions it."""
+    net, scheduler, name, pipeline = _parts(objects)
+    _refuse(net, scheduler)
+    if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
+        warnings.warn(
+            f"DDPMPipeline runs with {type(scheduler).__name__}, but does not scale the initial noise and the network's"
+            " input as that needs, so its own images are wrong; the chain here does",
+            stacklevel=4,
+        )
+    config = net.config
+    schedule, prediction, sigma_data = _training(scheduler, prediction_type)
+    if sigma_data is not None and _learns_variance(config):
+        raise InputError("a learned variance under EDM's preconditioning is not supported: no sampler there uses it")
+    common = {
+        "schedule": schedule,
+        "prediction_type": prediction,
+        "shape": _shape(config),
+        "learned_variance": _learns_variance(config),
+        "name": name or Path(config.get("_name_or_path") or type(net).__name__).name,
+        "classes": _classes(config),
+    }
+    return net, common, sigma_data
 
 
 def encode(

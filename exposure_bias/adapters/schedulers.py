@@ -132,16 +132,7 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, grid: str = "linspace
     name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
     if isinstance(sampler, Sampler) or not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")):
         return samplers.parse(sampler)
-    known = [c.__name__ for c in type(sampler).__mro__] if not isinstance(sampler, str) else [name]
-    base = next((c for c in known if c in SUPPORTED or c in REFUSED), None)
-    if base is None:
-        raise InputError(f"unknown diffusers scheduler {name!r}: supported are {', '.join(SUPPORTED)}")
-    if base in REFUSED:
-        raise InputError(f"{name} is not supported: {REFUSED[base]}")
-    path = model.schedule.path
-    if path not in SUPPORTED[base]:
-        fit = ", ".join(c for c, paths in SUPPORTED.items() if path in paths)
-        raise InputError(f"{name} does not sample from models of the {path} path: give one of {fit}")
+    _check_class([name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model)
     if grid != "linspace":
         raise InputError(f"{name} makes its own grid: set timestep_spacing={grid} among its options instead of grid")
     if not isinstance(sampler, str):
@@ -153,6 +144,36 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, grid: str = "linspace
             return _by_name(sampler, model, model.prediction_type, steps)
         return _by_name(sampler, model, "epsilon", steps)
     return _by_name(sampler, model, model.prediction_type, steps)
+
+
+def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "SchedulerSampler":
+    """The sampler that a scheduler is in somebody else's loop, once that has set its timesteps: for its levels.
+
+    Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
+    """
+    _check_class([c.__name__ for c in type(scheduler).__mro__], model)
+    own = copy.deepcopy(scheduler)
+    vars(own).pop("step", None)  # an observer's
+    own.register_to_config(**{option: False for option in ("clip_sample", "thresholding") if option in own.config})
+    try:
+        with _quiet():
+            return _rehearsed(own, model.schedule, eta, model.device)
+    except Exception as error:  # as in `_prepared`
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot tell the levels of this {type(scheduler).__name__}: {reason}") from error
+
+
+def _check_class(names: Sequence[str], model: Denoiser) -> None:
+    """Raise InputError unless the class names[0], or a base of it, can sample from the model."""
+    base = next((c for c in names if c in SUPPORTED or c in REFUSED), None)
+    if base is None:
+        raise InputError(f"unknown diffusers scheduler {names[0]!r}: supported are {', '.join(SUPPORTED)}")
+    if base in REFUSED:
+        raise InputError(f"{names[0]} is not supported: {REFUSED[base]}")
+    path = model.schedule.path
+    if path not in SUPPORTED[base]:
+        fit = ", ".join(c for c, paths in SUPPORTED.items() if path in paths)
+        raise InputError(f"{names[0]} does not sample from models of the {path} path: give one of {fit}")
 
 
 class _CannotRun(InputError):

@@ -133,6 +133,15 @@ class Collector:
             accumulator.update(rows, batch)
         self._pending = []
 
+    def add(self, other: "Collector") -> None:
+        """Append the samples of a collector of the same steps: sums add, what is kept by sample follows."""
+        for mine, theirs in zip(self.accumulators, other.accumulators, strict=True):
+            for name, values in theirs.state.items():
+                if mine.dims[name][0] == "sample":
+                    mine.state[name] = np.concatenate([mine.state[name], values])
+                else:
+                    mine.state[name] += values
+
     def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
         """Everything so far, of the samples `ids` made from `images`."""
         # One dataset at once: merging one for each accumulator would take longer than recording a step.
@@ -170,7 +179,8 @@ def _accumulators(name: str, steps: int, samples: int, law: Law, paired: bool, s
             kept.append(BandPower(field, dct(height, width), steps, channels))
         if field == "state":
             kept.append(BandPower(field, haar(height, width), steps, channels))
-    kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
+    if len(law.vectors):
+        kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
     if errs:
         kept.append(ErrorHistogram(steps, law.mean.size))
     return kept
