@@ -7,6 +7,7 @@ from . import noise as noise
 from . import oracles as oracles
 from . import plots as plots
 from . import references as references
+from . import remedies as remedies
 from . import samplers as samplers
 from . import schedules as schedules
 from . import streams as streams

@@ -96,14 +96,18 @@ class Schedule:
         label = sigma * scale if self.continuous else float(np.interp(index, points, self.timestep))
         return Level(label, alpha, sigma)
 
-    def at_ratio(self, ratio: float) -> Level:
-        """The level whose noise-to-signal ratio σ/α is `ratio`, clamped to the schedule's range."""
+    def index_of_ratio(self, ratio: float) -> float:
+        """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`, clamped to 0 … T − 1."""
         if ratio <= 0:
-            return self.level(0)
+            return 0.0
         w = {"vp": np.log(ratio), "edm": ratio ** (1 / KARRAS_RHO), "flow": 1 / (1 + 1 / ratio)}[self.path]
         index = float(np.interp(w, self._coordinate(), np.arange(len(self))))
-        # The ends of a grid come back as 998.9999999999999, which an integer timestep would cut to 998.
-        return self.level(round(index) if abs(index - round(index)) < 1e-9 else index)
+        # The points of a grid come back as 998.9999999999999, which an integer timestep would cut to 998.
+        return round(index) if abs(index - round(index)) < 1e-9 else index
+
+    def at_ratio(self, ratio: float) -> Level:
+        """The level whose noise-to-signal ratio σ/α is `ratio`, clamped to the schedule's range."""
+        return self.level(self.index_of_ratio(ratio))
 
     def levels(self, steps: int, grid: str = "linspace") -> tuple[Level, ...]:
         """The steps + 1 levels of a sampling chain, noisiest first, the clean end last.

@@ -56,6 +56,15 @@ def test_single_step_and_clip(run):
     assert "clipped to [-1, 1]" in out
 
 
+def test_remedies_are_options_of_every_command(run, tmp_path):
+    for path, *remedy in ((tmp_path / "a.nc",), (tmp_path / "b.nc", "--remedy", "es:1.1", "--remedy", "ip:0.1")):
+        assert run("record", *QUICK, *remedy, "-o", path)[0] == 0
+    plain, remedied = (eb.load(tmp_path / f"{k}.nc") for k in "ab")
+    assert remedied.description["model"] == "digits + es:1.1 + ip:0.1"
+    assert float(remedied["chain"]["error_square"].sum()) != float(plain["chain"]["error_square"].sum())
+    assert run("error-hist", "--remedy", "ip:-1")[0] == 2
+
+
 def test_models(run):
     assert "digits-ip" in run("models")[1]
 

@@ -160,6 +160,10 @@ def _model(options: Options) -> Any:
         model.net.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
         raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
+    for remedy in options.remedy:
+        from exposure_bias.remedies import remedied
+
+        model = remedied(model, remedy)
     return model
 
 
@@ -186,6 +190,10 @@ def _running(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument(
+        "--remedy", action="append", default=[], metavar="R",
+        help="es:SCALE, es:linear:K,B[,STEPS], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
+    )  # fmt: skip
 
 
 def _chain(parser: Parser) -> None:
