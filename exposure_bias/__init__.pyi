@@ -5,6 +5,7 @@ from . import diagnostics as diagnostics
 from . import experiments as experiments
 from . import noise as noise
 from . import oracles as oracles
+from . import parallel as parallel
 from . import plots as plots
 from . import references as references
 from . import remedies as remedies
@@ -30,5 +31,6 @@ from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
+from .training.trainer import train as train
 
 __version__: str

@@ -19,7 +19,7 @@ ROOT = Path(eb.__file__).parent
 # Each module imports only from those before it; between the files of one sub-package the order is free.
 ORDER = (
     "errors", "files", "schedules", "samplers", "noise", "data", "denoisers", "oracles", "remedies", "adapters",
-    "streams", "statistics", "recording", "recorder", "references", "diagnostics", "fidelity", "training",
+    "streams", "statistics", "recording", "recorder", "parallel", "references", "diagnostics", "fidelity", "training",
     "experiments", "plots", "__init__", "cli", "__main__",
 )  # fmt: skip
 TORCH_FREE = {

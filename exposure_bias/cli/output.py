@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ Pixel = tuple[int, int, int]
 def message(text: str) -> None:
     """A line for the person at the terminal."""
     print(text, file=sys.stderr)
+
+
+def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
+    """Where a training run goes: -o itself, or a folder in it named after what differs between several runs."""
+    parts = [objective] * (len(options.objective) > 1) + [f"seed{seed}"] * (len(options.seed) > 1)
+    return Path(options.out) / "-".join(parts)
 
 
 def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
