@@ -27,6 +27,7 @@ from .diagnostics.state_error import state_error as state_error
 from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
+from .experiments.compare import compare as compare
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load

@@ -5,6 +5,7 @@ contiguous shares; rank 0 alone writes results. A process that fails is reported
 that is waiting for it meanwhile says so instead of hanging.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +31,14 @@ def share(count: int, rank: int, size: int) -> range:
     return range(count * rank // size, count * (rank + 1) // size)
 
 
+def local(device: str) -> str:
+    """This process's own GPU where several share "cuda", else the device that was named."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and world()[1] > 1 else device
+
+
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[tuple[int, int]]:
-    """(rank, number of processes) inside a process group of all of them; nothing is set up for one.
+def joined() -> Iterator[tuple[int, int]]:
+    """(rank, number of processes) inside the process group of all of them; nothing is set up for one.
 
     Raises InputError if another process has gone while this one waits for it.
     """
@@ -42,7 +48,10 @@ def joined(device: str = "cpu") -> Iterator[tuple[int, int]]:
         return
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    if not dist.is_initialized():
+        # Kept until the process ends: the first process serves the others, which a second meeting could not rely on.
+        dist.init_process_group(timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
     try:
         yield rank, size
     except RuntimeError as error:
@@ -50,8 +59,6 @@ def joined(device: str = "cpu") -> Iterator[tuple[int, int]]:
             raise
         why = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(f"process {rank} of {size}: another process of this run is gone ({why})") from error
-    finally:
-        dist.destroy_process_group()
 
 
 def record_shared(

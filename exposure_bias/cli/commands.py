@@ -126,6 +126,16 @@ def train(options: Options) -> None:
         output.message(f"wrote {out}: give it as --model, or to compare")
 
 
+def compare(options: Options) -> None:
+    """`eb-analyze compare`."""
+    from exposure_bias.cli import output
+    from exposure_bias.experiments.compare import compare
+
+    settings = {k: v for k, v in _recording_options(options).items() if k != "streams"}
+    compared = compare(options.models, lengths=options.lengths, device=options.device, **settings)
+    output.show(options, "compare", compared, output.compare_tables(compared))
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -182,17 +192,34 @@ def _recording_options(options: Options) -> dict[str, Any]:
 
 def _model(options: Options) -> Any:
     from exposure_bias.adapters import load_model
+    from exposure_bias.parallel import local
 
     model = load_model(options.model, options.preset)
     try:
-        model.net.to(options.device)
+        model.net.to(local(options.device))
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
         raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
     for remedy in options.remedy:
-        from exposure_bias.remedies import remedied
+        from exposure_bias.remedies import epsilon_scaled, remedied
 
-        model = remedied(model, remedy)
+        model = epsilon_scaled(model, *_fitted(options, model)) if remedy == "es:fit" else remedied(model, remedy)
     return model
+
+
+def _fitted(options: Options, model: Any) -> tuple[tuple[float, float], int]:
+    """The linear epsilon scaling that a recording of this model suggests: `epsilon_norm`'s k and b."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
+    from exposure_bias.recorder import record
+
+    if not hasattr(options, "steps"):
+        raise InputError("es:fit needs a chain to fit to: use `norms` first, and give its es:linear:K,B,STEPS here")
+    norms = epsilon_norm(record(model, **_recording_options(options)))
+    if "no_schedule" in norms.attrs:
+        raise InputError(f"es:fit has nothing to fit: {norms.attrs['no_schedule']}")
+    k, b, steps = float(norms["scale_slope"]), float(norms["scale_offset"]), options.steps
+    output.message(f"es:fit is es:linear:{k:.6g},{b:.6g},{steps}")
+    return (k, b), steps
 
 
 def _number(text: str) -> float:
@@ -207,6 +234,14 @@ def _running(parser: Parser) -> None:
         "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
     )
     parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
+    parser.add_argument(
+        "--remedy", action="append", default=[], metavar="R",
+        help="es:SCALE, es:linear:K,B[,STEPS], es:fit, ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
+    )  # fmt: skip
+    _data(parser)
+
+
+def _data(parser: Parser) -> None:
     parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
@@ -218,10 +253,6 @@ def _running(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument(
-        "--remedy", action="append", default=[], metavar="R",
-        help="es:SCALE, es:linear:K,B[,STEPS], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
-    )  # fmt: skip
 
 
 def _chain(parser: Parser) -> None:
@@ -320,6 +351,16 @@ def _error_options(parser: Parser) -> None:
     _printing(parser)
 
 
+def _compare_options(parser: Parser) -> None:
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help='as --model elsewhere, or with remedies: "digits + es:1.005"'
+    )
+    _data(parser)
+    _chain(parser)
+    parser.add_argument("--lengths", type=int, nargs="*", default=[100, 300], help="of chain errors (default: 100 300)")
+    _printing(parser)
+
+
 def _models_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
@@ -349,5 +390,6 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
     ),
     "normality": (normality, _normality_options, "are chain errors Gaussian and white, and is the sampler perfect?"),
     "models": (models, _models_options, "list the models that can be loaded, and how"),
+    "compare": (compare, _compare_options, "several models or remedies on the same images, noise and levels"),
     "train": (train, _train_options, "train a DDPM, or a baseline against exposure bias, on images"),
 }

@@ -54,6 +54,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "delta": {"": plots.published_delta},
         "norms": {"": plots.epsilon_norm},
         "normality": {"": plots.normality},
+        "compare": {"": plots.compare},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
     }
     for suffix, function in figures[name].items():
@@ -130,6 +131,29 @@ def normality_tables(shape: xr.Dataset, tests: Sequence[xr.Dataset], power: xr.D
         "assumption of input perturbation, white (null: 0)": shape[white].to_dataframe().reset_index(),
         "perfect sampler (null: 0)": shape[centred].to_dataframe().reset_index(),
     }
+
+
+def compare_tables(compared: xr.Dataset) -> Tables:
+    """Every entry's numbers, and their differences from the first with total standard errors, at the clean end."""
+    scalars = {"hf": compared.isel(step=-1), "gap": compared.isel(step=-1), "state_rmse": compared.isel(step=-1)}
+    scalars["epsilon_ratio"] = compared.isel(step=-2)
+    rows = []
+    for name, here in scalars.items():
+        if name in compared:
+            rows += _compared_rows(name, here)
+    for length in compared["length"].values if "length" in compared else ():
+        rows += _compared_rows("error_rmse", compared.sel(length=length), f"error_rmse({length})")
+    return {"comparison (clean end; epsilon_ratio at the last network call)": pd.DataFrame(rows)}
+
+
+def _compared_rows(name: str, here: xr.Dataset, label: str | None = None) -> list[dict[str, Any]]:
+    parts = {"value": "", "se": "_se", "difference": "_difference", "difference_se": "_difference_se_total"}
+    return [
+        {"statistic": label or name, "entry": entry, "seeds": int(here["seeds"][i])}
+        | {k: float(here[f"{name}{suffix}"][i]) for k, suffix in parts.items()}
+        | {"note": str(here["note"].values[i])}
+        for i, entry in enumerate(here["entry"].values)
+    ]
 
 
 def state_tables(states: xr.Dataset) -> Tables:

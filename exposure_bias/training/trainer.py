@@ -136,7 +136,8 @@ def train(
     folder = None if out is None else Path(out)
     _check(folder, resume, checkpoint_every, on_write_error)
     training, heldout = divide(data, chosen.held_out)
-    with parallel.joined(device) as (rank, size), torch.random.fork_rng(_forked(device)):
+    device = parallel.local(device)
+    with parallel.joined() as (rank, size), torch.random.fork_rng(_forked(device)):
         torch.manual_seed(chosen.seed)  # the initial weights
         model = denoiser(net, schedule, prediction_type, training, chosen)
         _to(model, device, chosen)
