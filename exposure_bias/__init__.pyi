@@ -6,6 +6,7 @@ from . import experiments as experiments
 from . import fidelity as fidelity
 from . import noise as noise
 from . import oracles as oracles
+from . import parallel as parallel
 from . import plots as plots
 from . import references as references
 from . import remedies as remedies
@@ -28,6 +29,7 @@ from .diagnostics.variance_gap import variance_gap as variance_gap
 from .errors import InputError as InputError
 from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
+from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.telescope import telescope as telescope
@@ -38,5 +40,6 @@ from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
+from .training.trainer import train as train
 
 __version__: str

@@ -295,6 +295,44 @@ def epsilon_norm(norms: xr.Dataset) -> Figure:
     return figure
 
 
+def compare(compared: xr.Dataset) -> Figure:
+    """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the chain right."""
+    from exposure_bias.diagnostics.jackknife import T_QUANTILE
+
+    entries = list(compared["entry"].values)
+    colours = sns.color_palette(PALETTE, len(entries))
+    curves = {
+        "gap": "variance gap",
+        "epsilon_ratio": r"$\|\hat\epsilon\|$ chain / forward",
+        "state_rmse": r"RMSE of $\hat x_t - x_t$",
+    }
+    shown = [name for name in curves if name in compared]
+    with style():
+        figure, axes = plt.subplots(1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5))
+        bars, *panels = axes
+        for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
+            half = T_QUANTILE * float(compared["hf_se"][i])
+            bars.errorbar(i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry)
+            for axis, name in zip(panels, shown, strict=True):
+                if i == 0:
+                    axis.axhline(0, color=colour, linewidth=1)
+                    continue
+                here = compared.isel(entry=i)
+                value, spread = here[f"{name}_difference"], T_QUANTILE * here[f"{name}_difference_se_total"]
+                axis.plot(compared["step"], value, color=colour)
+                axis.fill_between(
+                    compared["step"], value - spread, value + spread, color=colour, alpha=0.25, linewidth=0
+                )
+        bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="power at high frequencies")
+        for axis, name in zip(panels, shown, strict=True):
+            axis.set(xlabel="step (0 = noise, last = clean)", title=curves[name])
+        panels[0].set_ylabel(f"difference from {entries[0]}")
+        figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(entries), 4))
+        sns.despine(figure)
+    return figure
+
+
 def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
     """A line over steps with its 95 % interval (dark) and simultaneous band (light)."""
     (line,) = axis.plot(dataset["step"], dataset[name], label=label)

@@ -19,8 +19,8 @@ ROOT = Path(eb.__file__).parent
 # Each module imports only from those before it; between the files of one sub-package the order is free.
 ORDER = (
     "errors", "files", "schedules", "samplers", "noise", "data", "denoisers", "oracles", "remedies", "adapters",
-    "streams", "statistics", "recording", "recorder", "observer", "references", "diagnostics", "fidelity", "training",
-    "experiments", "plots", "__init__", "cli", "__main__",
+    "streams", "statistics", "recording", "recorder", "observer", "parallel", "references", "diagnostics", "fidelity",
+    "training", "experiments", "plots", "__init__", "cli", "__main__",
 )  # fmt: skip
 TORCH_FREE = {
     "errors", "files", "schedules", "samplers", "noise", "data", "statistics", "recording", "references",

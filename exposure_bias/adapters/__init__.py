@@ -103,7 +103,8 @@ def bundled_models() -> list[str]:
 
 
 def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None) -> Denoiser:
-    """A bundled model by name, or by path a diffusers folder (with `model_index.json`) or an ADM checkpoint.
+    """A bundled model by name, or by path a diffusers folder (with `model_index.json`), a run of `train`, which is its
+    last checkpoint, or an ADM checkpoint.
 
     preset: what an ADM checkpoint (`.pt`, `.pth`, `.safetensors`) is, see `adm.PRESETS`; only for those.
 
@@ -112,6 +113,7 @@ def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | 
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in bundled_models():
         path = BUNDLED / str(name_or_path)
+    run, path = path, path / "last" if (path / "last" / "model_index.json").exists() else path
     allowed = (
         f"a bundled model ({', '.join(bundled_models())}), a diffusers folder (with model_index.json) or an ADM "
         f"checkpoint ({', '.join(CHECKPOINTS)}) with its preset"
@@ -126,4 +128,7 @@ def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | 
         edm.refuse_pickle(path)
     if path.is_file():
         raise InputError(f"{path} cannot be loaded: give {allowed}; `eb-analyze models` lists what Python can adapt")
-    return diffusers.adapt(path)
+    model = diffusers.adapt(path)
+    if path != run:
+        model.name = run.name
+    return model

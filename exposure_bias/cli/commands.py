@@ -18,10 +18,12 @@ Parser = argparse.ArgumentParser
 def record(options: Options) -> None:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
+    from exposure_bias.parallel import record_shared
 
-    recording = _record(options, options.out)
-    recording.save(options.out)
-    output.message(f"wrote {options.out}: {recording!r}")
+    options.checkpoint = options.out
+    recording = record_shared(_model(options), out=options.out, **_recording_options(options))
+    if recording is not None:
+        output.message(f"wrote {options.out}: {recording!r}")
 
 
 def spectrum(options: Options) -> None:
@@ -142,6 +144,38 @@ def diagnose(options: Options) -> None:
     output.show(options, "diagnosis", result, output.diagnosis_tables(result))
 
 
+def train(options: Options) -> None:
+    """`eb-analyze train`: a run for each objective and seed."""
+    from exposure_bias.adapters import load_model
+    from exposure_bias.cli import output
+    from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
+    from exposure_bias.training.trainer import train
+
+    runs = [(objective, seed) for objective in options.objective for seed in options.seed]
+    net = load_model(options.fine_tune) if options.fine_tune else options.net
+    for objective, seed in runs:
+        out = output.run_folder(options, objective, seed)
+        alone = len(options.objective) == 1
+        train(
+            options.data, net=net, out=out, objective=objective, seed=seed,
+            gamma=options.gamma if alone or objective in PERTURBED else None,
+            strength=options.strength if alone or objective in DEFAULT_STRENGTH else None,
+            resume=options.resume and (len(runs) == 1 or (out / "last").exists()),
+            **{name: getattr(options, name) for name in TRAINING},
+        )  # fmt: skip
+        output.message(f"wrote {out}: give it as --model, or to compare")
+
+
+def compare(options: Options) -> None:
+    """`eb-analyze compare`."""
+    from exposure_bias.cli import output
+    from exposure_bias.experiments.compare import compare
+
+    settings = {k: v for k, v in _recording_options(options).items() if k != "streams"}
+    compared = compare(options.models, lengths=options.lengths, device=options.device, **settings)
+    output.show(options, "compare", compared, output.compare_tables(compared))
+
+
 def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
@@ -246,32 +280,53 @@ def _recording(options: Options) -> "Recording":
 
 
 def _record(options: Options, checkpoint: str | None) -> "Recording":
-    from exposure_bias.data import load_data
     from exposure_bias.recorder import record
 
     options.checkpoint = checkpoint
+    return record(_model(options), checkpoint=checkpoint, **_recording_options(options))
+
+
+def _recording_options(options: Options) -> dict[str, Any]:
+    from exposure_bias.data import load_data
+
     start = options.start if options.start in ("data", "noise") else _number(options.start)
-    data = load_data(options.data, options.split)
-    return record(
-        _model(options), data, sampler=options.sampler, steps=options.steps, n=options.n, start=start,
-        grid=options.grid, clip=options.clip, streams=options.streams.split(","), seed=options.seed,
-        batch_size=options.batch_size, checkpoint=checkpoint,
-    )  # fmt: skip
+    return {
+        "data": load_data(options.data, options.split), "sampler": options.sampler, "steps": options.steps,
+        "n": options.n, "start": start, "grid": options.grid, "clip": options.clip,
+        "streams": options.streams.split(","), "seed": options.seed, "batch_size": options.batch_size,
+    }  # fmt: skip
 
 
 def _model(options: Options) -> Any:
     from exposure_bias.adapters import load_model
+    from exposure_bias.parallel import local
 
     model = load_model(options.model, options.preset)
     try:
-        model.net.to(options.device)
+        model.net.to(local(options.device))
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
         raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
     for remedy in options.remedy:
-        from exposure_bias.remedies import remedied
+        from exposure_bias.remedies import epsilon_scaled, remedied
 
-        model = remedied(model, remedy)
+        model = epsilon_scaled(model, *_fitted(options, model)) if remedy == "es:fit" else remedied(model, remedy)
     return model
+
+
+def _fitted(options: Options, model: Any) -> tuple[tuple[float, float], int]:
+    """The linear epsilon scaling that a recording of this model suggests: `epsilon_norm`'s k and b."""
+    from exposure_bias.cli import output
+    from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
+    from exposure_bias.recorder import record
+
+    if not hasattr(options, "steps"):
+        raise InputError("es:fit needs a chain to fit to: use `norms` first, and give its es:linear:K,B,STEPS here")
+    norms = epsilon_norm(record(model, **_recording_options(options)))
+    if "no_schedule" in norms.attrs:
+        raise InputError(f"es:fit has nothing to fit: {norms.attrs['no_schedule']}")
+    k, b, steps = float(norms["scale_slope"]), float(norms["scale_offset"]), options.steps
+    output.message(f"es:fit is es:linear:{k:.6g},{b:.6g},{steps}")
+    return (k, b), steps
 
 
 def _number(text: str) -> float:
@@ -286,6 +341,14 @@ def _running(parser: Parser) -> None:
         "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
     )
     parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
+    parser.add_argument(
+        "--remedy", action="append", default=[], metavar="R",
+        help="es:SCALE, es:linear:K,B[,STEPS], es:fit, ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
+    )  # fmt: skip
+    _data(parser)
+
+
+def _data(parser: Parser) -> None:
     parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
@@ -297,10 +360,6 @@ def _running(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument(
-        "--remedy", action="append", default=[], metavar="R",
-        help="es:SCALE, es:linear:K,B[,STEPS], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
-    )  # fmt: skip
 
 
 def _chain(parser: Parser) -> None:
@@ -319,6 +378,54 @@ def _record_options(parser: Parser) -> None:
     _running(parser)
     _chain(parser)
     parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
+
+
+# Options that `train` takes under the same name.
+TRAINING = (
+    "schedule", "prediction_type", "device", "compile", "checkpoint_every", "sample_every", "on_write_error",
+    "iterations", "batch_size", "learning_rate", "warmup", "weight_decay", "max_gradient_norm", "ema", "flips",
+    "held_out", "precision", "channels_last", "log_every", "evaluate_every",
+)  # fmt: skip
+
+
+def _gamma(text: str) -> float | tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _train_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add("-o", "--out", required=True, metavar="DIR", help="checkpoints, log and samples go here")
+    add("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
+    add("--objective", nargs="+", default=["ddpm"], help="of ddpm, ip, ddpm-y, gp, wd, hybrid; several: a run for each")
+    add("--gamma", type=_gamma, help="of ip and ddpm-y: a number, or LOW,HIGH by level (default: 0.1)")
+    add("--lambda", dest="strength", type=float, help="of gp (default: 1e-5) and wd (default: 1e-6)")
+    add("--net", default="unet-small", help="unet-tiny, unet-small, unet-ddpm or a JSON file of UNet2DModel options")
+    add("--fine-tune", metavar="MODEL", help="start from this model instead of --net")
+    add("--schedule", default="linear", help="linear or cosine (default: linear)")
+    add("--prediction-type", default="epsilon", help="epsilon, sample or v_prediction (default: epsilon)")
+    add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
+    add("--iterations", type=int, default=10_000)
+    add("--batch-size", type=int, default=128, help="of all processes together (default: 128)")
+    add("--learning-rate", type=float, default=1e-3)
+    add("--warmup", type=int, default=500)
+    add("--weight-decay", type=float, default=0.0, help="AdamW's own, decoupled (default: 0)")
+    add("--max-gradient-norm", type=float, default=1.0)
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights (default: 0.999)")
+    add("--flips", action="store_true", help="mirror half of the images")
+    add(
+        "--held-out", type=float, default=0.1, help="share kept from training (default: 0.1; bundled data have a split)"
+    )
+    add("--precision", default="auto", help="auto, fp32 or bf16 (default: auto, bf16 where a GPU has it)")
+    add("--channels-last", action="store_true")
+    add("--compile", action="store_true", help="use torch.compile")
+    add("--device", default="cpu", help="torch device (default: cpu)")
+    add("--log-every", type=int, default=100, metavar="K")
+    add("--evaluate-every", type=int, default=500, metavar="K")
+    add("--checkpoint-every", type=int, default=1000, metavar="K")
+    add("--sample-every", type=int, metavar="K", help="sample grids (default: with checkpoints; 0: none)")
+    add("--on-write-error", default="stop", help="stop or go-on when a checkpoint cannot be written (default: stop)")
+    add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
 
 
 def _spectrum_options(parser: Parser) -> None:
@@ -348,6 +455,16 @@ def _error_options(parser: Parser) -> None:
     parser.add_argument("--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated")
     parser.add_argument("--per-test", type=int, default=50, help="values in a normality test (default: 50)")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of a normality test (default: 0.05)")
+    _printing(parser)
+
+
+def _compare_options(parser: Parser) -> None:
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help='as --model elsewhere, or with remedies: "digits + es:1.005"'
+    )
+    _data(parser)
+    _chain(parser)
+    parser.add_argument("--lengths", type=int, nargs="*", default=[100, 300], help="of chain errors (default: 100 300)")
     _printing(parser)
 
 
@@ -440,4 +557,6 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
     "models": (models, _models_options, "list the models that can be loaded, and how"),
     "rollout": (rollout, _rollout_options, "chains from true states: errors, spread against skill, ranks"),
     "telescope": (telescope, _telescope_options, "where along the chain its gap arises, block by block"),
+    "compare": (compare, _compare_options, "several models or remedies on the same images, noise and levels"),
+    "train": (train, _train_options, "train a DDPM, or a baseline against exposure bias, on images"),
 }

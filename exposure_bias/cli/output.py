@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ Pixel = tuple[int, int, int]
 def message(text: str) -> None:
     """A line for the person at the terminal."""
     print(text, file=sys.stderr)
+
+
+def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
+    """Where a training run goes: -o itself, or a folder in it named after what differs between several runs."""
+    parts = [objective] * (len(options.objective) > 1) + [f"seed{seed}"] * (len(options.seed) > 1)
+    return Path(options.out) / "-".join(parts)
 
 
 def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
@@ -49,6 +56,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "normality": {"": plots.normality},
         "rollout": {"": plots.rollouts} | ({"-ranks": plots.rank_histogram} if "ranks" in dataset else {}),
         "telescope": {"": plots.telescope},
+        "compare": {"": plots.compare},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
         "chain-fid": {"": plots.chain_length_fid},
         "diagnosis": {"": plots.diagnosis},
@@ -127,6 +135,29 @@ def normality_tables(shape: xr.Dataset, tests: Sequence[xr.Dataset], power: xr.D
         "assumption of input perturbation, white (null: 0)": shape[white].to_dataframe().reset_index(),
         "perfect sampler (null: 0)": shape[centred].to_dataframe().reset_index(),
     }
+
+
+def compare_tables(compared: xr.Dataset) -> Tables:
+    """Every entry's numbers, and their differences from the first with total standard errors, at the clean end."""
+    scalars = {"hf": compared.isel(step=-1), "gap": compared.isel(step=-1), "state_rmse": compared.isel(step=-1)}
+    scalars["epsilon_ratio"] = compared.isel(step=-2)
+    rows = []
+    for name, here in scalars.items():
+        if name in compared:
+            rows += _compared_rows(name, here)
+    for length in compared["length"].values if "length" in compared else ():
+        rows += _compared_rows("error_rmse", compared.sel(length=length), f"error_rmse({length})")
+    return {"comparison (clean end; epsilon_ratio at the last network call)": pd.DataFrame(rows)}
+
+
+def _compared_rows(name: str, here: xr.Dataset, label: str | None = None) -> list[dict[str, Any]]:
+    parts = {"value": "", "se": "_se", "difference": "_difference", "difference_se": "_difference_se_total"}
+    return [
+        {"statistic": label or name, "entry": entry, "seeds": int(here["seeds"][i])}
+        | {k: float(here[f"{name}{suffix}"][i]) for k, suffix in parts.items()}
+        | {"note": str(here["note"].values[i])}
+        for i, entry in enumerate(here["entry"].values)
+    ]
 
 
 def state_tables(states: xr.Dataset) -> Tables:

@@ -1,0 +1,133 @@
+"""Checkpoints: a folder for each, whole or not there, and two links, `last` and `best`, to folders.
+
+    runs/x/iteration-0005000/     a diffusers pipeline of the EMA weights (model_index.json, unet/, scheduler/)
+                              training.json   provenance: settings, data, split, losses, versions
+                              training.csv    the log up to here
+                              trainer.pt      network, EMA and optimizer, readable with weights_only=True
+    runs/x/last, runs/x/best      links, replaced atomically; what neither names is removed
+    runs/x/training.csv           the log so far; runs/x/split.json: which images were held out
+
+A folder is written under another name, flushed to disk and renamed; a process that is killed at any moment leaves the
+checkpoint before intact. A network that is not diffusers' own leaves `weights.safetensors` in place of the pipeline.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.errors import InputError
+from exposure_bias.schedules import Schedule, cosine, linear
+
+LINKS = ("last", "best")
+STATE, PROVENANCE, LOG = "trainer.pt", "training.json", "training.csv"
+
+
+def write(
+    run: Path, iteration: int, model: Denoiser, state: dict[str, Any], provenance: dict[str, Any], log: str, best: bool,
+) -> Path:  # fmt: skip
+    """Write the checkpoint of an iteration and let `last`, and `best` if it is, name it.
+
+    Raises InputError if it cannot be written; the earlier checkpoints are then as they were.
+    """
+    folder, partial = run / f"iteration-{iteration:07d}", run / f".partial-{os.getpid()}"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        for stale in run.glob(".partial-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        partial.mkdir()
+        save_network(model, partial)
+        torch.save(state, partial / STATE)
+        (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (partial / LOG).write_text(log)
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        if folder.exists():  # left by a run that was killed between this rename and the link
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+        _link(run / "last", folder.name)
+        if best:
+            _link(run / "best", folder.name)
+    except Exception as error:  # torch and safetensors report a full disk each in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot write the checkpoint of iteration {iteration}: {reason}; the earlier one is kept"
+        ) from error
+    kept = {os.path.realpath(run / name) for name in LINKS}
+    for old in run.glob("iteration-*"):
+        if os.path.realpath(old) not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(state, provenance, log) of a run's last checkpoint. Raises InputError if there is none or it is damaged."""
+    folder = run / "last"
+    try:
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+        return state, json.loads((folder / PROVENANCE).read_text()), (folder / LOG).read_text()
+    except FileNotFoundError as error:
+        raise InputError(f"{run} holds no checkpoint to resume: start without resume") from error
+    except Exception as error:  # a damaged zip, JSON or tensor file
+        raise InputError(f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from error
+
+
+def save_network(model: Denoiser, folder: Path) -> None:
+    """Write the weights so that `load_model` reads them back: a diffusers pipeline where the network is diffusers'."""
+    net: Any = model.net
+    if type(net).__name__ != "UNet2DModel" or model.schedule.path != "vp":
+        from safetensors.torch import save_file
+
+        weights = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        return
+    from diffusers import DDPMPipeline
+
+    made = scheduler(model.schedule, model.prediction_type, model.learned_variance)
+    with _quiet():
+        DDPMPipeline(net, made).save_pretrained(folder)
+
+
+def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool = False) -> Any:
+    """diffusers' DDPMScheduler of a vp schedule: by its name where diffusers has it, else by its betas."""
+    from diffusers import DDPMScheduler
+
+    steps = len(schedule)
+    options: dict[str, Any] = {"trained_betas": 1 - (schedule.alpha / np.append(1.0, schedule.alpha[:-1])) ** 2}
+    for name, known in (("linear", linear), ("squaredcos_cap_v2", cosine)):
+        if np.allclose(schedule.alpha, known(steps).alpha, rtol=1e-6):
+            options = {"beta_schedule": name}
+    if "trained_betas" in options:
+        options["trained_betas"] = options["trained_betas"].tolist()
+    variance = "learned_range" if learned_variance else "fixed_small"
+    return DDPMScheduler(steps, prediction_type=prediction_type, variance_type=variance, **options)
+
+
+def _link(link: Path, name: str) -> None:
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name, target_is_directory=True)
+    os.replace(temporary, link)
+
+
+class _quiet:
+    """diffusers announces each folder it writes."""
+
+    def __enter__(self) -> None:
+        from diffusers.utils import logging
+
+        self.level = logging.get_verbosity()
+        logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        from diffusers.utils import logging
+
+        logging.set_verbosity(self.level)
