@@ -49,12 +49,12 @@ def measure(name: str, model: eb.Denoiser, run: Callable[[], object]) -> None:
 
 
 def unet() -> eb.Denoiser:
-    """An untrained 32×32 RGB UNet of 1.1 M parameters."""
+    """An untrained 32×32 RGB UNet of 1.5 M parameters; one with half the channels takes a third of its time."""
     from diffusers import DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
     net = UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64, 96),
+        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(64, 64, 64),
         down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
     )  # fmt: skip
     print(f"32×32 RGB UNet: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
