@@ -59,7 +59,9 @@ def adapt(
         "guidance_scale": guidance_scale,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if any(c.__module__.startswith("diffusers.") for o in objects for c in type(o).__mro__) or (given and _is_path(objects)):
+    if any(c.__module__.startswith("diffusers.") for o in objects for c in type(o).__mro__) or (
+        given and _is_path(objects)
+    ):
         return diffusers.adapt(*(Path(o).expanduser() if _is_path([o]) else o for o in objects), **given)
     if given:
         raise InputError(f"{', '.join(given)} are only for diffusers models: leave them out")
