@@ -77,6 +77,28 @@ def k_diffusion(folder: Path) -> dict[str, Any]:
     return {"wrapper": wrapper, "denoiser": libraries.Denoiser(Net())}
 
 
+def observed(folder: Path) -> dict[str, Any]:
+    held = diffusers(folder)
+    held["pipeline"].set_progress_bar_config(disable=True)
+
+    @torch.no_grad()
+    def sample(network: Any, scheduler: Any, guidance_scale: float) -> None:
+        scheduler.set_timesteps(3)
+        x, prompts = torch.randn(2, 4, 8, 8), torch.cat([held["empty_embeddings"]] * 2 + [held["embeddings"]] * 2)
+        for t in scheduler.timesteps:
+            u, c = network(torch.cat([x, x]), t, encoder_hidden_states=prompts).sample.chunk(2)
+            x = scheduler.step(u + guidance_scale * (c - u), t, x).prev_sample
+
+    @torch.no_grad()
+    def my_sampler(net: Any) -> torch.Tensor:
+        x = torch.randn(2, *SHAPE)
+        for t in (900, 500, 100):
+            x = x - 0.3 * net(x, torch.tensor([t]))
+        return x
+
+    return held | {"sample": sample, "my_sampler": my_sampler, "net": Net(1000)}
+
+
 HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Models: from what you have to a recording": introduction,
     "Bundled": lambda folder: {},
@@ -88,6 +110,7 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "flow_matching": flow_matching,
     "k-diffusion": k_diffusion,
     "Any other network": lambda folder: {"unet": Net(1000)},
+    "A loop that somebody else wrote": observed,
 }
 
 
