@@ -324,9 +324,9 @@ def compare(compared: xr.Dataset) -> Figure:
                     compared["step"], value - spread, value + spread, color=colour, alpha=0.25, linewidth=0
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="power at high frequencies")
+        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies")
         for axis, name in zip(panels, shown, strict=True):
-            axis.set(xlabel="step (0 = noise, last = clean)", title=curves[name])
+            axis.set(xlabel="step (0 = noise)", title=curves[name])
         panels[0].set_ylabel(f"difference from {entries[0]}")
         figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(entries), 4))
         sns.despine(figure)

@@ -15,7 +15,7 @@ that the network is told; the sampler keeps the coefficients of t.
 
 A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its `weight_hash` differs from
 the model's, so that recordings of the two never merge. As text (`remedied`, the command line's --remedy): `es:1.005`,
-`es:linear:K,B[,STEPS]`, `ip:GAMMA`, `ts:WINDOW,CUTOFF`.
+`es:linear:K,B[,STEPS]`, `ip:GAMMA`, `ts:WINDOW,CUTOFF`; the command line also has `es:fit`.
 """
 
 import hashlib
@@ -223,6 +223,10 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
 
     Raises InputError for anything else, naming what is allowed.
     """
+    if text == "es:fit":
+        raise InputError(
+            "es:fit is fitted to a run: at the command line, or with epsilon_norm's scale_slope and offset"
+        )
     kind, _, rest = text.partition(":")
     try:
         if kind == "es" and rest.startswith("linear:"):
