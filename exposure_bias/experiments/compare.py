@@ -97,7 +97,7 @@ def compare(
             recording = record(model, data, steps=steps, start=start, grid=grid, **options)
             statistics = _statistics(recording)
             if lengths:
-                statistics["error_rmse"] = _chain_error(model, data, lengths, options)
+                statistics["error_rmse"] = _chain_error(model, data, lengths, options | {"n": recording.n})
             members[-1].append(statistics)
     count = recording["chain"]["count"].values
     result = xr.Dataset(coords={k: recording["chain"][k] for k in ("step", "timestep", "alpha", "sigma")})
