@@ -21,7 +21,7 @@ import torch
 
 import exposure_bias as eb
 
-RUNS, STEPS, BATCH = 3, 50, 64
+RUNS, BATCHES, STEPS, BATCH = 3, 2, 50, 64
 
 GROWTH = """
 import resource, sys
@@ -108,7 +108,7 @@ def main() -> None:
 
     net = unet()
     million = sum(p.numel() for p in net.parameters()) / 1e6
-    print(f"32×32 RGB UNet: {million:.2f} M parameters, {BATCH} images, {STEPS} steps")
+    print(f"32×32 RGB UNet: {million:.2f} M parameters, {BATCHES} × {BATCH} images, {STEPS} steps")
     pipe = DDIMPipeline(net, DDIMScheduler(clip_sample=False))
     pipe.set_progress_bar_config(disable=True)
     model = eb.adapt(pipe)
@@ -116,7 +116,8 @@ def main() -> None:
     clock = Clock(net)
 
     def run() -> None:
-        pipe(batch_size=BATCH, num_inference_steps=STEPS, output_type="np")
+        for _ in range(BATCHES):
+            pipe(batch_size=BATCH, num_inference_steps=STEPS, output_type="np")
 
     measure("at the scheduler", clock, run, lambda: eb.observe(pipe, data=data))
     measure("at the network", clock, run, lambda: eb.observe(model, data=data))

