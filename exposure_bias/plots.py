@@ -197,7 +197,7 @@ def spectrum(spectra: xr.Dataset) -> Figure:
     steps = spectra.sizes["step"]
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     colours = sns.color_palette("viridis", len(shown))
-    f = spectra["frequency"].values
+    f, basis = spectra["frequency"].values, spectra.attrs["basis"]
     with style():
         figure, (power, ratio) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
         last = spectra.isel(step=-1)
@@ -205,7 +205,7 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         power.plot(f, last["power_chain"], label="chain")
         if "power_gaussian" in spectra:
             power.plot(f, last["power_gaussian"], label="Gaussian reference", **REFERENCE)
-        power.set(yscale="log", xlabel="frequency (cycles per pixel)", ylabel="power, clean end")
+        power.set(yscale="log", xlabel="frequency (cycles per pixel)", ylabel=f"power, clean end ({basis})")
         power.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         power.yaxis.set_major_formatter("{x:g}")
         power.yaxis.set_minor_formatter(NullFormatter())

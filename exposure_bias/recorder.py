@@ -24,6 +24,7 @@ from exposure_bias.noise import Noise
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording, refuse_differences
 from exposure_bias.schedules import Level
+from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Subjects
 from exposure_bias.statistics.law import law
 from exposure_bias.streams import AnySampler, Step, chain, forward, noised, prior
@@ -51,6 +52,7 @@ def record(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
     first: int = 0,
+    spectra: Sequence[str] = (),
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
 
@@ -62,7 +64,9 @@ def record(
     each, recorded at the levels of the unrefined chain (`Schedule.refined`). clip: see `Denoiser.predict`. streams:
     any of forward, chain, teacher. seed: of all noise; a sample's noise depends on the seed and its own number alone.
     checkpoint: a path; the run is saved there as it goes, and the same call continues a run that was killed.
-    first: the first sample's number, for recordings that are to be merged; sample i uses image i mod N.
+    first: the first sample's number, for recordings that are to be merged; sample i uses image i mod N. spectra: bases
+    besides the DCT in which the states' power is kept, any of hann, fft and, for three channels, luma
+    (`statistics.bands`).
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end always.
 
@@ -75,13 +79,17 @@ def record(
     unknown = [s for s in streams if s not in STREAMS]
     if unknown or not streams:
         raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
+    spectra = sorted(set(spectra) - {"dct"})
+    for basis in spectra:
+        spectrum_bands(basis, model.shape)
     if first < 0:
         raise InputError(f"the first sample's number must be at least 0, got {first}")
     sampler = sampler_for(sampler, model, steps, grid)
     levels, places = refined_levels(model, chain_levels(model, steps, grid, start, sampler), sampler, refine)
-    run = _Run(model, data, sampler, levels, places, start != "noise", clip, seed)
+    run = _Run(model, data, sampler, levels, places, start != "noise", clip, seed, spectra)
     own_grid = "scheduler" if isinstance(sampler, SchedulerSampler) else grid
     settings = {**run.settings(), "grid": own_grid, "refine": refine, "start": start, "streams": sorted(streams)}
+    settings |= {"spectra": spectra} if spectra else {}
     ids = np.arange(first, first + n)
     collectors = run.collectors(streams, n)
 
@@ -192,6 +200,7 @@ class _Run:
     paired: bool
     clip: Clip
     seed: int
+    spectra: Sequence[str]
 
     def __post_init__(self) -> None:
         self.law = law(self.data)
@@ -213,7 +222,7 @@ class _Run:
     def collectors(self, streams: Sequence[str], n: int) -> dict[str, Collector]:
         """An empty collector for each stream and one for the images themselves."""
         levels = [self.levels[i] for i in self.kept]
-        common = (n, self.law, self.paired, self.seed)
+        common = (n, self.law, self.paired, self.seed, self.spectra)
         collectors = {name: Collector(name, self.kept, levels, *common) for name in STREAMS if name in streams}
         return {"data": Collector("data", [0], [self.model.schedule.clean], *common), **collectors}
 

@@ -31,7 +31,8 @@ def spectrum(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.spectra import spectrum
 
-    spectra = spectrum(_recording(options))
+    options.spectra = options.basis
+    spectra = spectrum(_recording(options), options.basis)
     output.show(options, "spectrum", spectra, output.spectrum_tables(spectra))
 
 
@@ -171,7 +172,7 @@ def compare(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
 
-    settings = {k: v for k, v in _recording_options(options).items() if k != "streams"}
+    settings = {k: v for k, v in _recording_options(options).items() if k not in ("streams", "spectra")}
     compared = compare(options.models, lengths=options.lengths, device=options.device, **settings)
     output.show(options, "compare", compared, output.compare_tables(compared))
 
@@ -294,6 +295,7 @@ def _recording_options(options: Options) -> dict[str, Any]:
         "data": load_data(options.data, options.split), "sampler": options.sampler, "steps": options.steps,
         "n": options.n, "start": start, "grid": options.grid, "clip": options.clip,
         "streams": options.streams.split(","), "seed": options.seed, "batch_size": options.batch_size,
+        "spectra": options.spectra.split(",") if options.spectra else (),
     }  # fmt: skip
 
 
@@ -367,6 +369,7 @@ def _chain(parser: Parser) -> None:
     parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
     parser.add_argument("--start", default="data", help="data, noise, or a timestep of the grid (default: data)")
     parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
+    parser.set_defaults(spectra="")
 
 
 def _printing(parser: Parser) -> None:
@@ -377,6 +380,7 @@ def _printing(parser: Parser) -> None:
 def _record_options(parser: Parser) -> None:
     _running(parser)
     _chain(parser)
+    parser.add_argument("--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)")
     parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
 
 
@@ -429,6 +433,14 @@ def _train_options(parser: Parser) -> None:
 
 
 def _spectrum_options(parser: Parser) -> None:
+    _reading_options(parser)
+    parser.add_argument(
+        "--basis", default="dct",
+        help="dct, hann (windowed FFT), fft (raw), or luma (luminance and chroma; default: dct)",
+    )  # fmt: skip
+
+
+def _reading_options(parser: Parser) -> None:
     parser.add_argument("saved", nargs="?", metavar="RECORDING", help="what `record` wrote; without it, record first")
     _running(parser)
     _chain(parser)
@@ -436,7 +448,7 @@ def _spectrum_options(parser: Parser) -> None:
 
 
 def _norm_options(parser: Parser) -> None:
-    _spectrum_options(parser)
+    _reading_options(parser)
     parser.add_argument(
         "--relative-to", choices=("gaussian", "none"), default="gaussian",
         help="what the scaling schedules are fitted to: ratio / Gaussian reference, or the raw ratio",
@@ -545,8 +557,8 @@ COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], s
     "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
     "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
     "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),
-    "gap": (gap, _spectrum_options, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
-    "delta": (delta, _spectrum_options, "the published variance error, beside what it is without a model error"),
+    "gap": (gap, _reading_options, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
+    "delta": (delta, _reading_options, "the published variance error, beside what it is without a model error"),
     "norms": (
         norms,
         _norm_options,

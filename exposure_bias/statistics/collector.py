@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch, Groups
-from exposure_bias.statistics.bands import BandPower, dct, haar
+from exposure_bias.statistics.bands import BandPower, dct, haar, spectrum_bands
 from exposure_bias.statistics.histogram import ErrorHistogram
 from exposure_bias.statistics.law import Law
 from exposure_bias.statistics.moments import PixelMoments, grouped_pixels
@@ -94,7 +94,8 @@ class Collector:
     """The accumulators of one stream over the recorded steps.
 
     name: data, forward, chain or teacher. indices: the recorded steps' numbers; levels: theirs. samples: how many will
-    come. paired: whether every sample has its own x_0, which the cross moments and errors need.
+    come. paired: whether every sample has its own x_0, which the cross moments and errors need. spectra: bases in which
+    the state's spectrum is kept beside the DCT's (`bands.BASES`), but not the teacher's.
     """
 
     def __init__(
@@ -106,11 +107,12 @@ class Collector:
         law: Law,
         paired: bool,
         seed: int,
+        spectra: Sequence[str] = (),
     ) -> None:
         self.name, self.levels = name, levels
         self.row = {index: row for row, index in enumerate(indices)}
         self._pending: list[Step] = []
-        self.accumulators = _accumulators(name, len(indices), samples, law, paired, seed)
+        self.accumulators = _accumulators(name, len(indices), samples, law, paired, seed, spectra)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
         """Add one step of a batch of samples, in order to the last; a step that is not recorded is passed over.
@@ -162,7 +164,9 @@ class Collector:
             accumulator.restore(dataset)
 
 
-def _accumulators(name: str, steps: int, samples: int, law: Law, paired: bool, seed: int) -> list[Accumulator]:
+def _accumulators(
+    name: str, steps: int, samples: int, law: Law, paired: bool, seed: int, spectra: Sequence[str]
+) -> list[Accumulator]:
     channels, height, width = shape = law.mean.shape
     predicts, errs = name in ("forward", "chain"), name == "chain" and paired
     fields = ["state", *(["prediction"] if predicts else []), *(["error"] if errs else [])]
@@ -179,6 +183,8 @@ def _accumulators(name: str, steps: int, samples: int, law: Law, paired: bool, s
             kept.append(BandPower(field, dct(height, width), steps, channels))
         if field == "state":
             kept.append(BandPower(field, haar(height, width), steps, channels))
+            bases = [] if name == "teacher" else [basis for basis in spectra if basis != "dct"]
+            kept += [BandPower(field, spectrum_bands(basis, shape), steps, channels) for basis in bases]
     if len(law.vectors):
         kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
     if errs:
