@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [ROUNDS]
 
-The bare loop has no EMA, clipping, schedule of the learning rate, log or seeding by iteration. Times are of this process
+The bare loop has no EMA, clipping, learning rate schedule, log or seeding by iteration. Times are of this process
 (`time.process_time`), so that other work on the machine matters little; the objectives take turns, and each figure is
 the median over rounds of its ratio within the round.
 """

@@ -519,7 +519,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         from exposure_bias.parallel import record_shared
         out = sys.argv[2]
         def run(batch):
-            settings = BRIEF | {"batch_size": batch, "log_every": 1, "net": small(dropout=0.0), "sample_every": 0}
+            settings = BRIEF | {"iterations": 6, "batch_size": batch, "log_every": 1, "net": small(dropout=0.0), "sample_every": 0}
             folder = f"{out}/train-{batch}-{os.environ.get('WORLD_SIZE', 1)}"
             eb.train(images(), out=folder, objective="ip", **settings)
         model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(1000))
@@ -535,7 +535,9 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     )
     assert lines == ["0 0 0"]
     for batch in (7, 1):
-        one, two = (csv.DictReader((tmp_path / f"train-{batch}-{k}/training.csv").open()) for k in (1, 2))
+        one, two = (
+            csv.DictReader((tmp_path / f"train-{batch}-{k}/training.csv").read_text().splitlines()) for k in (1, 2)
+        )
         assert [float(r["loss"]) for r in one] == pytest.approx([float(r["loss"]) for r in two], rel=1e-5)
     for n in (5, 1):
         one, two = (eb.load(tmp_path / f"{k}-{n}.nc") for k in (1, 2))
