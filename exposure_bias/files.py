@@ -19,6 +19,24 @@ _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
 
 
+def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
+    """Raise InputError unless `path` can be written, before a long run: as a folder of results, or as one file.
+
+    What is missing on the way there will be made; nothing is made here.
+    """
+    path = Path(path)
+    wanted, other = ("a folder", "a file") if folder else ("a file", "a folder")
+    if os.path.exists(path) and path.is_dir() != folder:
+        raise InputError(f"cannot write {path}: it is {other}, but results go to {wanted}; give another name")
+    place = path if folder else path.parent
+    while not os.path.exists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"cannot write {path}: {place} is a file, not a folder; give another name")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {place} is not writable; give another place")
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: after any failure the old file is as it was and nothing half-written remains.
 

@@ -33,7 +33,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level, convert, prediction_coefficients
 
-SPECIFICATIONS = "es:SCALE, es:linear:K,B[,STEPS], ip:GAMMA, ts:WINDOW,CUTOFF"
+SPECIFICATIONS = "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF"
 PLAUSIBLE_SCALE = (0.8, 1.25)
 BLOW_UP = 10.0
 CLAMPED_SHARE = 0.05

@@ -309,26 +309,26 @@ def _model(options: Options) -> Any:
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
         raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
     for remedy in options.remedy:
-        from exposure_bias.remedies import epsilon_scaled, remedied
+        from exposure_bias.remedies import remedied
 
-        model = epsilon_scaled(model, *_fitted(options, model)) if remedy == "es:fit" else remedied(model, remedy)
+        fit = remedy == "es:fit" or remedy.startswith("es:fit:")
+        model = _fitted(options, model, remedy) if fit else remedied(model, remedy)
     return model
 
 
-def _fitted(options: Options, model: Any) -> tuple[tuple[float, float], int]:
-    """The linear epsilon scaling that a recording of this model suggests: `epsilon_norm`'s k and b."""
+def _fitted(options: Options, model: Any, remedy: str) -> Any:
+    """The model with the epsilon scaling that a recording of it suggests."""
     from exposure_bias.cli import output
-    from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
+    from exposure_bias.experiments.fit import fitted_scaling
     from exposure_bias.recorder import record
 
-    if not hasattr(options, "steps"):
-        raise InputError("es:fit needs a chain to fit to: use `norms` first, and give its es:linear:K,B,STEPS here")
-    norms = epsilon_norm(record(model, **_recording_options(options)))
-    if "no_schedule" in norms.attrs:
-        raise InputError(f"es:fit has nothing to fit: {norms.attrs['no_schedule']}")
-    k, b, steps = float(norms["scale_slope"]), float(norms["scale_offset"]), options.steps
-    output.message(f"es:fit is es:linear:{k:.6g},{b:.6g},{steps}")
-    return (k, b), steps
+    if not hasattr(options, "start"):
+        raise InputError("es:fit needs a chain to fit to: fit with `record` or `norms`, and give its es:SCALE here")
+    chain = _recording_options(options) | {"streams": ("forward", "chain"), "spectra": ()}
+    kind = remedy.removeprefix("es:fit").lstrip(":") or "uniform"
+    scaled, words = fitted_scaling(model, record(model, **chain), kind)
+    output.message(words)
+    return scaled
 
 
 def _number(text: str) -> float:
@@ -345,7 +345,7 @@ def _running(parser: Parser) -> None:
     parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
     parser.add_argument(
         "--remedy", action="append", default=[], metavar="R",
-        help="es:SCALE, es:linear:K,B[,STEPS], es:fit, ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
+        help="es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
     )  # fmt: skip
     _data(parser)
 

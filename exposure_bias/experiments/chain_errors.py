@@ -55,7 +55,7 @@ def chain_errors(
 
     lengths: L starts at the L-th of the schedule's noise levels (of at most 1000; continuous schedules use a grid of
     1000 points) and takes L network calls. n: by default the data's, at most 256. mode: "chain" or "single".
-    sampler, clip, seed, batch_size: as in `record`.
+    sampler: one of `samplers`, not a diffusers scheduler. clip, seed, batch_size: as in `record`.
 
     Returns error (length, sample, channel, y, x) and x0 (sample, channel, y, x), float32, in the data's units, with
     everything of `diagnostics.distribution`, and std_gaussian (length, channel, y, x), the Gaussian reference.
@@ -67,6 +67,12 @@ def chain_errors(
     check_fit(model, data, n, batch_size, clip)
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}: allowed are {', '.join(MODES)}")
+    named = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
+    if named.endswith("Scheduler"):
+        raise InputError(
+            "chain errors start at the schedule's own levels, which diffusers' schedulers do not visit: give one of "
+            f"{samplers.SPECIFICATIONS}, or use rollouts (eb-analyze rollout), which takes schedulers"
+        )
     sampler = samplers.parse(sampler)
     levels = model.schedule.levels(min(CONTINUOUS_POINTS, len(model.schedule)))
     lengths = _lengths(lengths, len(levels) - 1)
