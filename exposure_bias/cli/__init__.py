@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from exposure_bias.cli import commands
 from exposure_bias.errors import InputError
-from exposure_bias.files import check_writable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -26,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             if getattr(options, "out", None):
+                from exposure_bias.files import check_writable
+
                 check_writable(options.out, folder=options.run is not commands.record)
             options.run(options)
     except InputError as error:
