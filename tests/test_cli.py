@@ -109,6 +109,14 @@ def test_models(run):
         (["error-hist", "--lengths", "2", "-n", "20"], r"3 to 20"),
         (["error-hist", "--of", "state", "--start", "noise", *QUICK], "pairs nothing"),
         (["error-hist", "--device", "nowhere", *QUICK], "nowhere"),
+        (["error-hist", "--sampler", "DPMSolverMultistepScheduler"], r"schedulers do not visit.*ddim.*rollout"),
+        (["record", "-n", "0"], "at least 1"),
+        (["record", "--batch-size", "0", *QUICK], "at least 1"),
+        (["spectrum", "--basis", "luma", *QUICK], "three channels"),
+        (["spectrum", "--start", "somewhere", *QUICK], "data, noise, or a timestep"),
+        (["spectrum", "--streams", "forwards", *QUICK], "forward, chain, teacher"),
+        (["error-hist", "--mode", "both", "--lengths", "2"], "chain, single"),
+        (["error-hist", "--lengths", "0"], "from 1 to 1000"),
     ],
 )
 def test_bad_input(run, tmp_path, monkeypatch, arguments, message):
@@ -135,17 +143,93 @@ def test_bad_recordings(run, tmp_path):
     assert run("spectrum", "--data", tmp_path / "x.npz", *QUICK)[0] == 2
 
 
-def test_interrupt_keeps_progress(tmp_path):
-    command = [sys.executable, "-m", "exposure_bias", "record", "--steps", "50", "--batch-size", "16"]
-    process = subprocess.Popen(
-        [*command, "-o", tmp_path / "run.nc"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run.nc").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+def test_a_place_that_cannot_be_written_is_found_before_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("exposure_bias.recorder.record", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("here first")
+    for command in ("spectrum", "gap", "error-hist", "rollout", "diagnose", "chain-fid"):
+        code, _, err = run(command, "-o", tmp_path / "file")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "is a file" in err
+        assert run(command, "-o", tmp_path / "file" / "inside")[0] == 2
+    code, _, err = run("record", "-o", tmp_path)
+    assert code == 2
+    assert "is a folder" in err
+    monkeypatch.setattr("os.access", lambda *_: False)
+    code, _, err = run("spectrum", "-o", tmp_path / "new" / "folder")
+    assert code == 2
+    assert "not writable" in err
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+def test_bad_images(run, tmp_path):
+    from PIL import Image
+
+    mixed, colour = tmp_path / "mixed", tmp_path / "colour"
+    for folder, sizes, mode in ((mixed, (8, 9), "L"), (colour, (8, 8), "RGB")):
+        folder.mkdir()
+        for i, size in enumerate(sizes):
+            Image.new(mode, (size, size)).save(folder / f"{i}.png")
+    floats = np.zeros((4, 8, 8, 1), dtype=np.float32)
+    np.savez(tmp_path / "nan.npz", arr_0=np.full_like(floats, np.nan))
+    np.savez(tmp_path / "range.npz", arr_0=floats + 200)
+    (tmp_path / "empty").mkdir()
+    cases = {mixed: "8x8.*9x9", colour: "1×8×8.*3×8×8", tmp_path / "nan.npz": "uint8", tmp_path / "range.npz": "uint8",
+             tmp_path / "empty": "no images"}  # fmt: skip
+    for path, message in cases.items():
+        code, out, err = run("spectrum", "--data", path, *QUICK)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert re.search(message, err)
+
+
+def test_a_flipped_bit_is_found(run, tmp_path):
+    path = tmp_path / "run.nc"
+    run("record", *QUICK, "-o", path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for command in (["spectrum", path], ["record", *QUICK, "-o", path]):
+        code, _, err = run(*command)
+        assert code == 2
+        assert re.search("corrupt: its checksum", err)
+
+
+def test_a_network_that_returns_nan(run, tmp_path, monkeypatch):
+    from exposure_bias.denoisers import Denoiser
+
+    said = Denoiser.__call__
+    monkeypatch.setattr(Denoiser, "__call__", lambda *a: said(*a) * (np.nan if a[2].timestep < 400 else 1))
+    code, _, err = run("record", *QUICK, "-o", tmp_path / "run.nc")
+    assert code == 2
+    assert re.search(r"NaN or Inf at step 2, timestep 333", err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_is_said_with_what_to_do(run, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exposure_bias.streams.noised", interrupted)
+    monkeypatch.setattr("exposure_bias.recorder.noised", interrupted)
+    code, _, err = run("record", *QUICK, "-o", tmp_path / "run.nc")
+    assert code == 130
     assert "same command" in err
-    assert "Traceback" not in err
-    assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_interrupt_keeps_progress(tmp_path):
+    """A run far too long to end by itself is interrupted as soon as its first checkpoint is there."""
+    command = [sys.executable, "-m", "exposure_bias", "record", "--steps", "50", "-n", "500000", "--batch-size", "16"]
+    with (tmp_path / "err").open("w+") as err:
+        process = subprocess.Popen([*command, "-o", tmp_path / "run.nc"], stderr=err, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "run.nc").exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=300) == 130
+        finally:
+            process.kill()
+        err.seek(0)
+        said = err.read()
+    assert "same command" in said
+    assert "Traceback" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["err", "run.nc"]
