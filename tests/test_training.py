@@ -520,9 +520,8 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         out = sys.argv[2]
         def run(batch):
             settings = BRIEF | {"iterations": 6, "batch_size": batch, "log_every": 1, "sample_every": 0}
-            settings["net"] = small(dropout=0.0)
             folder = f"{out}/train-{batch}-{os.environ.get('WORLD_SIZE', 1)}"
-            eb.train(images(), out=folder, objective="ip", **settings)
+            eb.train(images(), net=small(dropout=0.0), out=folder, objective="ip", **settings)
         model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(1000))
         def work(rank=0):
             for batch in (7, 1):
