@@ -217,9 +217,13 @@ def test_an_interrupt_is_said_with_what_to_do(run, tmp_path, monkeypatch):
 
 def test_interrupt_keeps_progress(tmp_path):
     """A run far too long to end by itself is interrupted as soon as its first checkpoint is there."""
-    command = [sys.executable, "-m", "exposure_bias", "record", "--steps", "50", "-n", "500000", "--batch-size", "16"]
+    command = [sys.executable, "-m", "exposure_bias", "record", "--steps", "50", "-n", "100000", "--batch-size", "16"]
     with (tmp_path / "err").open("w+") as err:
-        process = subprocess.Popen([*command, "-o", tmp_path / "run.nc"], stderr=err, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "-o", tmp_path / "run.nc"], stderr=err, stdout=subprocess.DEVNULL,
+            # A test run in the background ignores Ctrl-C, and so would everything that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         try:
             deadline = time.monotonic() + 300
             while not (tmp_path / "run.nc").exists() and process.poll() is None and time.monotonic() < deadline:
