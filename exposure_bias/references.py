@@ -19,6 +19,12 @@ with dd̄/dτ = f d̄ the probability flow, h = τ_t − τ_s, in the coordinate
 c = α, τ = σ/α, f = ασ/(α²λ + σ²) for vp and edm; c = 1, τ = σ, f = (σ − αλ)/(α²λ + σ²) for flow. (Heun is
 d̄_t = d̄_s + h (f_s d̄_s + f_t d̄_euler)/2; its first half is what Euler has of it already.)
 
+Remedies keep the denoiser linear: epsilon scaling by λ_ε and input perturbation by γ, trained or not, multiply e by
+
+    q = (α²λ + σ²) / (α²λ + σ² (1 + γ²)) / λ_ε,
+
+and k becomes (1 − σ e)/α, p its a + b k, and f is e α for vp and edm, e − k for flow (design §4.5).
+
 The teacher chain takes the same steps and noise with x̂_0 = x_0: its deviation is α u + w, w_t = a w_s + n z. Writing
 the chain's as d = g u + ω + w with ω, w independent of u, all laws that we report follow from
 
@@ -106,9 +112,12 @@ def gaussian(
     steps: int = 100,
     grid: str = "linspace",
     start: str = "data",
+    epsilon_scale: float = 1.0,
+    gamma: float = 0.0,
 ) -> xr.Dataset:
     """`gaussian_chain` on a schedule's whole sampling chain, `schedule.levels(steps, grid)`: steps + 1 entries."""
-    return gaussian_chain(mean, covariance, schedule.levels(steps, grid), schedule.path, sampler, start)
+    levels = schedule.levels(steps, grid)
+    return gaussian_chain(mean, covariance, levels, schedule.path, sampler, start, epsilon_scale, gamma)
 
 
 def gaussian_chain(
@@ -118,12 +127,17 @@ def gaussian_chain(
     path: Path,
     sampler: str | Sampler = "ddpm",
     start: str = "data",
+    epsilon_scale: float = 1.0,
+    gamma: float = 0.0,
 ) -> xr.Dataset:
     """The unclipped chain of the perfect denoiser for data N(mean, covariance) through `levels`, noisiest first.
 
     mean: (C, H, W). covariance: scalar, (D,), (D, D) with D = C·H·W in row-major order, or an `Eigen` (use that for
     repeated calls: the eigendecomposition is the slow part). start: "data" is α_T x_0 + σ_T ε on the very x_0 that
     the pair statistics compare with; "noise" is independent of x_0, N(0, I) on a vp path and N(0, σ_T² I) otherwise.
+
+    epsilon_scale, gamma: what the perfect denoiser with ε̂ divided by epsilon_scale, or with the optimum of input
+    perturbation by γ ≥ 0, would do here.
 
     Returns float64 variables over (step, channel, y, x), with coordinates timestep, alpha, sigma on step:
 
@@ -144,8 +158,9 @@ def gaussian_chain(
                                     1/(32 D²) for D equal ones
         published_delta             (mean_i √Var_i(x̂ − α x_0) − σ)² (design §4.3)
 
-    Clipping x̂_0 is not linear and has no such form. Raises InputError for ddpm:learned_range (its variance is the
-    network's; fixed_small and fixed_large enclose it), and for a covariance that is none.
+    Clipping x̂_0 is not linear and has no such form. Raises InputError for epsilon_scale ≤ 0 or γ < 0, for
+    ddpm:learned_range (its variance is the network's; fixed_small and fixed_large enclose it), and for a covariance
+    that is none.
     """
     sampler, mu = parse(sampler), np.asarray(mean, dtype=np.float64)
     if sampler.variance == "learned_range":
@@ -153,6 +168,8 @@ def gaussian_chain(
     for what, name, allowed in (("start", start, get_args(Start)), ("path", path, get_args(Path))):
         if name not in allowed:
             raise InputError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
+    if not (epsilon_scale > 0 and gamma >= 0):
+        raise InputError(f"epsilon_scale must be above 0 and gamma at least 0, got {epsilon_scale} and {gamma}")
     if mu.ndim != 3 or mu.size == 0 or not np.isfinite(mu).all():
         raise InputError(f"mean must be finite and of shape (C, H, W), got shape {mu.shape}")
     timestep, alpha, sigma = np.array(levels, dtype=np.float64).reshape(-1, 3).T
@@ -162,13 +179,18 @@ def gaussian_chain(
     lam, from_data = space.eigenvalues, start == "data"
 
     forward = np.outer(alpha**2, lam) + sigma[:, None] ** 2
-    a, p, noise = _steps(sampler, path, alpha, sigma, lam, forward)
+    positive = np.where(forward > 0, forward, 1.0)
+    q = positive / (positive + (gamma * sigma[:, None]) ** 2) / epsilon_scale
+    e = q * sigma[:, None] / positive
+    # αλ/(α²λ + σ²) and what a remedy adds: 1 − σe would cancel where α²λ ≪ σ².
+    added = np.divide((1 - q) * sigma[:, None] ** 2, alpha[:, None] * positive, out=np.zeros_like(q), where=q != 1)
+    k = np.outer(alpha, lam) / positive + added
+    a, p, noise = _steps(sampler, path, alpha, sigma, lam, forward, k, e, added)
     decay = alpha[0] * np.cumprod(np.vstack([np.ones_like(lam), p]), axis=0)
     g = decay if from_data else np.zeros_like(decay)
     own, omega = _noise_variances(a, p, noise, sigma[0] ** 2 if from_data or path != "vp" else 1.0)
     variance = g**2 * lam + own
-    k, e = (np.full_like(forward, np.nan) for _ in range(2))
-    k[:-1], e[:-1] = np.outer(alpha[:-1], lam) / forward[:-1], sigma[:-1, None] / forward[:-1]
+    k[-1], e[-1] = np.nan, np.nan
 
     modes = {"variance": variance, "covariance_x0": g * lam, "x0_variance": k**2 * variance}
     if from_data:
@@ -311,7 +333,15 @@ class _Space:
 
 
 def _steps(
-    sampler: Sampler, path: Path, alpha: Array, sigma: Array, lam: Array, forward: Array
+    sampler: Sampler,
+    path: Path,
+    alpha: Array,
+    sigma: Array,
+    lam: Array,
+    forward: Array,
+    k: Array,
+    e: Array,
+    added: Array,
 ) -> tuple[Array, Array, Array]:
     """Per step: a (N,), p (N, K + 1) and n² (N,) of the module docstring."""
     (alpha_s, alpha_t), (sigma_s, sigma_t) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
@@ -323,10 +353,10 @@ def _steps(
         noise = np.where(sigma_t > 0, sigma_s**2 * (1 - ratio), 0.0)
     # a + b k, written as a sum of positive terms: nothing cancels where α²λ ≪ σ².
     p = ((a * sigma_s**2)[:, None] + np.outer(alpha_s * alpha_t, lam)) / forward[:-1]
+    p = p + (alpha_t - a * alpha_s)[:, None] * added[:-1]
     if sampler.name == "heun":
         c, tau = (np.ones_like(alpha), sigma) if path == "flow" else (alpha, sigma / alpha)
-        slope = sigma[:, None] - np.outer(alpha, lam) if path == "flow" else (alpha * sigma)[:, None]
-        f = slope / np.where(forward > 0, forward, 1.0)
+        f = e - k if path == "flow" else alpha[:, None] * e
         heun = ((c[1:] / c[:-1])[:, None] + p * (1 + np.diff(tau)[:, None] * f[1:])) / 2
         p = np.where(sigma_t[:, None] > 0, heun, p)
     return a, p, noise

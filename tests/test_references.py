@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import gammaln
 
+import exposure_bias as eb
 from exposure_bias import schedules
 from exposure_bias.errors import InputError
 from exposure_bias.references import Eigen, eigendecomposition, gaussian, gaussian_chain
@@ -376,3 +377,30 @@ def test_a_scalar_covariance_needs_a_size_to_decompose() -> None:
 def test_torch_is_not_imported() -> None:
     code = "import sys, exposure_bias.references; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", ["linear", "edm", "flow"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim:0.5", "euler", "heun"])
+@pytest.mark.parametrize(("scale", "gamma"), [(1.0, 0.0), (1.02, 0.0), (0.97, 0.0), (1.0, 0.3)])
+def test_remedied_chains_are_those_of_the_remedied_oracle(path, sampler, scale, gamma):
+    """Without noise the chain from x_T is Π p x_T in each direction: the oracle's, remedied, to 1e-8."""
+    import torch
+
+    from exposure_bias import remedies, samplers, streams
+
+    schedule = {"linear": eb.schedules.linear(1000), "edm": eb.schedules.edm(), "flow": eb.schedules.flow()}[path]
+    variance = np.linspace(0.05, 2, 16)
+    model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), variance, schedule)
+    levels = schedule.levels(12, "karras" if path == "edm" else "linspace")[1:]  # a level below T, for the shift by γ
+    if gamma:
+        model = remedies.ip_equivalent(model, gamma)
+    if scale != 1:
+        model = remedies.epsilon_scaled(model, scale)
+    start = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    zero = torch.zeros(1, 1, 4, 4)
+    end = streams.rollout(model, start, levels, samplers.parse(sampler), lambda _: zero)
+    chain = eb.references.gaussian_chain(
+        np.zeros((1, 4, 4)), variance, levels, schedule.path, sampler, epsilon_scale=scale, gamma=gamma
+    )
+    decay = chain["mode_covariance_x0"].values[-1] / variance / levels[0].alpha
+    np.testing.assert_allclose(end.numpy().ravel(), decay, rtol=1e-8)
