@@ -112,7 +112,7 @@ def gaussian(
     steps: int = 100,
     grid: str = "linspace",
     start: str = "data",
-    epsilon_scale: float = 1.0,
+    epsilon_scale: ArrayLike = 1.0,
     gamma: float = 0.0,
 ) -> xr.Dataset:
     """`gaussian_chain` on a schedule's whole sampling chain, `schedule.levels(steps, grid)`: steps + 1 entries."""
@@ -127,7 +127,7 @@ def gaussian_chain(
     path: Path,
     sampler: str | Sampler = "ddpm",
     start: str = "data",
-    epsilon_scale: float = 1.0,
+    epsilon_scale: ArrayLike = 1.0,
     gamma: float = 0.0,
 ) -> xr.Dataset:
     """The unclipped chain of the perfect denoiser for data N(mean, covariance) through `levels`, noisiest first.
@@ -136,8 +136,8 @@ def gaussian_chain(
     repeated calls: the eigendecomposition is the slow part). start: "data" is α_T x_0 + σ_T ε on the very x_0 that
     the pair statistics compare with; "noise" is independent of x_0, N(0, I) on a vp path and N(0, σ_T² I) otherwise.
 
-    epsilon_scale, gamma: what the perfect denoiser with ε̂ divided by epsilon_scale, or with the optimum of input
-    perturbation by γ ≥ 0, would do here.
+    epsilon_scale, gamma: what the perfect denoiser with ε̂ divided by epsilon_scale (a number, or one for each level),
+    or with the optimum of input perturbation by γ ≥ 0, would do here.
 
     Returns float64 variables over (step, channel, y, x), with coordinates timestep, alpha, sigma on step:
 
@@ -168,8 +168,10 @@ def gaussian_chain(
     for what, name, allowed in (("start", start, get_args(Start)), ("path", path, get_args(Path))):
         if name not in allowed:
             raise InputError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
-    if not (epsilon_scale > 0 and gamma >= 0):
-        raise InputError(f"epsilon_scale must be above 0 and gamma at least 0, got {epsilon_scale} and {gamma}")
+    scale = np.asarray(epsilon_scale, dtype=np.float64)
+    if scale.shape not in ((), (len(levels),)) or not ((scale > 0).all() and gamma >= 0):
+        came = f"{scale} and {gamma}"
+        raise InputError(f"epsilon_scale must be above 0, one or {len(levels)} numbers, and gamma ≥ 0, got {came}")
     if mu.ndim != 3 or mu.size == 0 or not np.isfinite(mu).all():
         raise InputError(f"mean must be finite and of shape (C, H, W), got shape {mu.shape}")
     timestep, alpha, sigma = np.array(levels, dtype=np.float64).reshape(-1, 3).T
@@ -180,7 +182,7 @@ def gaussian_chain(
 
     forward = np.outer(alpha**2, lam) + sigma[:, None] ** 2
     positive = np.where(forward > 0, forward, 1.0)
-    q = positive / (positive + (gamma * sigma[:, None]) ** 2) / epsilon_scale
+    q = positive / (positive + (gamma * sigma[:, None]) ** 2) / scale.reshape(-1, 1)
     e = q * sigma[:, None] / positive
     # αλ/(α²λ + σ²) and what a remedy adds: 1 − σe would cancel where α²λ ≪ σ².
     added = np.divide((1 - q) * sigma[:, None] ** 2, alpha[:, None] * positive, out=np.zeros_like(q), where=q != 1)
