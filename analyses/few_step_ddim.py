@@ -16,7 +16,7 @@ DEFAULT = {
     "data": "digits", "model": None, "ip": None, "seeds": 3, "iterations": 1500, "n": 512, "lengths": (5, 10, 20, 50),
     "seed": 0,
 }  # fmt: skip
-SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "lengths": (2, 3)}
+SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "lengths": (5, 10)}
 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
