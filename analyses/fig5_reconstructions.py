@@ -23,7 +23,7 @@ STUDY = common.Study(
     published="a grid of images, no numbers",
 )
 DEFAULT = {"data": "digits", "model": None, "n": 256, "lengths": (100, 300, 600, 900), "shown": 4, "seed": 0}
-SMOKE = {"n": 256, "lengths": (200, 400)}
+SMOKE = {"n": 256, "lengths": (100, 200)}
 
 
 class MeanOnly(eb.samplers.Sampler):

@@ -19,7 +19,7 @@ STUDY = common.Study(
     source="slides 'Exposure Bias', 'Exposure Bias in DPM' (the diagram)",
     published="a diagram, no numbers",
 )
-DEFAULT = {"data": "digits", "model": None, "n": 512, "steps": (50, 200), "starts": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "seed": 0}
+DEFAULT = {"data": "digits", "model": None, "n": 512, "steps": (100,), "starts": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "seed": 0}
 SMOKE = {"n": 256, "steps": (10,), "starts": (0.3, 1.0)}
 COLUMNS = ("S", "A", "U", "W", "U_minus_S", "U_minus_S_relative")
 

@@ -26,14 +26,17 @@ CIFAR-10. "Published" is what the talk or the paper says; see `figures/reference
 TAIL = """
 ## Larger runs
 
-Not run: no GPU was to be had. `--data` takes any images, and checkpoints and curve points resume. A run of Table 3 on
-MNIST (a plain 28×28 zip) with one GPU is, for each objective and seed,
+Not run: no GPU was to be had. `--data` takes any images, trainings and curve points resume. Table 3 on MNIST (28×28,
+lossless) with one GPU would be
 
 ```sh
-eb-analyze train --data mnist-train.zip --objective ip --gamma 0.1 --net unet-small --iterations 20000 \\
-    --batch-size 256 --precision bf16 --channels-last --device cuda --seed 0 -o runs/mnist/ip-0
-eb-analyze chain-fid --model runs/mnist/ddpm-0/last --against runs/mnist/ip-0/last --data mnist-train.zip -o curve
+eb-analyze train --data mnist-train.zip --objective ddpm ip --seed 0 1 2 --net unet-small --iterations 20000 \\
+    --batch-size 256 --precision bf16 --channels-last --device cuda -o runs/mnist
+eb-analyze chain-fid --model runs/mnist/ddpm-0 --against runs/mnist/ip-0 --data mnist-train.zip --device cuda \\
+    --features inception --lengths 80 100 300 1000 -n 50000 -o runs/mnist/curve
 ```
+
+with a network of a million parameters; its time on a GPU was not measured.
 
 The copies of CIFAR-10 in `../shared/data` are JPEGs with halved chroma: average them to 16×16, or label every spectrum and
 distance "JPEG CIFAR-10, not comparable with the literature".
