@@ -18,7 +18,7 @@ STUDY = common.Study(
     name="chain_length",
     claim="Beyond 100 to 300 steps quality declines, by accumulated error",
     source="slide 'Supporting Evidence in Improved-DDPM' (Fig. 11 of arXiv 2102.09672)",
-    published="read off the figure: FID of the cosine-schedule model is lowest near 100-300 steps of 4000",
+    published="FID on LSUN-256, read off: DDIM 7.1 at 50, 8.5 at 1000 steps; β̃ 5.1 at 250, 5.6 at 1000",
 )
 SAMPLERS = ("ddpm", "ddpm:fixed_large", "ddim", "heun")
 DEFAULT = {
@@ -54,7 +54,7 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
 
 
 def answer(curve: "eb.Dataset", rise: pd.DataFrame, s: common.Settings) -> common.Answer:
-    said, risen = [], {}
+    said, risen, exact = [], {}, rise[rise["model"] == "exact denoiser"]
     for sampler in curve["sampler"].values:
         here = rise[(rise["model"] == "model") & (rise["sampler"] == sampler)]
         worst = here.loc[here["value"].idxmax()]
@@ -66,12 +66,17 @@ def answer(curve: "eb.Dataset", rise: pd.DataFrame, s: common.Settings) -> commo
             f"{values[-1]:.2f}, {change} than at {worst['length']:.0f} by {common.told(worst, 2)}"
         )
     text = f"Fréchet distance ({common.features(s)}, bias-corrected). {'; '.join(said)}. "
+    own = [k for k, v in risen.items() if v and not (exact[exact["sampler"] == k]["low"] > 0).any()]
     if any(risen.values()):
-        text += f"It rises with {', '.join(k for k, v in risen.items() if v)}."
+        text += f"It rises with {', '.join(k for k, v in risen.items() if v)}"
+        text += f", where the exact denoiser's does not: {', '.join(own) or 'none'}."
     else:
-        text += "No sampler's curve rises beyond its interval."
-    verdict = "reproduced" if risen.get("ddpm:fixed_small") or risen.get("ddpm:fixed_large") else "not reproduced"
-    return common.Answer(verdict, text, f"{s.data}, n = {s.n}, T′ to {max(s.lengths)}, seed {s.seed}")
+        text += (
+            f"No sampler's curve rises beyond its interval up to {max(s.lengths)} steps; the literature's go to 1000."
+        )
+    return common.Answer(
+        "reproduced" if own else "undecided", text, f"{s.data}, n = {s.n}, T′ to {max(s.lengths)}, seed {s.seed}"
+    )
 
 
 if __name__ == "__main__":

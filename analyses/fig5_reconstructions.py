@@ -32,7 +32,7 @@ class MeanOnly(eb.samplers.Sampler):
     def __str__(self) -> str:
         return "ddpm without noise"
 
-    def step(self, x, now, s, t, z, predict, path):  # noqa: ANN
+    def step(self, x, now, s, t, z, predict, path):
         return super().step(x, now, s, t, 0.0, predict, path)
 
 

@@ -77,7 +77,7 @@ def answer(rates: pd.DataFrame, shapes: pd.DataFrame, seen: "eb.Dataset", s: com
         f"{', '.join(map(str, s.lengths))}: {'; '.join(said)}. A Gaussian would show 0.05; the test finds a Laplace "
         f"distribution with probability {power_laplace:.2f}. Neighbours in e_t are correlated by "
         f"{neighbours.min().min():.2f} to {neighbours.max().max():.2f} and its power by band is "
-        f"{white['whiteness'].min():.2f} to {white['whiteness'].max():.2f} times its mean, where white errors have 0 and 1."
+        f"{white['whiteness'].min():.2f} to {white['whiteness'].max():.2f} times its mean; white errors have 0 and 1."
     )
     minority = (fair["rate_high"] < 0.5).all()
     gaussian = (fair["rate_low"] <= ALPHA).all()

@@ -1,8 +1,8 @@
 """Why does IP work? High frequencies of samples in dB of the data's, by chain length.
 
-DDPM, trained IP, IP without training (`ip:γ`) and epsilon scaling by 1 + γ² on the same images and noise; beside them
-the Gaussian reference and the exact denoiser of the training images. Models trained here over seeds, the bundled pair as
-one seed each.
+DDPM, trained IP, IP without training (`ip:γ`) and epsilon scaling by 1 + γ² on the same images and noise; beside
+them the Gaussian reference and the exact denoiser of the training images. Models trained here over seeds, the bundled
+pair as one seed each.
 
 Writes hf.csv: family, length, of ("value", or "difference" from its DDPM), value, low, high, seeds.
 """
@@ -48,7 +48,9 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
 def table(families: dict[str, list], data: "eb.data.Data", s: common.Settings) -> pd.DataFrame:
     found = {
         name: [
-            np.stack([high(eb.record(one, data, steps=k, n=s.n, seed=s.seed, streams=["chain"])) for k in s.lengths], -1)
+            np.stack(
+                [high(eb.record(one, data, steps=k, n=s.n, seed=s.seed, streams=["chain"])) for k in s.lengths], -1
+            )
             for one in family
         ]
         for name, family in families.items()
@@ -67,9 +69,7 @@ def table(families: dict[str, list], data: "eb.data.Data", s: common.Settings) -
 
 def high(recording: eb.Recording) -> np.ndarray:
     """HF in dB, of all samples and without each group: (17,)."""
-    ours, theirs = (
-        recording[stream]["state_high"].isel(step=-1).sum("channel").values for stream in ("chain", "data")
-    )
+    ours, theirs = (recording[stream]["state_high"].isel(step=-1).sum("channel").values for stream in ("chain", "data"))
     ratio = np.append(ours.sum() / theirs.sum(), (ours.sum() - ours) / (theirs.sum() - theirs))
     return 10 * np.log10(ratio)
 

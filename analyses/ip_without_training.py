@@ -67,7 +67,9 @@ def slopes(candidates: dict[str, list], ddpm: list, data: "eb.data.Data", s: com
         level = schedule.level(timestep)
         x = eb.streams.noised(x0, level, noise(i))
         plain = [coefficients(m.predict(x, level).epsilon) for m in ddpm]
-        noisier = level.sigma**2 * (1 + s.gamma**2)
+        total = level.alpha**2 * power + level.sigma**2
+        shrunk = total / (total + level.sigma**2 * s.gamma**2)
+        weight = level.sigma**2 / total  # the power of ε* of Gaussian data
         for name, family in candidates.items():
             ours = [coefficients(m.predict(x, level).epsilon) for m in family]
             for b, edge in enumerate(s.edges):
@@ -77,21 +79,15 @@ def slopes(candidates: dict[str, list], ddpm: list, data: "eb.data.Data", s: com
                     )
                     for one, theirs in zip(ours, plain, strict=True)
                 ]
-                shrunk = (level.alpha**2 * power + level.sigma**2) / (level.alpha**2 * power + noisier)
                 rows.append(
                     {"family": name, "timestep": timestep, "band_from": edge} | common.with_interval(each)
-                    | {"gaussian": weighted(shrunk, power, level)[band == b].sum() / weighted(1, power, level)[band == b].sum()}
+                    | {"gaussian": float(np.average(shrunk[band == b], weights=weight[band == b]))}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def coefficients(images: torch.Tensor) -> np.ndarray:
     return dctn(images.double().numpy(), axes=(-2, -1), norm="ortho")
-
-
-def weighted(factor: np.ndarray | float, power: np.ndarray, level: "eb.schedules.Level") -> np.ndarray:
-    """factor × the power of ε* of Gaussian data, σ²/(α²S + σ²), per mode."""
-    return factor * level.sigma**2 / (level.alpha**2 * power + level.sigma**2)
 
 
 def spectra(families: dict[str, list], data: "eb.data.Data", s: common.Settings) -> pd.DataFrame:
@@ -122,7 +118,7 @@ def answer(slope: pd.DataFrame, samples: pd.DataFrame, s: common.Settings) -> co
     apart = bool(own.apply(common.excludes_zero, axis=1).any())
     resolved = bool(differences[differences["family"] == "DDPM"].apply(common.excludes_zero, axis=1).any())
     text = (
-        f"Less trained IP, at {s.length} steps (Fréchet distance; hf in dB): {'; '.join(said)}. Slope of ε on DDPM's over "
+        f"Less trained IP, at {s.length} steps (Fréchet distance; hf in dB): {'; '.join(said)}. Slope of ε on DDPM's, "
         f"{len(trained)} levels and bands: trained IP {trained['value'].min():.3f} to {trained['value'].max():.3f}, IP "
         f"without training {shifted['value'].min():.3f} to {shifted['value'].max():.3f}, inside the trained one's "
         f"interval at {int(held.sum())}; another seed of DDPM {control['value'].min():.3f} to "

@@ -1,7 +1,7 @@
 """e_t before and after input perturbation: is it any nearer to the isotropic Gaussian that IP assumes?
 
-For models trained with and without IP on the same draws, over seeds, and for the bundled pair (one seed each): share of
-pixels at which Shapiro–Wilk rejects, correlation of neighbours, power of the highest band over the mean, and RMSE of e_t.
+For models trained with and without IP on the same draws, over seeds, and for the bundled pair (one seed each): share
+of pixels at which Shapiro–Wilk rejects, correlation of neighbours, power of the highest band over the mean, RMSE.
 Zero or one is not what a perfect sampler shows; only the rejection rate of a Gaussian, α, is a null value.
 
 Writes table.csv: pair, length, measure, of ("DDPM", "IP", "difference"), value, low, high, seeds.
@@ -83,9 +83,11 @@ def answer(table: pd.DataFrame, s: common.Settings) -> common.Answer:
     )
     before = here.xs("DDPM", level="of")
     assumed = before.loc["rejection rate", "low"] <= 0.05 and before.loc["neighbour correlation", "low"] <= 0.05
-    text = f"At length {max(s.lengths)}, DDPM over seeds: {said}. Gaussian white errors have a rate of 0.05 and correlation 0."
+    text = f"At length {max(s.lengths)}, DDPM over seeds: {said}. White Gaussian errors: rate 0.05, correlation 0."
     if not assumed:
-        text += " So e_t is not what IP assumes even before IP is applied; this does not say why IP helps where it does."
+        text += (
+            " So e_t is not what IP assumes even before IP is applied; this does not say why IP helps where it does."
+        )
     return common.Answer("undecided" if assumed else "reproduced", text, common.trained_scale(s))
 
 

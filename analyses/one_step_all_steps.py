@@ -19,7 +19,14 @@ STUDY = common.Study(
     source="slides 'Exposure Bias', 'Exposure Bias in DPM' (the diagram)",
     published="a diagram, no numbers",
 )
-DEFAULT = {"data": "digits", "model": None, "n": 512, "steps": (100,), "starts": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "seed": 0}
+DEFAULT = {
+    "data": "digits",
+    "model": None,
+    "n": 512,
+    "steps": (100,),
+    "starts": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+    "seed": 0,
+}
 SMOKE = {"n": 256, "steps": (10,), "starts": (0.3, 1.0)}
 COLUMNS = ("S", "A", "U", "W", "U_minus_S", "U_minus_S_relative")
 
@@ -69,7 +76,9 @@ def answer(table: pd.DataFrame, name: str, s: common.Settings) -> common.Answer:
     )
     more = bool(worse.any()) and share.max() > (exact["U_minus_S"] / exact["S"]).max()
     return common.Answer(
-        "reproduced" if more else "undecided", text, f"{s.data}, n = {s.n}, {max(s.steps)} steps, 2 chains, seed {s.seed}"
+        "reproduced" if more else "undecided",
+        text,
+        f"{s.data}, n = {s.n}, {max(s.steps)} steps, 2 chains, seed {s.seed}",
     )
 
 

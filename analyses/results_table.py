@@ -1,6 +1,6 @@
 """docs/results.md from the run.json of every study.
 
-    python analyses/results_table.py             # writes docs/results.md
+python analyses/results_table.py             # writes docs/results.md
 """
 
 import importlib
@@ -16,9 +16,9 @@ Made by `python analyses/results_table.py` from `results/*/run.json`; do not edi
 intervals; a difference is called one only if its interval excludes zero. Between trained models it counts images and
 training seeds (`analyses/common.py`).
 
-*Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a million
-parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured on
-CIFAR-10. "Published" is what the talk or the paper says; see `figures/reference/published.csv`.
+*Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a
+million parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured
+on CIFAR-10. "Published" is what the talk or the paper says; see `figures/reference/published.csv`.
 
 | claim | published | verdict | command |
 |---|---|---|---|
@@ -38,8 +38,8 @@ eb-analyze chain-fid --model runs/mnist/ddpm-0 --against runs/mnist/ip-0 --data 
 
 with a network of a million parameters; its time on a GPU was not measured.
 
-The copies of CIFAR-10 in `../shared/data` are JPEGs with halved chroma: average them to 16×16, or label every spectrum and
-distance "JPEG CIFAR-10, not comparable with the literature".
+The copies of CIFAR-10 in `../shared/data` are JPEGs with halved chroma: average them to 16×16, or label every spectrum
+and distance "JPEG CIFAR-10, not comparable with the literature".
 """
 
 
@@ -54,9 +54,13 @@ def page() -> str:
             rows.append(f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |")
             continue
         run = json.loads(path.read_text())
-        rows.append(f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name}) | {command} |")
+        rows.append(
+            f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name}) | {command} |"
+        )
         seconds = f"{run['wall_seconds'] / 60:.0f} min" if run["wall_seconds"] > 90 else f"{run['wall_seconds']:.0f} s"
-        details.append(f"### {name}\n\n**{run['verdict'].capitalize()}.** {run['text']}\n\nScale: {run['scale']}; {seconds}.\n")
+        details.append(
+            f"### {name}\n\n**{run['verdict'].capitalize()}.** {run['text']}\n\nScale: {run['scale']}; {seconds}.\n"
+        )
     return HEAD + "\n".join(rows) + "\n\n## What we measured\n\n" + "\n".join(details) + TAIL
 
 

@@ -1,7 +1,7 @@
 """Every study, in the order of the talk; what is finished is skipped.
 
-    python analyses/studies.py                   # the default scale, `make studies`
-    python analyses/studies.py --untrained       # those that train nothing
+python analyses/studies.py                   # the default scale, `make studies`
+python analyses/studies.py --untrained       # those that train nothing
 """
 
 import importlib

@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 
 from exposure_bias.plots import COLUMN, REFERENCE, style
 
-__all__ = ["COLUMN", "REFERENCE", "curve", "log_lengths", "note_missing", "published", "read", "run_of", "save", "style"]
+__all__ = [
+    "COLUMN",
+    "REFERENCE",
+    "curve",
+    "log_lengths",
+    "note_missing",
+    "published",
+    "read",
+    "run_of",
+    "save",
+    "style",
+]
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "figures" / "build"  # not committed
@@ -58,7 +69,9 @@ def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, *
     table = table.sort_values(along)
     colour = matplotlib.pyplot.rcParams["axes.prop_cycle"].by_key()["color"][place % 10]
     x = table[along].to_numpy(float)
-    axis.plot(x, table["value"], color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3, label=label, **options)
+    axis.plot(
+        x, table["value"], color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3, label=label, **options
+    )
     if "low" in table:
         axis.fill_between(x, table["low"], table["high"], color=colour, alpha=0.2, linewidth=0)
 

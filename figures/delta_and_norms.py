@@ -34,7 +34,9 @@ def main() -> None:
         published = axes[-1]
         published.plot(log["timestep"], log["published"] ** 0.5, "o", color="C3", markersize=3, label="published log")
         published.plot(log["timestep"], log["perfect"] ** 0.5, color="k", linewidth=1, label="perfect sampler")
-        published.fill_between(log["timestep"], log["small"] ** 0.5, log["large"] ** 0.5, color="0.8", label="same solver")
+        published.fill_between(
+            log["timestep"], log["small"] ** 0.5, log["large"] ** 0.5, color="0.8", label="same solver"
+        )
         published.set(xlabel="$t$", title="CIFAR-10, published")
         published.invert_xaxis()
         for axis in (axes[0], last, published):
@@ -45,9 +47,10 @@ def main() -> None:
         figure,
         STUDY,
         "The signed root of the published δ_t along the chain (noise at the left) with its simultaneous 95 % band, a "
-        "perfect sampler's (black) and a perfect denoiser's of Gaussian data with the same steps (dashed). Third: ratio "
-        "of ε-norms, chain over forward, with its references dashed. Right: the author's log for ADM on CIFAR-10 at 20 "
-        "steps, without intervals, and the same two references on JPEG copies of those images; grey spans the variances "
+        "perfect sampler's (black) and a perfect denoiser's of Gaussian data with the same steps (dashed). Third: "
+        "ratio of ε-norms, chain over forward, with its references dashed. Right: the author's log for ADM on CIFAR-10 "
+        "at 20 steps, without intervals, and the same two references on JPEG copies of those images; grey spans "
+        "the variances "
         "β̃ and β.",
     )
     return None

@@ -13,7 +13,9 @@ def main() -> None:
     table = common.read(STUDY, "hf.csv")
     if table is None:
         return common.note_missing(STUDY)
-    images = {k: np.array(v) for k, v in json.loads((common.ROOT / "results" / STUDY / "images.json").read_text()).items()}
+    images = {
+        k: np.array(v) for k, v in json.loads((common.ROOT / "results" / STUDY / "images.json").read_text()).items()
+    }
     original = images.pop("x0")
     lengths = sorted({key.rsplit(", ", 1)[1] for key in images}, key=int)
     rows = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in images))

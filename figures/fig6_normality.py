@@ -39,7 +39,9 @@ def main() -> None:
                 common.curve(axis, band, "length", f"{mode}, {n} values a test", place)
                 place += 1
         axis.axhline(0.05, label="Gaussian errors", **common.REFERENCE)
-        sizes = ", ".join(f"{r['rate']:.2f} at {r['n']:.0f}" for _, r in power[power["alternative"] == "laplace"].iterrows())
+        sizes = ", ".join(
+            f"{r['rate']:.2f} at {r['n']:.0f}" for _, r in power[power["alternative"] == "laplace"].iterrows()
+        )
         axis.set(xlabel="length", ylabel="share of pixels rejected at 5 %", ylim=(0, 1.02))
         right.legend(loc="outside lower center", fontsize=6, ncols=2)
     common.save(

@@ -27,9 +27,9 @@ def main() -> None:
         figure,
         STUDY,
         "Power of samples at f ≥ ¼ cycle per pixel against the data's, in dB, by number of ancestral steps, and "
-        "differences from the DDPM of the same kind on the same images and noise; 95 % bands. 'Bundled' is one training "
-        "seed, the others are means over seeds. The Gaussian reference is a perfect denoiser of Gaussian data of the "
-        "same covariance; the exact denoiser is that of the training images.",
+        "differences from the DDPM of the same kind on the same images and noise; 95 % bands. 'Bundled' is one "
+        "training seed, the others are means over seeds. The Gaussian reference is a perfect denoiser of Gaussian data "
+        "of the same covariance; the exact denoiser is that of the training images.",
     )
     return None
 

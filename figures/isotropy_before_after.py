@@ -34,8 +34,8 @@ def main() -> None:
         figure,
         STUDY,
         "e_t of ancestral chains from true x_t, for models trained with and without input perturbation on the same "
-        "draws (means over seeds) and for the bundled pair (one seed each), 95 % intervals. Dashed: what white Gaussian "
-        "errors show, which is not what a perfect sampler shows. Points are shifted sideways for clarity.",
+        "draws (means over seeds) and for the bundled pair (one seed each), 95 % intervals. Dashed: what white "
+        "Gaussian errors show, which is not what a perfect sampler shows. Points are shifted sideways for clarity.",
     )
     return None
 

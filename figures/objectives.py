@@ -47,9 +47,9 @@ def draw(study: str) -> None:
     common.save(
         figure,
         study,
-        "Fréchet distance of classifier features to the training images, bias-corrected (left), and its difference from "
-        "DDPM's on the same noise (middle), means over training seeds with 95 % bands over images and seeds; families "
-        f"called bundled are one seed each. Right: {where} of the literature on CIFAR-10, FID without intervals.",
+        "Fréchet distance of classifier features to the training images, bias-corrected (left), and its difference "
+        "from DDPM's on the same noise (middle), means over training seeds with 95 % bands over images and seeds; "
+        f"families called bundled are one seed each. Right: {where} of the literature, CIFAR-10, FID, no intervals.",
     )
     return None
 

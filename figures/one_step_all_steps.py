@@ -44,9 +44,9 @@ def main() -> None:
         figure,
         STUDY,
         "Error of one prediction (S) and of a whole chain (A) from true x_t, in squared units of images in [−1, 1]; a "
-        "perfect sampler has S = V, A = 2V. Middle: U − S, the mean error that the chain adds, with 95 % intervals; zero "
-        "for a perfect sampler (dashed). Right: W/U, one for a perfect sampler. The oracle is the exact denoiser of the "
-        "training images, run on them with the same steps. Points are shifted sideways for clarity.",
+        "perfect sampler has S = V, A = 2V. Middle: U − S, the mean error that the chain adds, 95 % intervals; "
+        "zero for a perfect sampler (dashed). Right: W/U, one for a perfect sampler. The oracle is the exact denoiser "
+        "of the training images, run on them with the same steps. Points are shifted sideways for clarity.",
     )
     return None
 

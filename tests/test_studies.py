@@ -72,7 +72,8 @@ def test_interval_counts_images_and_seeds() -> None:
     assert found["high"] - found["value"] == pytest.approx(np.hypot(images, over_seeds), rel=1e-3)
     assert found["value"] == pytest.approx(value)
     same = common.with_interval([each[0]] * 3, [each[0]] * 3)
-    assert same["low"] == same["high"] == 0 and not common.excludes_zero(same)
+    assert same["low"] == same["high"] == 0
+    assert not common.excludes_zero(same)
 
 
 @pytest.mark.parametrize(
