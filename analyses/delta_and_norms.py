@@ -47,12 +47,12 @@ def answer(delta: pd.DataFrame, norm: pd.DataFrame, s: common.Settings) -> commo
         below = (here["root_band_high"] < references.min(axis=1)).sum()
         out = ((ratio["excess_over_gaussian_band_low"] > 1) | (ratio["excess_over_gaussian_band_high"] < 1)).sum()
         end = ratio.iloc[-1]
-        beyond = beyond or above > 0
+        beyond = beyond or above > 0 or out > 0
         said.append(
-            f"{steps} steps: δ ends at {last['delta']:.3f} [{last['delta_low']:.3f}, {last['delta_high']:.3f}] "
+            f"{steps} steps: δ is {last['delta']:.3f} [{last['delta_low']:.3f}, {last['delta_high']:.3f}] "
             f"(t = {last['timestep']:.0f}) where a perfect sampler has {last['delta_perfect']:.3f} and the same solver "
             f"{last['delta_gaussian']:.3f}; it lies above both at {above} and below both at {below} of {len(here)} "
-            f"levels (bands). The ε-norm ratio ends at {end['ratio']:.3f}, a perfect denoiser's at "
+            f"levels (bands). The ε-norm ratio is {end['ratio']:.3f}, a perfect denoiser's at "
             f"{end['ratio_gaussian']:.3f}; it differs from that at {out} of {len(ratio)} levels"
         )
     text = (

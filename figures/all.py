@@ -1,6 +1,14 @@
-"""Every figure of the studies that were run, into figures/build (pictures) and figures/captions."""
+"""Every figure of the studies that were run.
+
+python figures/all.py               # pictures into figures/build, captions into figures/captions
+python figures/all.py FOLDER        # pictures into another folder
+"""
 
 import importlib
+import sys
+from pathlib import Path
+
+import drawing
 
 NAMES = (
     "one_step_all_steps", "fig5_reconstructions", "fig6_normality", "chain_length", "objectives", "table4_speedup",
@@ -8,10 +16,12 @@ NAMES = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    if argv:
+        drawing.folder = Path(argv[0])
     for name in NAMES:
         importlib.import_module(name).main()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,25 +1,25 @@
 """δ_t and ε-norms beside their references, and the published log, from results/delta_and_norms and published_delta."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 
 STUDY = "delta_and_norms"
 
 
 def main() -> None:
-    delta, norms = common.read(STUDY, "delta.csv"), common.read(STUDY, "norms.csv")
+    delta, norms = drawing.read(STUDY, "delta.csv"), drawing.read(STUDY, "norms.csv")
     if delta is None or norms is None:
-        return common.note_missing(STUDY)
-    log = common.read("published_delta", "table.csv")
+        return drawing.note_missing(STUDY)
+    log = drawing.read("published_delta", "table.csv")
     all_steps = list(delta["steps"].unique())
-    with common.style():
-        figure, axes = plt.subplots(1, len(all_steps) + 2, figsize=(2.4 * common.COLUMN, 2.5))
+    with drawing.style():
+        figure, axes = plt.subplots(1, len(all_steps) + 2, figsize=(2.4 * drawing.COLUMN, 2.5))
         for axis, steps in zip(axes, all_steps, strict=False):
             here = delta[(delta["steps"] == steps)]
             band = here.rename(columns={"root": "value", "root_band_low": "low", "root_band_high": "high"})
-            common.curve(axis, band, "timestep", "model", 0)
+            drawing.curve(axis, band, "timestep", "model", 0)
             axis.plot(here["timestep"], here["root_perfect"], color="k", linewidth=1, label="perfect sampler")
-            axis.plot(here["timestep"], here["root_gaussian"], label="same solver, Gaussian", **common.REFERENCE)
+            axis.plot(here["timestep"], here["root_gaussian"], label="same solver, Gaussian", **drawing.REFERENCE)
             axis.set(xlabel="$t$", title=f"{steps} steps")
             axis.set_ylabel(r"$\sqrt{\delta_t}$, signed" if steps == all_steps[0] else "")
             axis.invert_xaxis()
@@ -27,8 +27,8 @@ def main() -> None:
         for i, steps in enumerate(all_steps):
             here = norms[norms["steps"] == steps]
             band = here.rename(columns={"ratio": "value", "ratio_band_low": "low", "ratio_band_high": "high"})
-            common.curve(last, band, "timestep", f"{steps} steps", i)
-            last.plot(here["timestep"], here["ratio_gaussian"], **(common.REFERENCE | {"color": f"C{i}"}))
+            drawing.curve(last, band, "timestep", f"{steps} steps", i)
+            last.plot(here["timestep"], here["ratio_gaussian"], **(drawing.REFERENCE | {"color": f"C{i}"}))
         last.set(xlabel="$t$", ylabel=r"$\epsilon$-norm, chain / forward", title="")
         last.invert_xaxis()
         published = axes[-1]
@@ -43,7 +43,7 @@ def main() -> None:
             axis.legend(fontsize=5.5)
         for axis in axes:
             axis.set_title(axis.get_title(), fontsize=7)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "The signed root of the published δ_t along the chain (noise at the left) with its simultaneous 95 % band, a "

@@ -2,7 +2,7 @@
 
 import json
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -10,18 +10,18 @@ STUDY = "fig5_reconstructions"
 
 
 def main() -> None:
-    table = common.read(STUDY, "hf.csv")
+    table = drawing.read(STUDY, "hf.csv")
     if table is None:
-        return common.note_missing(STUDY)
+        return drawing.note_missing(STUDY)
     images = {
-        k: np.array(v) for k, v in json.loads((common.ROOT / "results" / STUDY / "images.json").read_text()).items()
+        k: np.array(v) for k, v in json.loads((drawing.ROOT / "results" / STUDY / "images.json").read_text()).items()
     }
     original = images.pop("x0")
     lengths = sorted({key.rsplit(", ", 1)[1] for key in images}, key=int)
     rows = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in images))
     shown = min(2, len(original))
-    with common.style():
-        figure = plt.figure(figsize=(2.2 * common.COLUMN, 4.0))
+    with drawing.style():
+        figure = plt.figure(figsize=(2.2 * drawing.COLUMN, 4.0))
         left, right = figure.subfigures(1, 2, width_ratios=[1.5, 1])
         grid = left.subplots(len(rows), shown * (len(lengths) + 1), squeeze=False)
         for r, row in enumerate(rows):
@@ -38,11 +38,11 @@ def main() -> None:
         for i, model in enumerate(("model", "exact denoiser")):
             for k, chain in enumerate(chains):
                 here = table[(table["model"] == model) & (table["chain"] == chain)]
-                common.curve(axis, here, "length", f"{model}, {chain}", k, linestyle=("-", ":")[i])
-        axis.axhline(0, **common.REFERENCE)
+                drawing.curve(axis, here, "length", f"{model}, {chain}", k, linestyle=("-", ":")[i])
+        axis.axhline(0, **drawing.REFERENCE)
         axis.set(xlabel="chain length $L$", ylabel=r"high frequencies of $\hat x_0$ (dB of $x_0$)")
         right.legend(loc="outside lower center", fontsize=6, ncols=2)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "Held-out images x_0 noised to the L-th of 1000 levels and brought back in L steps by the means of ancestral "

@@ -1,6 +1,6 @@
 """Fig. 6 of the talk: histograms of e_t at three pixels, and what the tests say; from results/fig6_normality."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -8,13 +8,13 @@ STUDY = "fig6_normality"
 
 
 def main() -> None:
-    errors, rates = common.read(STUDY, "pixels.csv"), common.read(STUDY, "rates.csv")
+    errors, rates = drawing.read(STUDY, "pixels.csv"), drawing.read(STUDY, "rates.csv")
     if errors is None or rates is None:
-        return common.note_missing(STUDY)
-    power = common.read(STUDY, "power.csv")
+        return drawing.note_missing(STUDY)
+    power = drawing.read(STUDY, "power.csv")
     lengths, pixels = errors["length"].unique(), errors["pixel"].unique()
-    with common.style():
-        figure = plt.figure(figsize=(2.4 * common.COLUMN, 3.6))
+    with drawing.style():
+        figure = plt.figure(figsize=(2.4 * drawing.COLUMN, 3.6))
         left, right = figure.subfigures(1, 2, width_ratios=[1.6, 1])
         axes = left.subplots(len(lengths), len(pixels), squeeze=False, sharex="row")
         for r, length in enumerate(lengths):
@@ -23,7 +23,7 @@ def main() -> None:
                 axes[r, c].hist(e, bins=25, density=True, color="C0", alpha=0.6)
                 grid = np.linspace(e.min(), e.max(), 200)
                 density = np.exp(-0.5 * ((grid - e.mean()) / e.std()) ** 2) / (e.std() * np.sqrt(2 * np.pi))
-                axes[r, c].plot(grid, density, **common.REFERENCE)
+                axes[r, c].plot(grid, density, **drawing.REFERENCE)
                 axes[r, c].set_yticks([])
                 if r == 0:
                     axes[r, c].set_title(f"pixel {pixel}", fontsize=7)
@@ -36,15 +36,15 @@ def main() -> None:
             for n in rates["n_per_test"].unique():
                 here = rates[(rates["mode"] == mode) & (rates["n_per_test"] == n)]
                 band = here.rename(columns={"rate": "value", "rate_low": "low", "rate_high": "high"})
-                common.curve(axis, band, "length", f"{mode}, {n} values a test", place)
+                drawing.curve(axis, band, "length", f"{mode}, {n} values a test", place)
                 place += 1
-        axis.axhline(0.05, label="Gaussian errors", **common.REFERENCE)
+        axis.axhline(0.05, label="Gaussian errors", **drawing.REFERENCE)
         sizes = ", ".join(
             f"{r['rate']:.2f} at {r['n']:.0f}" for _, r in power[power["alternative"] == "laplace"].iterrows()
         )
         axis.set(xlabel="length", ylabel="share of pixels rejected at 5 %", ylim=(0, 1.02))
         right.legend(loc="outside lower center", fontsize=6, ncols=2)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "Left: e_t = x_0 − x̂_0 of whole ancestral chains at three pixels; dashed, the Gaussian of the same mean and "

@@ -1,6 +1,6 @@
 """e_t before and after input perturbation, from results/isotropy_before_after."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 
 STUDY = "isotropy_before_after"
@@ -8,12 +8,12 @@ NULL = {"rejection rate": 0.05, "neighbour correlation": 0.0, "highest band's po
 
 
 def main() -> None:
-    table = common.read(STUDY, "table.csv")
+    table = drawing.read(STUDY, "table.csv")
     if table is None:
-        return common.note_missing(STUDY)
+        return drawing.note_missing(STUDY)
     measures = table["measure"].unique()
-    with common.style():
-        figure, axes = plt.subplots(1, len(measures), figsize=(2.4 * common.COLUMN, 2.4))
+    with drawing.style():
+        figure, axes = plt.subplots(1, len(measures), figsize=(2.4 * drawing.COLUMN, 2.4))
         for axis, measure in zip(axes, measures, strict=True):
             place = 0
             for pair in table["pair"].unique():
@@ -22,15 +22,15 @@ def main() -> None:
                     half = [here["value"] - here["low"], here["high"] - here["value"]]
                     x = here["length"] * (1 + 0.04 * place)
                     axis.errorbar(
-                        x, here["value"], yerr=half, fmt=common.MARKERS[place], markersize=3, label=f"{of}, {pair}"
+                        x, here["value"], yerr=half, fmt=drawing.MARKERS[place], markersize=3, label=f"{of}, {pair}"
                     )
                     place += 1
             if measure in NULL:
-                axis.axhline(NULL[measure], **common.REFERENCE)
-            common.log_lengths(axis, table["length"], "length")
+                axis.axhline(NULL[measure], **drawing.REFERENCE)
+            drawing.log_lengths(axis, table["length"], "length")
             axis.set_ylabel(measure)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "e_t of ancestral chains from true x_t, for models trained with and without input perturbation on the same "

@@ -1,6 +1,6 @@
 """Tables 2, 3 and 7 of the talk and few-step DDIM: our differences beside the published ones, a figure for each."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -19,32 +19,32 @@ def main() -> None:
 
 
 def draw(study: str) -> None:
-    table = common.read(study, "table.csv")
+    table = drawing.read(study, "table.csv")
     if table is None:
-        return common.note_missing(study)
+        return drawing.note_missing(study)
     where, baseline, names = TABLES[study]
-    with common.style():
-        figure, (values, differences, literature) = plt.subplots(1, 3, figsize=(2.4 * common.COLUMN, 2.5))
+    with drawing.style():
+        figure, (values, differences, literature) = plt.subplots(1, 3, figsize=(2.4 * drawing.COLUMN, 2.5))
         for axis, of in ((values, "value"), (differences, "difference")):
             families = list(table["family"].unique())
             for family in families:
                 here = table[(table["family"] == family) & (table["of"] == of)]
                 if len(here):
-                    common.curve(axis, here, "length", family, families.index(family))
-        differences.axhline(0, **common.REFERENCE)
+                    drawing.curve(axis, here, "length", family, families.index(family))
+        differences.axhline(0, **drawing.REFERENCE)
         for axis in (values, differences):
-            common.log_lengths(axis, table["length"], "steps")
+            drawing.log_lengths(axis, table["length"], "steps")
         values.set_ylabel("Fréchet distance")
         differences.set_ylabel("less DDPM's")
-        literature.axhline(0, **common.REFERENCE)
+        literature.axhline(0, **drawing.REFERENCE)
         for name in dict.fromkeys(names.values()):
             change = published(where, baseline, name)
             family = next(k for k, v in names.items() if v == name)
-            common.curve(literature, change, "length", name, families.index(family))
-        common.log_lengths(literature, change["length"], "steps")
+            drawing.curve(literature, change, "length", name, families.index(family))
+        drawing.log_lengths(literature, change["length"], "steps")
         literature.set_ylabel(f"FID less {baseline}'s, published")
         figure.legend(*values.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
-    common.save(
+    drawing.save(
         figure,
         study,
         "Fréchet distance of classifier features to the training images, bias-corrected (left), and its difference "
@@ -56,7 +56,7 @@ def draw(study: str) -> None:
 
 def published(where: str, baseline: str, name: str) -> pd.DataFrame:
     """A model's published FID less the baseline's, by number of steps."""
-    table = common.published()
+    table = drawing.published()
     table = table[(table["where"] == where) & (table["dataset"] == "CIFAR10-32") & (table["metric"] == "FID")]
     by = table.pivot_table(index="sampling_steps", columns="model", values="value")
     return pd.DataFrame({"length": by.index.astype(int), "value": (by[name] - by[baseline]).to_numpy()}).dropna()

@@ -1,6 +1,6 @@
 """One step against all steps, from results/one_step_all_steps."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -8,13 +8,13 @@ STUDY = "one_step_all_steps"
 
 
 def main() -> None:
-    table = common.read(STUDY, "rollouts.csv")
+    table = drawing.read(STUDY, "rollouts.csv")
     if table is None:
-        return common.note_missing(STUDY)
+        return drawing.note_missing(STUDY)
     table = table[table["steps"] == table["steps"].max()]
     models = table["model"].unique()
-    with common.style():
-        figure, axes = plt.subplots(1, 3, figsize=(2.4 * common.COLUMN, 2.4))
+    with drawing.style():
+        figure, axes = plt.subplots(1, 3, figsize=(2.4 * drawing.COLUMN, 2.4))
         for i, model in enumerate(models):
             here = table[table["model"] == model]
             for name, style in (("S", "-"), ("A", ":")):
@@ -32,15 +32,15 @@ def main() -> None:
                     fmt="os"[i], markersize=3, linewidth=1, label=model,
                 )  # fmt: skip
         first = table[table["model"] == models[0]]
-        axes[0].plot(first["timestep"], first["S_gaussian"], label="V, Gaussian data", **common.REFERENCE)
-        axes[1].axhline(0, **common.REFERENCE)
-        axes[2].axhline(1, **common.REFERENCE)
+        axes[0].plot(first["timestep"], first["S_gaussian"], label="V, Gaussian data", **drawing.REFERENCE)
+        axes[1].axhline(0, **drawing.REFERENCE)
+        axes[2].axhline(1, **drawing.REFERENCE)
         axes[0].set(xlabel="start $t$", ylabel="squared error per pixel")
         axes[1].set(xlabel="start $t$", ylabel="$U - S$")
         axes[2].set(xlabel="start $t$", ylabel="$W/U$ (spread over skill)")
         axes[0].legend(fontsize=6)
         axes[1].legend(fontsize=6)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "Error of one prediction (S) and of a whole chain (A) from true x_t, in squared units of images in [−1, 1]; a "

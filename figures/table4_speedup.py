@@ -1,29 +1,29 @@
 """Fig. 3 and Table 4 of the talk, from results/table4_speedup."""
 
-import common
+import drawing
 import matplotlib.pyplot as plt
 
 STUDY = "table4_speedup"
 
 
 def main() -> None:
-    table = common.read(STUDY, "table.csv")
+    table = drawing.read(STUDY, "table.csv")
     if table is None:
-        return common.note_missing(STUDY)
+        return drawing.note_missing(STUDY)
     values = table[(table["of"] == "value") & (table["length"] == table["length"].max())]
-    published = common.published()
+    published = drawing.published()
     published = published[(published["where"] == "Figure 3") & (published["dataset"] == "CIFAR10-32")]
-    with common.style():
-        figure, (ours, theirs) = plt.subplots(1, 2, figsize=(2 * common.COLUMN, 2.5))
+    with drawing.style():
+        figure, (ours, theirs) = plt.subplots(1, 2, figsize=(2 * drawing.COLUMN, 2.5))
         for i, family in enumerate(values["family"].unique()):
-            common.curve(ours, values[values["family"] == family], "iterations", family, i)
+            drawing.curve(ours, values[values["family"] == family], "iterations", family, i)
         for i, model in enumerate(published["model"].unique()):
-            common.curve(theirs, published[published["model"] == model], "training_kiter", model, i)
+            drawing.curve(theirs, published[published["model"] == model], "training_kiter", model, i)
         ours.set(xlabel="training iterations", ylabel="Fréchet distance")
         theirs.set(xlabel="thousand iterations, published", ylabel="FID, CIFAR-10, 100 steps")
         for axis in (ours, theirs):
             axis.legend(fontsize=6)
-    common.save(
+    drawing.save(
         figure,
         STUDY,
         "Left: Fréchet distance of classifier features against training iterations, each point a training that ends "

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_results_are_of_the_default_scale() -> None:
         path = common.RESULTS / name / "run.json"
         if path.exists():
             assert common.finished(path.parent, importlib.import_module(name).DEFAULT), f"{name}: not the default scale"
+
+
+def test_figures_draw_from_the_results_alone(tmp_path: Path) -> None:
+    """Each study that was run has its picture, and two runs give the same bytes."""
+    captions = {path: path.read_text() for path in (ROOT / "figures" / "captions").glob("*.md")}
+    for folder in ("one", "two"):
+        subprocess.run([sys.executable, ROOT / "figures" / "all.py", tmp_path / folder], check=True)
+    run = {path.parent.name for path in common.RESULTS.glob("*/run.json")} & set(studies.ORDER)
+    assert {path.stem for path in (tmp_path / "one").iterdir()} == run
+    for one in (tmp_path / "one").iterdir():
+        assert one.read_bytes() == (tmp_path / "two" / one.name).read_bytes(), f"{one.name} is not deterministic"
+    assert captions == {path: path.read_text() for path in captions}, "stale captions: make figures"
+    assert {path.stem for path in captions} == run
 
 
 def test_interval_counts_images_and_seeds() -> None:

@@ -13,35 +13,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from exposure_bias.plots import COLUMN, REFERENCE, style
-
-__all__ = [
-    "COLUMN",
-    "REFERENCE",
-    "curve",
-    "log_lengths",
-    "note_missing",
-    "published",
-    "read",
-    "run_of",
-    "save",
-    "style",
-]
+from exposure_bias.plots import COLUMN as COLUMN
+from exposure_bias.plots import REFERENCE as REFERENCE
+from exposure_bias.plots import style as style
 
 ROOT = Path(__file__).parents[1]
-BUILD = ROOT / "figures" / "build"  # not committed
+RESULTS = ROOT / "results"
+folder = ROOT / "figures" / "build"  # not committed
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def read(study: str, name: str, results: Path = ROOT / "results") -> pd.DataFrame | None:
+def read(study: str, name: str) -> pd.DataFrame | None:
     """A table of a study's results; None if the study was not run."""
-    path = results / study / name
+    path = RESULTS / study / name
     return pd.read_csv(path) if path.exists() else None
 
 
-def run_of(study: str, results: Path = ROOT / "results") -> dict[str, Any]:
+def run_of(study: str) -> dict[str, Any]:
     """A study's run.json."""
-    run: dict[str, Any] = json.loads((results / study / "run.json").read_text())
+    run: dict[str, Any] = json.loads((RESULTS / study / "run.json").read_text())
     return run
 
 
@@ -50,13 +40,13 @@ def published() -> pd.DataFrame:
     return pd.read_csv(ROOT / "figures" / "reference" / "published.csv")
 
 
-def save(figure: Figure, study: str, caption: str, out: Path = BUILD) -> None:
-    """NAME.pdf, NAME.png and NAME.md, the same bytes from the same results."""
+def save(figure: Figure, study: str, caption: str) -> None:
+    """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same results."""
     run = run_of(study)
     settings = ", ".join(f"{k} {v}" for k, v in run["settings"].items() if v is not None)
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    figure.savefig(out / f"{study}.png", metadata={"Software": None})
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    figure.savefig(folder / f"{study}.png", metadata={"Software": None})
     text = f"{caption}\n\nScale: {run['scale']}. Settings: {settings}. Made by `{run['command']}`.\n"
     captions = ROOT / "figures" / "captions"
     captions.mkdir(exist_ok=True)
@@ -79,8 +69,9 @@ def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, *
 def log_lengths(axis: Axes, lengths: Any, label: str = "chain length $T'$") -> None:
     """A logarithmic axis with a tick at every length."""
     lengths = np.unique(np.asarray(lengths, dtype=int))
+    crowded = np.append(False, lengths[1:] < 1.35 * lengths[:-1])
     axis.set_xscale("log")
-    axis.set_xticks(lengths, [str(k) for k in lengths], fontsize=7)
+    axis.set_xticks(lengths, ["" if c else str(k) for k, c in zip(lengths, crowded, strict=True)], fontsize=7)
     axis.minorticks_off()
     axis.set_xlabel(label)
 
