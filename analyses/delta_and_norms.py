@@ -40,8 +40,8 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
 def answer(delta: pd.DataFrame, norm: pd.DataFrame, s: common.Settings) -> common.Answer:
     said, beyond = [], False
     for steps in s.steps:
-        here, ratio = (t[(t["steps"] == steps) & (t["timestep"] > 0)] for t in (delta, norm))
-        last = here[here["timestep"] < here["timestep"].max()].iloc[-1]
+        here, ratio = (t[(t["steps"] == steps) & (t["sigma"] > 0)] for t in (delta, norm))
+        last = here.iloc[-1]
         references = here[["root_perfect", "root_gaussian"]]
         above = (here["root_band_low"] > references.max(axis=1)).sum()
         below = (here["root_band_high"] < references.min(axis=1)).sum()

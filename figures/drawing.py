@@ -43,11 +43,14 @@ def published() -> pd.DataFrame:
 def save(figure: Figure, study: str, caption: str) -> None:
     """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same results."""
     run = run_of(study)
-    settings = ", ".join(f"{k} {v}" for k, v in run["settings"].items() if v is not None)
+    bundled = {"model": "bundled {data}", "ip": "bundled {data}-ip"}
+    said = {k: bundled[k].format(**run["settings"]) if v is None else v for k, v in run["settings"].items()}
+    settings = ", ".join(f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in said.items())
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    figure.savefig(folder / f"{study}.png", metadata={"Software": None})
-    text = f"{caption}\n\nScale: {run['scale']}. Settings: {settings}. Made by `{run['command']}`.\n"
+    with style():  # resolution, and colours that are named by their place in the cycle
+        figure.savefig(folder / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(folder / f"{study}.png", metadata={"Software": None})
+    text = f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
     captions = ROOT / "figures" / "captions"
     captions.mkdir(exist_ok=True)
     (captions / f"{study}.md").write_text(text)
