@@ -6,12 +6,20 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/installed
 
-.PHONY: demo test lint
+.PHONY: demo test lint studies figures
 demo: $(READY)
 	$(VENV)/bin/eb-analyze error-hist -o demo
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+# Every study of analyses/, resumable, then the table of docs/results.md; `make figures` draws what is in results/.
+studies: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python analyses/studies.py
+	$(VENV)/bin/python analyses/results_table.py
+
+figures: $(READY)
+	$(VENV)/bin/python figures/all.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

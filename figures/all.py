@@ -1,0 +1,27 @@
+"""Every figure of the studies that were run.
+
+python figures/all.py               # pictures into figures/build, captions into figures/captions
+python figures/all.py FOLDER        # pictures into another folder
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import drawing
+
+NAMES = (
+    "one_step_all_steps", "fig5_reconstructions", "fig6_normality", "chain_length", "objectives", "table4_speedup",
+    "high_frequencies", "ip_without_training", "isotropy_before_after", "delta_and_norms",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    if argv:
+        drawing.folder = Path(argv[0])
+    for name in NAMES:
+        importlib.import_module(name).main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""What the figures share: results in, PDF, PNG and caption out. They run no network and compute no statistics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from exposure_bias.plots import COLUMN as COLUMN
+from exposure_bias.plots import REFERENCE as REFERENCE
+from exposure_bias.plots import style as style
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+folder = ROOT / "figures" / "build"  # not committed
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def read(study: str, name: str) -> pd.DataFrame | None:
+    """A table of a study's results; None if the study was not run."""
+    path = RESULTS / study / name
+    return pd.read_csv(path) if path.exists() else None
+
+
+def run_of(study: str) -> dict[str, Any]:
+    """A study's run.json."""
+    run: dict[str, Any] = json.loads((RESULTS / study / "run.json").read_text())
+    return run
+
+
+def published() -> pd.DataFrame:
+    """The numbers of the literature with their sources."""
+    return pd.read_csv(ROOT / "figures" / "reference" / "published.csv")
+
+
+def save(figure: Figure, study: str, caption: str) -> None:
+    """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same results."""
+    run = run_of(study)
+    bundled = {"model": "bundled {data}", "ip": "bundled {data}-ip"}
+    said = {k: bundled[k].format(**run["settings"]) if v is None else v for k, v in run["settings"].items()}
+    settings = ", ".join(f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in said.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():  # resolution, and colours that are named by their place in the cycle
+        figure.savefig(folder / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(folder / f"{study}.png", metadata={"Software": None})
+    text = f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
+    captions = ROOT / "figures" / "captions"
+    captions.mkdir(exist_ok=True)
+    (captions / f"{study}.md").write_text(text)
+    matplotlib.pyplot.close(figure)
+
+
+def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, **options: Any) -> None:
+    """A line with its band and a marker of its own, so that colour is not all that tells it from others."""
+    table = table.sort_values(along)
+    colour = matplotlib.pyplot.rcParams["axes.prop_cycle"].by_key()["color"][place % 10]
+    x = table[along].to_numpy(float)
+    axis.plot(
+        x, table["value"], color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3, label=label, **options
+    )
+    if "low" in table:
+        axis.fill_between(x, table["low"], table["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def log_lengths(axis: Axes, lengths: Any, label: str = "chain length $T'$") -> None:
+    """A logarithmic axis with a tick at every length."""
+    lengths = np.unique(np.asarray(lengths, dtype=int))
+    crowded = np.append(False, lengths[1:] < 1.35 * lengths[:-1])
+    axis.set_xscale("log")
+    axis.set_xticks(lengths, ["" if c else str(k) for k, c in zip(lengths, crowded, strict=True)], fontsize=7)
+    axis.minorticks_off()
+    axis.set_xlabel(label)
+
+
+def note_missing(study: str) -> None:
+    print(f"{study}: not run, no figure")
