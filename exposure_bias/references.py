@@ -136,8 +136,8 @@ def gaussian_chain(
     repeated calls: the eigendecomposition is the slow part). start: "data" is α_T x_0 + σ_T ε on the very x_0 that
     the pair statistics compare with; "noise" is independent of x_0, N(0, I) on a vp path and N(0, σ_T² I) otherwise.
 
-    epsilon_scale, gamma: what the perfect denoiser with ε̂ divided by epsilon_scale (a number, or one for each level),
-    or with the optimum of input perturbation by γ ≥ 0, would do here.
+    epsilon_scale, gamma: what the perfect denoiser with ε̂ divided by epsilon_scale (a number, one for each level, or
+    (level, mode) for each eigen-direction too), or with the optimum of input perturbation by γ ≥ 0, would do here.
 
     Returns float64 variables over (step, channel, y, x), with coordinates timestep, alpha, sigma on step:
 
@@ -169,9 +169,9 @@ def gaussian_chain(
         if name not in allowed:
             raise InputError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
     scale = np.asarray(epsilon_scale, dtype=np.float64)
-    if scale.shape not in ((), (len(levels),)) or not ((scale > 0).all() and gamma >= 0):
-        came = f"{scale} and {gamma}"
-        raise InputError(f"epsilon_scale must be above 0, one or {len(levels)} numbers, and gamma ≥ 0, got {came}")
+    if scale.ndim > 2 or (scale.ndim and len(scale) != len(levels)) or not ((scale > 0).all() and gamma >= 0):
+        came = f"{scale.shape or scale} and {gamma}"
+        raise InputError(f"epsilon_scale must be above 0, one number or {len(levels)} and gamma ≥ 0, got {came}")
     if mu.ndim != 3 or mu.size == 0 or not np.isfinite(mu).all():
         raise InputError(f"mean must be finite and of shape (C, H, W), got shape {mu.shape}")
     timestep, alpha, sigma = np.array(levels, dtype=np.float64).reshape(-1, 3).T
@@ -182,7 +182,7 @@ def gaussian_chain(
 
     forward = np.outer(alpha**2, lam) + sigma[:, None] ** 2
     positive = np.where(forward > 0, forward, 1.0)
-    q = positive / (positive + (gamma * sigma[:, None]) ** 2) / scale.reshape(-1, 1)
+    q = positive / (positive + (gamma * sigma[:, None]) ** 2) / _by_mode(scale, len(lam))
     e = q * sigma[:, None] / positive
     # αλ/(α²λ + σ²) and what a remedy adds: 1 − σe would cancel where α²λ ≪ σ².
     added = np.divide((1 - q) * sigma[:, None] ** 2, alpha[:, None] * positive, out=np.zeros_like(q), where=q != 1)
@@ -228,6 +228,15 @@ def gaussian_chain(
     variables["rest_variance"] = ("step", variance[:, -1])
     coords = {"timestep": ("step", timestep), "alpha": ("step", alpha), "sigma": ("step", sigma)}
     return xr.Dataset(variables, coords, {"sampler": str(sampler), "start": start})
+
+
+def _by_mode(scale: Array, modes: int) -> Array:
+    """epsilon_scale as (level or 1, mode), 1 in the directions that the eigenvectors do not span."""
+    if scale.ndim < 2:
+        return scale.reshape(-1, 1)
+    if scale.shape[1] != modes - 1:
+        raise InputError(f"epsilon_scale by mode needs {modes - 1} columns, got {scale.shape[1]}")
+    return np.pad(scale, ((0, 0), (0, 1)), constant_values=1.0)
 
 
 def gaussian_rollout(
