@@ -231,7 +231,11 @@ class _Run:
         )  # fmt: skip
         self.parameters = [p for p in model.net.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        fused = self.device.type in ("cpu", "cuda")  # one kernel instead of one for each weight
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+        )
+        model.net.train()
         self.ema = AveragedModel(model.net, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.network: Any = torch.compile(model.net) if compiled else model.net
         if size > 1:
@@ -255,7 +259,6 @@ class _Run:
         settings, i = self.settings, self.iteration
         draw, weight = self._draw(i)
         torch.manual_seed(seed_of(settings.seed, "dropout", i, self.rank))
-        self.model.net.train()
         with self.autocast:
             loss = self.objective(self._forward, draw, self.parameters)
         self.optimizer.zero_grad()
