@@ -28,7 +28,7 @@ def bare() -> Callable[[], None]:
     data, _ = trainer.divide("digits", 0.0)
     images = torch.from_numpy(data.batch(np.arange(len(data))))
     net = unet(NET, data.shape)
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.0, fused=True)
     schedule = eb.schedules.linear()
     alpha, sigma = (torch.from_numpy(v).float().view(-1, 1, 1, 1) for v in (schedule.alpha, schedule.sigma))
     losses = []
