@@ -72,7 +72,8 @@ class Normal:
             return self.cholesky
         values, vectors = linalg.eigh(self.covariance, check_finite=False)
         top = max(float(values[-1]), 0.0)
-        if values[0] < -ROUND_OFF * top or (top == 0 and values[0] < 0):
+        # Equal features leave the rounding of their own squares.
+        if values[0] < -ROUND_OFF * top - 64 * np.finfo(np.float64).eps * float(self.mean @ self.mean):
             raise InputError(f"a covariance has eigenvalues of at least 0, but the least is {values[0]:.3g}: check it")
         kept = values > len(values) * np.finfo(np.float64).eps * top
         root: Array = vectors[:, kept] * np.sqrt(values[kept])
