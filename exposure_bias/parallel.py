@@ -77,7 +77,7 @@ def record_shared(
             whole.save(out)
             return whole
         if n < 1:
-            raise InputError(f"n must be at least 1, got {n}")
+            raise InputError(f"{n} samples: there must be at least 1")
         mine = share(n, rank, size)
         if mine:
             record(model, data, n=len(mine), first=mine.start, checkpoint=_part(out, rank, size), **options)

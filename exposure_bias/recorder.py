@@ -270,7 +270,7 @@ def check_fit(model: Denoiser, data: Data, n: int, batch_size: int, clip: Clip) 
         )
     model.given(data.labels)
     if n < 1 or batch_size < 1:
-        raise InputError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
+        raise InputError(f"{n} samples in batches of {batch_size}: both must be at least 1")
     if clip not in CLIP_CONVENTIONS:
         raise InputError(f"unknown clip {clip!r}: allowed are {', '.join(map(repr, CLIP_CONVENTIONS))}")
     if clip and data.value_range is None and np.abs(data.images).max() > 1:

@@ -23,7 +23,7 @@ import xarray as xr
 from exposure_bias import files
 from exposure_bias.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had other noise
 # A guided field is no denoiser of q, so that what its chain shows is not exposure bias alone.
 GUIDED_GAP = "guidance + bias"
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import exposure_bias as eb
-import exposure_bias.cli as command_line
 
 ROOT = Path(eb.__file__).parent
 
@@ -186,7 +185,6 @@ for module in {[m for m in FILES if room(m) == "diagnostics"]!r}:
     assert {"spectrum", "state_error"} <= set(analysed)
 
 
-@pytest.mark.skipif(not hasattr(command_line, "main"), reason="there is no command line yet")
 def test_help_is_quick() -> None:
     code = """
 from exposure_bias.cli import main

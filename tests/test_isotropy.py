@@ -8,6 +8,7 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias.cli import main
+from exposure_bias.diagnostics.jackknife import T_QUANTILE
 from exposure_bias.diagnostics.normality import power
 from exposure_bias.statistics.bands import dct_matrix, radial_frequency
 
@@ -30,7 +31,7 @@ def test_white_errors():
         shape = eb.isotropy(dataset(error)).isel(length=0)
         assert abs(float(shape.correlation)) < 6 * np.sqrt(2) / 256 / np.sqrt(SIDE**4 / 2)
         for name, null in (("autocorrelation_x", 0), ("autocorrelation_y", 0), ("skewness", 0), ("whiteness", 1)):
-            hits.append(np.ravel(np.abs(shape[name] - null) <= 2.1314 * shape[f"{name}_se"]))
+            hits.append(np.ravel(np.abs(shape[name] - null) <= T_QUANTILE * shape[f"{name}_se"]))
         assert abs(float(shape.bias)) < 6 * float(shape.bias_se)
     hits = np.concatenate(hits)
     assert len(hits) >= 1000

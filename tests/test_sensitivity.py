@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import exposure_bias as eb
+from exposure_bias.diagnostics.jackknife import T_QUANTILE
 from exposure_bias.references import Eigen
 from exposure_bias.statistics.bands import dct
 
@@ -32,7 +33,7 @@ def test_the_size_of_an_injected_bias_is_covered(scale):
         sample = images.var(0)
         known = schedule_target(levels, sample)
         measured = (gaps["gap_pixel"].values + 1) * known / target - 1
-        half = 2.131449545559323 * gaps["gap_pixel_se"].values * known / target
+        half = T_QUANTILE * gaps["gap_pixel_se"].values * known / target
         inside.append(np.abs(measured - (variance / target - 1)) <= half)
     checks = np.array(inside)
     assert checks.size >= 1000
@@ -71,7 +72,7 @@ def test_the_size_of_a_bias_in_one_frequency_band_is_covered():
         images = np.random.default_rng(repetition).normal(size=(N, 16)) * np.sqrt(VARIANCE) @ modes
         data = eb.load_data(images.reshape(N, *SHAPE), value_range=None)
         spectra = eb.spectrum(eb.record(model, data, steps=STEPS, n=N, seed=repetition))
-        half = 2.131449545559323 * spectra["power_chain_se"].values
+        half = T_QUANTILE * spectra["power_chain_se"].values
         inside.append(np.abs(spectra["power_chain"].values - expected) <= half)
         found.append(spectra["power_chain"].values[-1] - spectra["power_gaussian"].values[-1])
     checks = np.array(inside)

@@ -1,9 +1,10 @@
-"""The subcommands: each adds its options and runs one public function. Heavy imports wait until a command runs."""
+"""The subcommands: each runs one public function. Heavy imports wait until a command runs."""
 
 import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from exposure_bias.cli import arguments
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
 Options = argparse.Namespace
-Parser = argparse.ArgumentParser
+# What `diagnose` says in words, above its tables.
+SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy")
 
 
 def record(options: Options) -> None:
@@ -162,7 +164,7 @@ def train(options: Options) -> None:
             gamma=options.gamma if alone or objective in PERTURBED else None,
             strength=options.strength if alone or objective in DEFAULT_STRENGTH else None,
             resume=options.resume and (len(runs) == 1 or (out / "last").exists()),
-            **{name: getattr(options, name) for name in TRAINING},
+            **{name: getattr(options, name) for name in arguments.TRAINING},
         )  # fmt: skip
         output.message(f"wrote {out}: give it as --model, or to compare")
 
@@ -228,19 +230,10 @@ def _curve(options: Options) -> "xr.Dataset":
 
     options.checkpoint = f"{options.out}/cells" if options.out else None
     same = (
-        "features",
-        "n",
-        "start",
-        "grid",
-        "clip",
-        "real",
-        "reference",
-        "weights",
-        "seed",
-        "batch_size",
-        "checkpoint",
-    )
-    settings: dict[str, Any] = {name: getattr(options, name) for name in (*same, "device")}
+        "features", "n", "start", "grid", "clip", "real", "reference", "weights", "seed", "batch_size", "checkpoint",
+        "device",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
     settings["quantise"] = False if options.no_quantise else None
     data = load_data(options.data, options.split)
@@ -338,237 +331,19 @@ def _number(text: str) -> float:
         raise InputError(f"unknown start {text!r}: allowed are data, noise, or a timestep of the grid") from None
 
 
-def _running(parser: Parser) -> None:
-    parser.add_argument(
-        "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
-    )
-    parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
-    parser.add_argument(
-        "--remedy", action="append", default=[], metavar="R",
-        help="es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
-    )  # fmt: skip
-    _data(parser)
-
-
-def _data(parser: Parser) -> None:
-    parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
-    parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
-    parser.add_argument("-n", type=int, help="number of samples")
-    parser.add_argument(
-        "--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler, heun, or a diffusers scheduler's class "
-        "name[:OPTION=VALUE,...] (default: ddpm)",
-    )  # fmt: skip
-    parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-
-
-def _chain(parser: Parser) -> None:
-    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
-    parser.add_argument("--start", default="data", help="data, noise, or a timestep of the grid (default: data)")
-    parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
-    parser.set_defaults(spectra="")
-
-
-def _printing(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the tables as JSON")
-    parser.add_argument("-o", "--out", metavar="DIR", help="write CSV, PNG, PDF and the dataset here")
-
-
-def _record_options(parser: Parser) -> None:
-    _running(parser)
-    _chain(parser)
-    parser.add_argument("--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)")
-    parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
-
-
-# Options that `train` takes under the same name.
-TRAINING = (
-    "schedule", "prediction_type", "device", "compile", "checkpoint_every", "sample_every", "on_write_error",
-    "iterations", "batch_size", "learning_rate", "warmup", "weight_decay", "max_gradient_norm", "ema", "flips",
-    "held_out", "precision", "channels_last", "log_every", "evaluate_every",
-)  # fmt: skip
-
-
-def _gamma(text: str) -> float | tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _train_options(parser: Parser) -> None:
-    add = parser.add_argument
-    add("-o", "--out", required=True, metavar="DIR", help="checkpoints, log and samples go here")
-    add("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
-    add("--objective", nargs="+", default=["ddpm"], help="of ddpm, ip, ddpm-y, gp, wd, hybrid; several: a run for each")
-    add("--gamma", type=_gamma, help="of ip and ddpm-y: a number, or LOW,HIGH by level (default: 0.1)")
-    add("--lambda", dest="strength", type=float, help="of gp (default: 1e-5) and wd (default: 1e-6)")
-    add("--net", default="unet-small", help="unet-tiny, unet-small, unet-ddpm or a JSON file of UNet2DModel options")
-    add("--fine-tune", metavar="MODEL", help="start from this model instead of --net")
-    add("--schedule", default="linear", help="linear or cosine (default: linear)")
-    add("--prediction-type", default="epsilon", help="epsilon, sample or v_prediction (default: epsilon)")
-    add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
-    add("--iterations", type=int, default=10_000)
-    add("--batch-size", type=int, default=128, help="of all processes together (default: 128)")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--warmup", type=int, default=500)
-    add("--weight-decay", type=float, default=0.0, help="AdamW's own, decoupled (default: 0)")
-    add("--max-gradient-norm", type=float, default=1.0)
-    add("--ema", type=float, default=0.999, help="decay of the averaged weights (default: 0.999)")
-    add("--flips", action="store_true", help="mirror half of the images")
-    add(
-        "--held-out", type=float, default=0.1, help="share kept from training (default: 0.1; bundled data have a split)"
-    )
-    add("--precision", default="auto", help="auto, fp32 or bf16 (default: auto, bf16 where a GPU has it)")
-    add("--channels-last", action="store_true")
-    add("--compile", action="store_true", help="use torch.compile")
-    add("--device", default="cpu", help="torch device (default: cpu)")
-    add("--log-every", type=int, default=100, metavar="K")
-    add("--evaluate-every", type=int, default=500, metavar="K")
-    add("--checkpoint-every", type=int, default=1000, metavar="K")
-    add("--sample-every", type=int, metavar="K", help="sample grids (default: with checkpoints; 0: none)")
-    add("--on-write-error", default="stop", help="stop or go-on when a checkpoint cannot be written (default: stop)")
-    add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
-
-
-def _spectrum_options(parser: Parser) -> None:
-    _reading_options(parser)
-    parser.add_argument(
-        "--basis", default="dct",
-        help="dct, hann (windowed FFT), fft (raw), or luma (luminance and chroma; default: dct)",
-    )  # fmt: skip
-
-
-def _reading_options(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="RECORDING", help="what `record` wrote; without it, record first")
-    _running(parser)
-    _chain(parser)
-    _printing(parser)
-
-
-def _norm_options(parser: Parser) -> None:
-    _reading_options(parser)
-    parser.add_argument(
-        "--relative-to", choices=("gaussian", "none"), default="gaussian",
-        help="what the scaling schedules are fitted to: ratio / Gaussian reference, or the raw ratio",
-    )  # fmt: skip
-
-
-def _error_options(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; with --of state a recording"
-    )
-    _running(parser)
-    _chain(parser)
-    parser.add_argument("--of", choices=("chain", "state"), default="chain", help="x0 - x0_hat, or x_hat_t - x_t")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
-    parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
-    parser.add_argument("--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated")
-    parser.add_argument("--per-test", type=int, default=50, help="values in a normality test (default: 50)")
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of a normality test (default: 0.05)")
-    _printing(parser)
-
-
-def _compare_options(parser: Parser) -> None:
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help='as --model elsewhere, or with remedies: "digits + es:1.005"'
-    )
-    _data(parser)
-    _chain(parser)
-    parser.add_argument("--lengths", type=int, nargs="*", default=[100, 300], help="of chain errors (default: 100 300)")
-    _printing(parser)
-
-
-def _models_options(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
-
-
-def _normality_options(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`")
-    _running(parser)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
-    parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
-    parser.add_argument(
-        "--per-test", type=int, nargs="+", default=[50, 100, 500], help="values in a test (default: 50 100 500)"
-    )
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of a test (default: 0.05)")
-    _printing(parser)
-
-
-def _experiment_options(parser: Parser, kind: str) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run")
-    _running(parser)
-    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
-    parser.add_argument("--refine", type=int, default=1, metavar="K", help="K steps in place of each (default: 1)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
-    parser.add_argument("--starts", type=float, nargs="+", help="timesteps (default: five along the chain)")
-    _printing(parser)
-
-
-def _rollout_options(parser: Parser) -> None:
-    _experiment_options(parser, "rollout")
-    parser.add_argument("--replicates", type=int, default=2, help="chains from each start (default: 2)")
-
-
-def _telescope_options(parser: Parser) -> None:
-    _experiment_options(parser, "telescope")
-    parser.add_argument("--targets", type=float, nargs="+", help="timesteps (default: the starts, and the clean end)")
-
-
-def _curve_options(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run")
-    _running(parser)
-    parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise")
-    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
-    parser.add_argument("--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)")
-    parser.add_argument(
-        "--features", default="classifier",
-        help="inception (FID), classifier (digits; default), random-conv, pixel, or module:function",
-    )  # fmt: skip
-    parser.add_argument("--weights", metavar="FILE", help="Inception's pt_inception-2015-12-05-6726825d.pth")
-    parser.add_argument("--reference", metavar="NPZ", help="statistics mu and sigma, as guided-diffusion writes them")
-    parser.add_argument("--real", help="other real images for the noise floor (default: the other split, or halves)")
-    parser.add_argument("--start", default="noise", help="noise, or data for the reconstruction curve (default: noise)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
-    parser.add_argument("--no-quantise", action="store_true", help="do not cut images to 8 bits before features")
-    parser.add_argument("--checkpoints", metavar="DIR", help="a folder of checkpoints instead of --model")
-    parser.add_argument("--baseline", metavar="FILE", help="chain-fid.nc whose best value is to be reached")
-    _printing(parser)
-
-
-def _diagnose_options(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="RECORDING|MODEL", help="a recording (.nc), read without the network, or a model"
-    )
-    _running(parser)
-    parser.add_argument("--steps", type=int, default=50, help="chain length (default: 50)")
-    parser.add_argument("--refinements", type=int, nargs="*", default=[2, 4], help="cut steps by these (default: 2 4)")
-    parser.add_argument("--starts", type=float, nargs="+", help="rollouts' timesteps (default: five along the chain)")
-    parser.add_argument("--images", help="what the exact denoiser knows (default: bundled data's train split)")
-    parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
-    _printing(parser)
-
-
-SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy")
-COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[Parser], None], str]] = {
-    "diagnose": (diagnose, _diagnose_options, "is there exposure bias: where, how much, and what would fix it"),
-    "record": (record, _record_options, "run a model on data and keep the statistics of its streams"),
-    "error-hist": (error_hist, _error_options, "distribution of chain errors e_t, with normality tests"),
-    "spectrum": (spectrum, _spectrum_options, "power spectra of the chain against the forward stream"),
-    "gap": (gap, _reading_options, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
-    "delta": (delta, _reading_options, "the published variance error, beside what it is without a model error"),
-    "norms": (
-        norms,
-        _norm_options,
-        "norm of the noise prediction in both streams, and the epsilon scaling it suggests",
-    ),
-    "normality": (normality, _normality_options, "are chain errors Gaussian and white, and is the sampler perfect?"),
-    "chain-fid": (chain_fid, _curve_options, "quality of samples (FID and others) against chain length"),
-    "models": (models, _models_options, "list the models that can be loaded, and how"),
-    "rollout": (rollout, _rollout_options, "chains from true states: errors, spread against skill, ranks"),
-    "telescope": (telescope, _telescope_options, "where along the chain its gap arises, block by block"),
-    "compare": (compare, _compare_options, "several models or remedies on the same images, noise and levels"),
-    "train": (train, _train_options, "train a DDPM, or a baseline against exposure bias, on images"),
+COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[argparse.ArgumentParser], None], str]] = {
+    "diagnose": (diagnose, arguments.diagnose, "is there exposure bias: where, how much, and what would fix it"),
+    "record": (record, arguments.record, "run a model on data and keep the statistics of its streams"),
+    "error-hist": (error_hist, arguments.error_hist, "distribution of chain errors e_t, with normality tests"),
+    "normality": (normality, arguments.normality, "are chain errors Gaussian and white, and is the sampler perfect?"),
+    "spectrum": (spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"),
+    "gap": (gap, arguments.reading, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
+    "delta": (delta, arguments.reading, "the published variance error, beside what it is without a model error"),
+    "norms": (norms, arguments.norms, "norm of the noise prediction in both streams, and the scaling it suggests"),
+    "rollout": (rollout, arguments.rollout, "chains from true states: errors, spread against skill, ranks"),
+    "telescope": (telescope, arguments.telescope, "where along the chain its gap arises, block by block"),
+    "chain-fid": (chain_fid, arguments.chain_fid, "quality of samples (FID and others) against chain length"),
+    "compare": (compare, arguments.compare, "several models or remedies on the same images, noise and levels"),
+    "train": (train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"),
+    "models": (models, arguments.models, "list the models that can be loaded, and how"),
 }
