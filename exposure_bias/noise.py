@@ -6,9 +6,9 @@ same noise as the whole chain, and a killed run continues exactly.
 
 Numbers come from NumPy's counter-based Philox generator, keyed by a hash of the four, as z = √2 erfinv(u) with u one of
 2³² evenly spaced values in (−1, 1), so |z| < 6.4: a whole batch goes through the inverse distribution function at once,
-three times as fast as a ziggurat for each sample. They are drawn in tiles, the noise of `TILE // d` consecutive steps
-for images of d numbers, because for small images keying a generator costs more than using it. The tile depends on the
-image shape alone.
+on one thread 1.3 to 1.5 times as fast as a ziggurat for each sample (`benchmarks/noise.py`). They are drawn in tiles,
+the noise of `TILE // d` consecutive steps for images of d numbers, because for small images keying a generator costs
+more than using it. The tile depends on the image shape alone.
 """
 
 import hashlib
