@@ -34,8 +34,8 @@ from .experiments.diagnose import diagnose as diagnose
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance
-from .observer import Observation as Observation
-from .observer import observe as observe
+from .observer.observation import Observation as Observation
+from .observer.observe import observe as observe
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load

@@ -1,0 +1,307 @@
+"""What both kinds of observed loop share: batches under way, the chain's sums, and the recording made of them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from exposure_bias.data import Data
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.errors import InputError
+from exposure_bias.noise import Noise
+from exposure_bias.recorder import kept_steps, made, run_settings
+from exposure_bias.recording import Recording
+from exposure_bias.samplers import Prediction
+from exposure_bias.schedules import Level
+from exposure_bias.statistics.collector import Collector, Subjects
+from exposure_bias.statistics.law import Law, law
+from exposure_bias.streams import Step, forward, in_network_coordinates
+
+DISAGREEMENT = 0.05
+
+
+@contextmanager
+def modes_kept(networks: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Leave every module in training or evaluation mode, as it was."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def plainly(x: Tensor) -> Iterator[None]:
+    """Without gradients, and without the loop's autocast, which would take the statistics to half precision."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        yield
+
+
+class Seen(NamedTuple):
+    """One call of the network: the state's level, the state and the raw output."""
+
+    level: Level
+    x: Tensor
+    output: Tensor
+
+
+@dataclass
+class Batch:
+    """A batch that is under way. collector: None while the levels are unknown; then its calls are held."""
+
+    subjects: Subjects
+    collector: Collector | None
+    held: list[Seen] = field(default_factory=list)
+    count: int = 0
+
+
+class Observation:
+    """What was seen so far: the statistics of the finished batches. `observe` makes one."""
+
+    def __init__(self, model: Denoiser, data: Data | None, seed: int, first: int) -> None:
+        self.model, self.data, self.seed, self.first = model, data, seed, first
+        self.n = 0
+        self._law: Law | None = None if data is None else law(data)
+        self._levels: tuple[Level, ...] | None = None
+        self._chain: Collector | None = None
+        self._batch: Batch | None = None
+        self._largest = 0
+        self._example: Seen | None = None
+        self._autocast: tuple[str, torch.dtype] | None = None
+        self._active = self._guided = False
+        self._why_nothing = "nothing was observed: run the loop inside `with eb.observe(...)`"
+
+    def __enter__(self) -> Self:
+        if self._active:
+            raise InputError("this observation is under way already: make another one with eb.observe(...)")
+        self._install()
+        self._active = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._active = False
+        self._remove()
+        if kind is None:
+            self._close()
+        self._batch = None
+        if kind is None and not self.n:
+            warnings.warn(self._why_nothing, stacklevel=2)
+
+    def finish(self, x0: Tensor) -> None:
+        """End the batch under way with its clean images (B, C, H, W), where the network alone is watched."""
+        raise InputError("a scheduler's last state is seen: leave finish out")
+
+    def recording(self) -> Recording:
+        """What was observed, as a `Recording` that starts from noise.
+
+        With data this runs the network once more: the forward stream, at the chain's levels, in batches as large as the
+        loop's, in evaluation mode and under the loop's autocast. A class-conditional model meets each image's own class
+        there, whatever classes the loop was asked for.
+
+        Raises InputError while the loop is being observed and where no batch was finished. Warns where the model does
+        not say what the loop's network said: another prompt, guidance scale or dropout.
+        """
+        if self._active:
+            raise InputError("the loop is still being observed: call recording() after the `with` block")
+        if self._chain is None or self._levels is None:
+            raise InputError(self._why_nothing)
+        ids = np.arange(self.first, self.first + self.n)
+        streams = {} if self.data is None else self._forward(self.data, ids, self._levels)
+        streams["chain"] = self._chain.to_dataset(ids, self._images(ids))
+        settings = run_settings(
+            self.model,
+            self.data,
+            self._levels,
+            sampler=self._sampler_name(),
+            exact_teacher=False,
+            clip=self._clip(),
+            seed=self.seed,
+        )
+        if self._guided and self.model.guidance is None:
+            settings["model"]["guidance"] = "of unknown scale"
+        settings |= {"grid": "observed", "start": "noise", "streams": sorted(streams.keys() - {"data"})}
+        how = made(batch_size=self._largest, device=str(self.model.device))
+        return Recording(streams, {"run": settings, "n": self.n, "done": self.n, "made": how})
+
+    def _forward(self, data: Data, ids: NDArray[np.int64], levels: tuple[Level, ...]) -> dict[str, xr.Dataset]:
+        """The data's own sums and the forward stream of the samples `ids`."""
+        if self.n > len(data):
+            warnings.warn(
+                f"{self.n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=3
+            )
+        model, kept, known = self.model, kept_steps(len(levels) - 1), self._known(data.shape)
+        own = Collector("data", [0], [model.schedule.clean], self.n, known, False, self.seed)
+        collector = Collector("forward", kept, [levels[i] for i in kept], self.n, known, False, self.seed)
+        networks = [model.net] if isinstance(model.net, torch.nn.Module) else []
+        with modes_kept(networks), nullcontext() if self._autocast is None else torch.autocast(*self._autocast):
+            for net in networks:
+                net.eval()
+            self._compare()
+            for start in range(0, self.n, self._largest):
+                batch = ids[start : start + self._largest]
+                images = self._images(batch)
+                x0 = torch.from_numpy(data.batch(images)).to(model.device, torch.float64)
+                subjects = Subjects(slice(start, start + len(batch)), images, x0, known)
+                with plainly(x0):
+                    own.update(Step(0, model.schedule.clean, x0, None), subjects)
+                noise = Noise(self.seed, "forward", batch.tolist(), model.shape, model.device)
+                for step in forward(model.given(data.labels_of(images)), x0, levels, noise, False, kept):
+                    with plainly(x0):
+                        collector.update(step, subjects)
+        images = self._images(ids)
+        return {
+            "data": own.to_dataset(ids, images).merge(known.to_dataset()),
+            "forward": collector.to_dataset(ids, images),
+        }
+
+    def _compare(self) -> None:
+        """Warn where the model does not answer what the loop's network answered to some of the first states."""
+        if self._example is None or self.model.classes is not None:
+            return
+        level, x, output = self._example
+        said = self.model(*in_network_coordinates(self.model, x, level))[:, : x.shape[1]].double()
+        difference = float((said - output[:, : x.shape[1]]).norm() / output[:, : x.shape[1]].norm())
+        if difference > DISAGREEMENT:
+            warnings.warn(
+                f"the model's answers differ by {difference:.0%} from those of the loop at the same states (another "
+                "prompt, guidance scale, dropout?): its forward stream is that of another field",
+                stacklevel=4,
+            )
+
+    def _known(self, shape: tuple[int, ...]) -> Law:
+        """The data's law; without data one of no directions around zero."""
+        return self._law or Law(np.zeros(shape), np.zeros(shape), np.empty(0), np.empty((0, int(np.prod(shape)))))
+
+    def _images(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids if self.data is None else ids % len(self.data)
+
+    # What a loop's steps go through, in order.
+
+    def _open(self, x: Tensor) -> None:
+        """Begin a batch with its first state; one that is not finished is left out."""
+        shape = tuple(x.shape[1:])
+        if x.dim() != 4:
+            raise InputError(
+                f"states of shape {tuple(x.shape)} have no rows and columns (packed latents, video): not supported"
+            )
+        if self.data is not None and shape != self.data.shape:
+            raise InputError(
+                f"the loop's states are {shape}, but {self.data.name} holds {self.data.shape}: give data alike"
+            )
+        ids = np.arange(self.first + self.n, self.first + self.n + len(x))
+        # An unpaired chain has no x_0 of its own; nothing that is kept of it asks for one.
+        x0 = torch.full(x.shape, torch.nan, dtype=torch.float64, device=self._device(x))
+        subjects = Subjects(slice(0, len(x)), self._images(ids), x0, self._known(shape))
+        self._batch = Batch(subjects, None if self._levels is None else self._collector(self._levels, subjects))
+
+    def _note_autocast(self, x: Tensor) -> None:
+        kind = x.device.type
+        self._autocast = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+
+    def _collector(self, levels: tuple[Level, ...], subjects: Subjects) -> Collector:
+        kept = kept_steps(len(levels) - 1)
+        rows = len(subjects.images)
+        return Collector("chain", kept, [levels[i] for i in kept], rows, subjects.law, False, self.seed)
+
+    def _take(self, seen: Seen) -> None:
+        """Add the next step of the batch under way."""
+        batch = self._under_way()
+        if len(seen.x) != len(batch.subjects.images):
+            raise InputError(
+                f"a batch of {len(batch.subjects.images)} states went on with {len(seen.x)}: observe whole batches"
+            )
+        if self._example is None:
+            self._example = Seen(seen.level, *(t[:2].detach().to(self._device(t), torch.float64) for t in seen[1:]))
+        index = batch.count
+        batch.count += 1
+        if batch.collector is None or self._levels is None:
+            batch.held.append(seen)
+            return
+        if index >= len(self._levels) - 1 or self._levels[index] != seen.level:
+            raise InputError(
+                f"step {index} of this batch is at timestep {seen.level.timestep:g}, unlike the batch before it: "
+                "observe loops of other levels separately"
+            )
+        if index in batch.collector.row:
+            batch.collector.update(self._step(index, seen), batch.subjects)
+
+    def _complete(self, x: Tensor) -> None:
+        """End the batch under way at state x, and keep it."""
+        batch = self._under_way()
+        if self._levels is None:
+            self._levels = (*(seen.level for seen in batch.held), self.model.schedule.clean)
+        if batch.count < len(self._levels) - 1:
+            warnings.warn(
+                f"a batch stopped after {batch.count} of {len(self._levels) - 1} steps: left out", stacklevel=5
+            )
+            self._batch = None
+            return
+        collector = batch.collector or self._collector(self._levels, batch.subjects)
+        for index, seen in enumerate(batch.held):
+            if index in collector.row:
+                collector.update(self._step(index, seen), batch.subjects)
+        end = x.detach().to(self._device(x), torch.float64, copy=True)
+        collector.update(Step(len(self._levels) - 1, self._levels[-1], end, None), batch.subjects)
+        if self._chain is None:
+            self._chain = collector
+        else:
+            self._chain.add(collector)
+        self.n += len(end)
+        self._largest = max(self._largest, len(end))
+        self._batch = None
+
+    def _under_way(self) -> Batch:
+        if self._batch is None:
+            raise InputError("no batch is under way")
+        return self._batch
+
+    def _step(self, index: int, seen: Seen) -> Step:
+        x = seen.x.detach().to(self._device(seen.x), torch.float64, copy=True)
+        return Step(index, seen.level, x, self._read(seen, x))
+
+    def _read(self, seen: Seen, x: Tensor) -> Prediction:
+        """The prediction at a state, as float64 x."""
+        output = seen.output.detach().to(x.device, copy=True)
+        if output.shape[2:] != x.shape[2:] or output.shape[1] not in (x.shape[1], 2 * x.shape[1]):
+            raise InputError(f"the network returned shape {tuple(output.shape)} for states {tuple(x.shape)}")
+        x, level = in_network_coordinates(self.model, x, seen.level)
+        try:
+            return self.model.read(output, x, level)
+        except InputError as error:
+            raise InputError(f"{error} at timestep {level.timestep:g} (α={level.alpha:.4g})") from error
+
+    @staticmethod
+    def _device(x: Tensor) -> torch.device:
+        """Where statistics are made: x's device, or the CPU where that has no float64."""
+        return torch.device("cpu") if x.device.type == "mps" else x.device
+
+    # What the two kinds of loop differ in.
+
+    def _install(self) -> None:
+        raise NotImplementedError
+
+    def _remove(self) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """The loop has ended without an error."""
+        raise NotImplementedError
+
+    def _sampler_name(self) -> str:
+        raise NotImplementedError
+
+    def _clip(self) -> str:
+        raise NotImplementedError
+
+
+def compiled(net: torch.nn.Module) -> bool:
+    return hasattr(net, "_orig_mod") or getattr(net, "_compiled_call_impl", None) is not None
