@@ -282,10 +282,11 @@ def signs(table: pd.DataFrame, family: str) -> set[int]:
 
 
 def verdict(said: set[int], published: int) -> str:
-    """What intervals of differences say of a published sign: all of it, none of it, or neither."""
-    if said == {published}:
-        return "reproduced"
-    return "not reproduced" if -published in said and published not in said else "undecided"
+    """What intervals of differences say of a published sign: all the same, all the opposite, or neither.
+
+    All must agree, since of several intervals one may exclude zero by chance.
+    """
+    return {(published,): "reproduced", (-published,): "not reproduced"}.get(tuple(said), "undecided")
 
 
 def trained_scale(s: Settings) -> str:

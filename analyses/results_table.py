@@ -18,6 +18,10 @@ Made by `python analyses/results_table.py` from `results/*/run.json`; do not edi
 intervals; a difference is called one only if its interval excludes zero. Between trained models it counts images and
 training seeds (`analyses/common.py`).
 
+A difference published with a sign is *reproduced* where all of a study's intervals lie on that side, *not reproduced*
+where all lie on the other, and *undecided* otherwise: of several intervals one may exclude zero by chance, and none is
+corrected for their number unless a study says so.
+
 *Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a
 million parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured
 on CIFAR-10. "Published" is what the talk or the paper says; see `figures/reference/published.csv`.
