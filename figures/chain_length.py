@@ -20,7 +20,7 @@ def main() -> None:
         for axis, model in zip(axes[0], models, strict=True):
             for i, sampler in enumerate(table["sampler"].unique()):
                 here = table[(table["model"] == model) & (table["sampler"] == sampler)]
-                drawing.curve(axis, here, "length", sampler, i)
+                drawing.bars(axis, here, "length", sampler, i)
             axis.axhline(table["floor_frechet_corrected"].iloc[0], label="real against real", **drawing.REFERENCE)
             drawing.log_lengths(axis, table["length"])
             axis.set_title(model, fontsize=8)
@@ -31,9 +31,9 @@ def main() -> None:
         figure,
         STUDY,
         "Fréchet distance of classifier features between samples and the training images against the number of steps, "
-        "bias-corrected, with 95 % bands; linear below 1, logarithmic above. Lengths double, so that each is the "
-        "refinement of the one before. The exact denoiser is that of the training images. Dashed: held-out against "
-        "training images. This is not FID.",
+        "bias-corrected, with 95 % intervals, shifted sideways for clarity; linear below 1, logarithmic above. Lengths "
+        "double, so that each is the refinement of the one before. The exact denoiser is that of the training images. "
+        "Dashed: held-out against training images. This is not FID.",
     )
     return None
 

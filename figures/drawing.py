@@ -1,6 +1,7 @@
 """What the figures share: results in, PDF, PNG and caption out. They run no network and compute no statistics."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from exposure_bias.plots import COLUMN as COLUMN
 from exposure_bias.plots import REFERENCE as REFERENCE
 from exposure_bias.plots import style as style
 
+# fontTools remarks on the date in a font of matplotlib's own.
+logging.getLogger("fontTools").setLevel(logging.ERROR)
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 folder = ROOT / "figures" / "build"  # not committed
 MARKERS = ("o", "s", "^", "D", "v", "P")
+CROWDED = 40  # points of a curve, beyond which it has no markers
 
 
 def read(study: str, name: str) -> pd.DataFrame | None:
@@ -60,13 +65,27 @@ def save(figure: Figure, study: str, caption: str) -> None:
 def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, **options: Any) -> None:
     """A line with its band and a marker of its own, so that colour is not all that tells it from others."""
     table = table.sort_values(along)
-    colour = matplotlib.pyplot.rcParams["axes.prop_cycle"].by_key()["color"][place % 10]
+    colour = _colour(place)
     x = table[along].to_numpy(float)
-    axis.plot(
-        x, table["value"], color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3, label=label, **options
-    )
+    marker = MARKERS[place % len(MARKERS)] if len(x) <= CROWDED else None
+    axis.plot(x, table["value"], color=colour, marker=marker, markersize=3, label=label, **options)
     if "low" in table:
         axis.fill_between(x, table["low"], table["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def bars(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, apart: float = 1.04) -> None:
+    """As `curve`, with bars in place of the band, each family a factor `apart` beside the last, where bands overlap."""
+    table = table.sort_values(along)
+    x = table[along].to_numpy(float) * apart**place
+    middle = table["value"].to_numpy()
+    half = np.abs(table[["low", "high"]].to_numpy().T - middle)
+    marker = MARKERS[place % len(MARKERS)]
+    axis.errorbar(x, middle, half, color=_colour(place), marker=marker, markersize=3, elinewidth=0.8, label=label)
+
+
+def _colour(place: int) -> str:
+    colours: list[str] = matplotlib.pyplot.rcParams["axes.prop_cycle"].by_key()["color"]
+    return colours[place % len(colours)]
 
 
 def log_lengths(axis: Axes, lengths: Any, label: str = "chain length $T'$") -> None:

@@ -42,7 +42,7 @@ def main() -> None:
         sizes = ", ".join(
             f"{r['rate']:.2f} at {r['n']:.0f}" for _, r in power[power["alternative"] == "laplace"].iterrows()
         )
-        axis.set(xlabel="length", ylabel="share of pixels rejected at 5 %", ylim=(0, 1.02))
+        axis.set(xlabel="length", ylabel="share of pixels rejected at 5 %", ylim=(0, 1.02), xticks=lengths)
         right.legend(loc="outside lower center", fontsize=6, ncols=2)
     drawing.save(
         figure,

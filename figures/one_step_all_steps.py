@@ -39,7 +39,7 @@ def main() -> None:
         axes[1].set(xlabel="start $t$", ylabel="$U - S$")
         axes[2].set(xlabel="start $t$", ylabel="$W/U$ (spread over skill)")
         axes[0].legend(fontsize=6)
-        axes[1].legend(fontsize=6)
+        axes[1].legend(fontsize=6, loc="lower right")
     drawing.save(
         figure,
         STUDY,
