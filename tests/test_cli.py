@@ -57,6 +57,7 @@ def test_experiments_save_what_they_read(run, tmp_path, command):
     code, again, _ = run(command, tmp_path / f"{command}.nc", "--json")
     assert code == 0
     assert json.loads(first) == json.loads(again)
+    assert not (tmp_path / "unfinished.nc").exists()
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     other = {"rollout": "telescope", "telescope": "rollout"}[command]
     code, _, err = run(other, tmp_path / f"{command}.nc")

@@ -88,7 +88,7 @@ def error_hist(options: Options) -> None:
 
     errors = load_errors(options.saved) if options.saved else _errors(options)
     tests = normality(errors, options.per_test, options.alpha)
-    pixels = output.pixels(errors, options.pixel)
+    pixels = output.pixels(errors["error"].shape[2:], options.pixel)
     output.show(options, "errors", errors, output.error_tables(errors, tests, pixels), pixels)
 
 
@@ -201,11 +201,12 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
         from exposure_bias.files import read_dataset
 
         return read_dataset(options.saved, kind)
+    from exposure_bias.cli import output
     from exposure_bias.data import load_data
     from exposure_bias.experiments.rollouts import rollouts
     from exposure_bias.experiments.telescope import telescope
 
-    options.checkpoint = f"{options.out}/{kind}-checkpoint.nc" if options.out else None
+    options.checkpoint = output.unfinished(options)
     run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
     return run(
         _model(options), load_data(options.data, options.split), starts=options.starts, steps=options.steps,
@@ -215,12 +216,21 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
 
 
 def _errors(options: Options) -> "xr.Dataset":
+    from exposure_bias.cli import output
     from exposure_bias.data import load_data
-    from exposure_bias.experiments.chain_errors import chain_errors
+    from exposure_bias.diagnostics.normality import check_test
+    from exposure_bias.experiments.chain_errors import DEFAULT_SAMPLES, chain_errors
 
+    model, data = _model(options), load_data(options.data, options.split)
+    # What the run itself does not need is looked at before it, too.
+    output.pixels(model.shape, getattr(options, "pixel", None))
+    sizes = options.per_test if isinstance(options.per_test, list) else [options.per_test]
+    check_test(min(sizes), options.alpha, max(options.n or min(len(data), DEFAULT_SAMPLES), 1))
+    options.checkpoint = output.unfinished(options)
     return chain_errors(
-        _model(options), load_data(options.data, options.split), options.lengths, n=options.n, sampler=options.sampler,
+        model, data, options.lengths, n=options.n, sampler=options.sampler,
         mode=options.mode, clip=options.clip, seed=options.seed, batch_size=options.batch_size,
+        checkpoint=options.checkpoint,
     )  # fmt: skip
 
 

@@ -41,7 +41,14 @@ def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Ta
             print(f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}', na_rep='-')}")
     if options.out:
         _write(options.out, name, dataset, tables, *extra)
+        if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
+            Path(checkpoint or "").unlink(missing_ok=True)
         message(f"wrote {options.out}/{name}.* ")
+
+
+def unfinished(options: argparse.Namespace) -> str | None:
+    """From where the same command goes on after an interrupt; gone once its results are written."""
+    return f"{options.out}/unfinished.nc" if options.out else None
 
 
 def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
@@ -81,9 +88,9 @@ def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
     return [(i % channels, (i + 1) * height // 4, (i + 1) * width // 4) for i in range(3)]
 
 
-def pixels(errors: xr.Dataset, given: Sequence[str] | None) -> list[Pixel]:
-    """Pixels (c, y, x) from flat indices or "c,y,x"; three spread over the image by default."""
-    channels, height, width = shape = errors["error"].shape[2:]
+def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:
+    """Pixels (c, y, x) of a (C, H, W) image from flat indices or "c,y,x"; three spread over it by default."""
+    channels, height, width = shape
     if not given:
         return spread_pixels(shape)
     chosen = []

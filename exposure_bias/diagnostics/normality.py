@@ -43,10 +43,7 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     Raises InputError if n does not fit the number of samples or alpha lies outside (0, 1).
     """
     samples = errors.sizes["sample"]
-    if not 3 <= n <= min(samples, 5000):
-        raise InputError(f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}")
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha is a probability between 0 and 1, got {alpha}")
+    check_test(n, alpha, samples)
     blocks = samples // n
     order = np.random.default_rng(seed).permutation(samples)[: blocks * n]
     error = errors["error"].transpose("length", "sample", "channel", "y", "x").values
@@ -83,6 +80,14 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
 
 
 POWER_DRAWS = 4000
+
+
+def check_test(n: int, alpha: float, samples: int) -> None:
+    """Raise InputError unless tests of n values at level alpha can be made of so many samples."""
+    if not 3 <= n <= min(samples, 5000):
+        raise InputError(f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha is a probability between 0 and 1, got {alpha}")
 
 
 def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int = 0) -> xr.Dataset:

@@ -10,7 +10,7 @@ would show on Gaussian data of the same covariance stands beside the model's.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from exposure_bias import files, samplers
 from exposure_bias.adapters import adapt
@@ -26,6 +25,7 @@ from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError
+from exposure_bias.experiments.setting import resumable
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import check_fit, made
 from exposure_bias.recording import GUIDED_GAP
@@ -50,12 +50,13 @@ def chain_errors(
     clip: Clip = False,
     seed: int = 0,
     batch_size: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """e_t of n held-out images for chains of several lengths, which run batched together on the same noise.
 
     lengths: L starts at the L-th of the schedule's noise levels (of at most 1000; continuous schedules use a grid of
     1000 points) and takes L network calls. n: by default the data's, at most 256. mode: "chain" or "single".
-    sampler: one of `samplers`, not a diffusers scheduler. clip, seed, batch_size: as in `record`.
+    sampler: one of `samplers`, not a diffusers scheduler. clip, seed, batch_size, checkpoint: as in `record`.
 
     Returns error (length, sample, channel, y, x) and x0 (sample, channel, y, x), float32, in the data's units, with
     everything of `diagnostics.distribution`, and std_gaussian (length, channel, y, x), the Gaussian reference.
@@ -76,24 +77,26 @@ def chain_errors(
     sampler = samplers.parse(sampler)
     levels = model.schedule.levels(min(CONTINUOUS_POINTS, len(model.schedule)))
     lengths = _lengths(lengths, len(levels) - 1)
-    error = np.empty((len(lengths), n, *model.shape), dtype=np.float32)
+    error = np.zeros((len(lengths), n, *model.shape), dtype=np.float32)
     ids = np.arange(n)
     x0 = data.batch(ids % len(data))
     # The lengths join one after another, so that a batch holds on average Σ lengths / max(lengths) chains an image.
     images = max(1, batch_size * max(lengths) // sum(lengths)) if mode == "chain" else batch_size
     run = _roll if mode == "chain" else _predict
     calls = sum(lengths) if mode == "chain" else len(lengths)
-    with tqdm(total=calls * n, unit="eval", unit_scale=True, desc="errors", disable=None, leave=False, delay=1) as bar:
-        for start in range(0, n, images):
-            rows = slice(start, min(start + images, n))
-            truth = torch.from_numpy(x0[rows]).to(model.device, torch.float64)
-            for i, estimate in run(model, data, truth, ids[rows], levels, lengths, sampler, clip, seed, bar):
-                error[i, rows] = (truth - estimate).float().cpu().numpy()
+    attributes = _attributes(model, data, sampler, mode, clip, seed)
+    identity = attributes | {"schedule": model.schedule.name, "lengths": _list(lengths), "n": str(n)}
+    if model.classes is not None:
+        identity["labels"] = str(data.label_hash)
+    for rows, report in resumable("errors", n, images, calls, {"error": error}, identity, checkpoint):
+        truth = torch.from_numpy(x0[rows]).to(model.device, torch.float64)
+        for i, estimate in run(model, data, truth, ids[rows], levels, lengths, sampler, clip, seed, report):
+            error[i, rows] = (truth - estimate).float().cpu().numpy()
     dims = ("sample", "channel", "y", "x")
     errors = xr.Dataset(
         {"error": (("length", *dims), error), "x0": (dims, x0)},
         coords={"length": list(lengths), "sample": ids, "image": ("sample", ids % len(data))},
-        attrs=_attributes(model, data, sampler, mode, clip, seed),
+        attrs=attributes,
     )
     errors = distribution(errors)
     if mode == "chain" and sampler.variance != "learned_range":
@@ -135,7 +138,7 @@ def _roll(
     sampler: samplers.Sampler,
     clip: Clip,
     seed: int,
-    bar: tqdm,
+    report: Callable[[int], Any],
 ) -> Iterator[tuple[int, Tensor]]:
     """x̂_0 of the chains of every length, as (index of the length, (B, C, H, W))."""
     epsilon = Noise(seed, "start", ids.tolist(), model.shape, model.device)(0)
@@ -147,7 +150,7 @@ def _roll(
         noise = Noise(seed, "chain", chains.tolist(), model.shape, model.device)
         conditioned = model.given(data.labels_of(chains % len(data)))
         x = rollout(conditioned, x, levels[first : last + 1], sampler, noise, clip, first)
-        bar.update(len(x) * (longest - shorter))
+        report(len(x) * (longest - shorter))
     yield from enumerate(reversed(x.split(len(x0))))
 
 
@@ -161,7 +164,7 @@ def _predict(
     sampler: samplers.Sampler,
     clip: Clip,
     seed: int,
-    bar: tqdm,
+    report: Callable[[int], Any],
 ) -> Iterator[tuple[int, Tensor]]:
     """x̂_0 predicted at once at every length's level."""
     epsilon = Noise(seed, "start", ids.tolist(), model.shape, model.device)(0)
@@ -169,7 +172,7 @@ def _predict(
     for i, length in enumerate(lengths):
         level = levels[len(levels) - 1 - length]
         yield i, model.predict(noised(x0, level, epsilon), level, clip).x0
-        bar.update(len(x0))
+        report(len(x0))
 
 
 def _reference(

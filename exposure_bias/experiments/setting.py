@@ -1,7 +1,7 @@
 """What an experiment fixes before it runs (model, data, chain, noise), and its loop over images, which can be resumed.
 
-An experiment keeps sums by group of images, arrays (GROUPS, …): what is added batch by batch is all that the jackknife
-needs, and all that a checkpoint holds.
+Most experiments keep sums by group of images, arrays (GROUPS, …): what is added batch by batch is all that the
+jackknife needs, and all that a checkpoint holds.
 """
 
 import os
@@ -175,7 +175,7 @@ def resumable(
     n: int,
     size: int,
     evaluations: int,
-    sums: dict[str, Array],
+    sums: dict[str, NDArray[Any]],
     settings: dict[str, str],
     checkpoint: str | os.PathLike[str] | None,
 ) -> Iterator[tuple[slice, Callable[[int], Any]]]:
