@@ -163,7 +163,8 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
     corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
     frechet = "frechet_corrected" if corrected else "frechet"
     title = curve.attrs["measure"] + (",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}")
-    panels = [(frechet, title), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")]
+    kernel = "KID" if curve.attrs["measure"] == "FID" else "kernel distance (features)"  # the I is Inception's
+    panels = [(frechet, title), ("kid", kernel), ("precision", "precision"), ("recall", "recall")]
     others = [dim for dim in curve[frechet].dims if dim != along]
     lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
     with style():
