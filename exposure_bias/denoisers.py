@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from exposure_bias.errors import InputError
+from exposure_bias.noise import Noise
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversion
 
@@ -24,6 +25,10 @@ CLIP_CONVENTIONS = {
     True: "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)",
     "keep_epsilon": "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)",
 }
+# A probe keeps this many numbers. They differ from device to device by round-off: TF32 keeps 11 bits of a product,
+# bfloat16 8, and an epsilon scaling by 1.005 has to stand out from the first of these.
+PROBED = 32
+ROUND_OFF, HALF_ROUND_OFF = 2e-3, 5e-2
 
 
 class Denoiser:
@@ -41,7 +46,8 @@ class Denoiser:
     its gaps are "guidance + bias".
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it calls are its own
-    business: put them into evaluation mode first. Its weights cannot be seen, and recordings call them "unhashed".
+    business: put them into evaluation mode first. Its weights cannot be seen, and recordings call them "unhashed"; what
+    tells two functions apart is their `probe`.
 
     Raises InputError for an unknown prediction type, a shape that is not (C, H, W), fewer than one class, or a net that
     cannot be called.
@@ -195,6 +201,21 @@ class Denoiser:
             epsilon = (x - level.alpha * (clipped if clip is True else x0)) / level.sigma
         fraction = None if variance is None else (variance.double() + 1) / 2
         return Prediction(clipped, epsilon, fraction, outside, output)
+
+
+def probe(model: Denoiser) -> dict[str, Any]:
+    """What a model says to one fixed noise at the middle of its schedule: what tells apart models that hash alike.
+
+    Functions have no weights to hash, and `call` is not hashed. values: at most 32 of the raw output's numbers, evenly
+    spread; tolerance: how far they may be off, relative to their root mean square (`recording.refuse_differences`). A
+    conditional model is asked for class 0. One call of the network with a batch of one.
+    """
+    level = model.schedule.level(len(model.schedule) // 2)
+    x = level.sigma * Noise(0, "probe", [0], model.shape, model.device)(0).double()
+    said = model.given([0])(x, level)
+    numbers = said.flatten()[torch.linspace(0, said.numel() - 1, min(PROBED, said.numel())).long()]
+    values = [float(f"{v:.6g}") for v in numbers.double().tolist()]
+    return {"values": values, "tolerance": HALF_ROUND_OFF if said.dtype.itemsize < 4 else ROUND_OFF}
 
 
 def _float32_on(device: torch.device | str | None) -> Tensor:

@@ -18,11 +18,11 @@ from exposure_bias import recording
 from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import SchedulerSampler, sampler_for
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
+from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
 from exposure_bias.oracles import Teacher
-from exposure_bias.recording import Recording, refuse_differences
+from exposure_bias.recording import PROBE, Recording, refuse_differences
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Subjects
@@ -209,7 +209,7 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """What must agree between recordings that are merged or continued."""
-        return run_settings(
+        settings = run_settings(
             self.model,
             self.data,
             self.levels,
@@ -218,6 +218,7 @@ class _Run:
             clip=CLIP_CONVENTIONS[self.clip],
             seed=self.seed,
         )
+        return settings | {PROBE: probe(self.model)}
 
     def collectors(self, streams: Sequence[str], n: int) -> dict[str, Collector]:
         """An empty collector for each stream and one for the images themselves."""

@@ -26,6 +26,7 @@ from exposure_bias.errors import InputError
 SCHEMA = 2  # 1 had other noise
 # A guided field is no denoiser of q, so that what its chain shows is not exposure bias alone.
 GUIDED_GAP = "guidance + bias"
+PROBE, PROBE_FLOOR = "probe", 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +130,30 @@ def merge(recordings: Sequence[Recording]) -> Recording:
 
 
 def refuse_differences(one: dict[str, Any], other: dict[str, Any], what: str) -> None:
-    """Raise InputError naming the settings in which two runs differ, if there are any."""
-    different = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    """Raise InputError naming the settings in which two runs differ, if there are any.
+
+    A `probe` (`denoisers.probe`) is compared up to its tolerance, and only where both runs have one: loops that were
+    observed have none.
+    """
+    probes = one.get(PROBE), other.get(PROBE)
+    if None not in probes and not _same_answer(*probes):
+        raise InputError(
+            f"{what}: they are of different models that bear one name, because they answer one fixed noise differently "
+            f"({_short(probes[0]['values'])} against {_short(probes[1]['values'])}): give the same function and call="
+        )
+    different = sorted(key for key in one.keys() | other.keys() if key != PROBE and one.get(key) != other.get(key))
     if different:
         listed = "; ".join(f"{key}: {_short(one.get(key))} against {_short(other.get(key))}" for key in different)
         raise InputError(f"{what}: they differ in {listed}")
+
+
+def _same_answer(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    a, b = (np.array(probe["values"]) for probe in (one, other))
+    if a.shape != b.shape:
+        return False
+    size = max(np.sqrt(np.mean(v**2)) for v in (a, b))
+    # Answers smaller than the floor are round-off themselves.
+    return bool(np.sqrt(np.mean((a - b) ** 2)) <= max(one["tolerance"], other["tolerance"]) * max(size, PROBE_FLOOR))
 
 
 def _add(datasets: list[xr.Dataset]) -> xr.Dataset:

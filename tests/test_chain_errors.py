@@ -57,7 +57,7 @@ def test_a_killed_run_goes_on(oracle, tmp_path, monkeypatch):
         patch.setattr(type(oracle), "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             eb.chain_errors(oracle, data, checkpoint=path, **options)
-        calls, limit = 0, 45  # the whole takes 54, in six batches
+        calls, limit = 0, 46  # the whole takes 54, in six batches, and a probe
         resumed = eb.chain_errors(oracle, data, checkpoint=path, **options)
     assert resumed.identical(whole)
     with pytest.raises(eb.InputError, match=r"another run.*lengths"):

@@ -118,8 +118,22 @@ def test_kept_points_of_a_remedy_that_kept_the_name_are_refused(digits, tmp_path
     eb.chain_length_fid(model, digits, (2,), n=32, checkpoint=tmp_path)
     same = {"schedule": model.schedule, "prediction_type": "epsilon", "shape": model.shape, "name": model.name}
     scaled = eb.Denoiser(model.net, call=lambda net, x, t: net(x, t).sample * 1.005, **same)
-    with pytest.raises(eb.InputError, match="another model"):
+    with pytest.raises(eb.InputError, match="answer one fixed noise differently"):
         eb.chain_length_fid(scaled, digits, (2,), n=32, checkpoint=tmp_path)
+
+
+def test_kept_points_against_other_statistics_of_one_name_are_measured_anew(gaussian, tmp_path):
+    from exposure_bias.fidelity import frechet
+
+    model, data = gaussian
+    values = []
+    for folder, mean in (("a", 0.2), ("b", 0.7)):
+        path = tmp_path / folder / "ref.npz"
+        path.parent.mkdir()
+        eb.fidelity.write_statistics(path, frechet.normal(np.full(4, mean), np.diag(VARIANCES)))
+        options = {"features": "pixel", "n": 64, "reference": path, "checkpoint": tmp_path / "kept"}
+        values.append(float(eb.chain_length_fid(model, data, (2,), **options)["frechet"][0]))
+    assert values[1] > values[0] + 0.3
 
 
 def test_images_are_let_go(digits):

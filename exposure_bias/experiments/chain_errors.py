@@ -88,7 +88,7 @@ def chain_errors(
     identity = attributes | {"schedule": model.schedule.name, "lengths": _list(lengths), "n": str(n)}
     if model.classes is not None:
         identity["labels"] = str(data.label_hash)
-    for rows, report in resumable("errors", n, images, calls, {"error": error}, identity, checkpoint):
+    for rows, report in resumable("errors", n, images, calls, {"error": error}, identity, checkpoint, model):
         truth = torch.from_numpy(x0[rows]).to(model.device, torch.float64)
         for i, estimate in run(model, data, truth, ids[rows], levels, lengths, sampler, clip, seed, report):
             error[i, rows] = (truth - estimate).float().cpu().numpy()

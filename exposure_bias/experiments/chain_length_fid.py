@@ -32,7 +32,7 @@ from exposure_bias import files
 from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
-from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
+from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
 from exposure_bias.diagnostics.jackknife import jackknife
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity import sets
@@ -43,6 +43,7 @@ from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import chain_levels, check_fit, made
+from exposure_bias.recording import PROBE, refuse_differences
 from exposure_bias.schedules import CONTINUOUS_POINTS, Level
 from exposure_bias.streams import AnySampler, noised, prior, rollout
 
@@ -50,7 +51,6 @@ Array = NDArray[np.float64]
 
 LENGTHS = (10, 20, 50, 100, 300)
 DEFAULT_SAMPLES = 1024
-PROBED, PROBE_TOLERANCE = 256, 2e-4
 KIND = "chain-fid"
 
 
@@ -246,6 +246,17 @@ class _Target:
     real: Features
     normals: tuple[Normal, Normal | None] | None = None
 
+    @property
+    def identity(self) -> str | None:
+        """16 hex digits of a SHA-256 over the statistics from a file, whose name says little."""
+        if self.normals is None:
+            return None
+        digest = hashlib.sha256()
+        for normal in filter(None, self.normals):
+            for values in (normal.mean, normal.covariance):
+                digest.update(np.ascontiguousarray(values, np.float64).tobytes())
+        return digest.hexdigest()[:16]
+
     def compare(self, other: Features) -> xr.Dataset:
         """Every measure of a set of images against this one, with the numbers of the jackknife."""
         pool, spatial = (self.real.pool, self.real.spatial) if self.normals is None else self.normals
@@ -395,29 +406,17 @@ def _cell(
         "labels": None if model.classes is None else run.data.label_hash,
         "sampler": str(sampler),
         "levels": [list(level) for level in levels],
-        "reference": target.name,
+        "reference": [target.name, target.identity],
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
-    middle = levels[(len(levels) - 1) // 2]
-    probe = prior(model, middle, Noise(run.seed, "probe", [0], model.shape, model.device)(0))
-    said = (
-        model.given(run.data.labels_of(np.zeros(1, int)))
-        .predict(probe, middle)
-        .epsilon.flatten()[:PROBED]
-        .float()
-        .cpu()
-        .numpy()
-    )
+    if path is not None:
+        settings[PROBE] = probe(model)
     if path is not None and path.exists():
-        tree, _ = files.read_tree(path)
-        kept = tree.to_dataset()
-        if not np.allclose(kept["probe"], said, rtol=0, atol=PROBE_TOLERANCE * max(np.abs(said).max(), 1)):
-            raise InputError(
-                f"{path} is of another model that is called {model.name}: choose another folder, or rename it"
-            )
+        tree, provenance = files.read_tree(path)
+        refuse_differences(provenance["run"], settings, f"{path} belongs to another run (choose another folder)")
         bar.update(run.n * length)
-        return kept.drop_vars("probe")
+        return tree.to_dataset()
     generated, square = run.sample(model, sampler, levels, bar)
     result = target.compare(generated)
     if run.start == "data":
@@ -425,7 +424,7 @@ def _cell(
         sums = np.bincount(group, square, GROUPS).astype(np.float64)
         result["rmse"], result["rmse_se"] = jackknife(lambda n, total: np.sqrt(total / n), generated.pool.count, sums)
     if path is not None:
-        files.write_tree(path, xr.DataTree(result.assign(probe=("probed", said))), {"kind": KIND, "run": settings})
+        files.write_tree(path, xr.DataTree(result), {"kind": KIND, "run": settings})
     return result
 
 

@@ -11,11 +11,11 @@ at λ = 1, and no drift of the chain. Neither is a theorem about what closes the
 
 import numpy as np
 
-from exposure_bias.denoisers import Denoiser
+from exposure_bias.denoisers import CLIP_CONVENTIONS, Denoiser, probe
 from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
 from exposure_bias.diagnostics.jackknife import T_QUANTILE, Array, jackknife
 from exposure_bias.errors import InputError
-from exposure_bias.recording import Recording
+from exposure_bias.recording import PROBE, Recording, refuse_differences
 from exposure_bias.remedies import Scale, epsilon_scaled
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import GROUPS
@@ -38,6 +38,7 @@ def fitted_scaling(model: Denoiser, recording: Recording, kind: str = "uniform")
     run = recording.provenance["run"]
     if run["model"]["weights"] != model.weight_hash:
         raise InputError(f"this recording is of {run['model']['name']}, not of {model.name}: record this model")
+    refuse_differences({PROBE: run.get(PROBE)}, {PROBE: probe(model)}, "the recording and the model given do not fit")
     steps = None
     scale: Scale
     if kind == "forward":

@@ -15,11 +15,11 @@ import numpy as np
 
 from exposure_bias.adapters import adapt
 from exposure_bias.data import load_data
-from exposure_bias.denoisers import CLIP_CONVENTIONS
+from exposure_bias.denoisers import CLIP_CONVENTIONS, probe
 from exposure_bias.errors import InputError
 from exposure_bias.oracles import EmpiricalOracle
 from exposure_bias.recorder import record
-from exposure_bias.recording import Recording
+from exposure_bias.recording import PROBE, Recording, refuse_differences
 
 CLIPS: dict[str, Any] = {words: clip for clip, words in CLIP_CONVENTIONS.items()}
 
@@ -46,6 +46,7 @@ def refined(
     ):
         if hash_ != recorded:
             raise InputError(f"the {what} is not the recording's: {hash_} against {recorded}; give the same {what}")
+    refuse_differences({PROBE: run.get(PROBE)}, {PROBE: probe(model)}, "the recording and the model given do not fit")
     return _again(model, data, recording, factor, batch_size, checkpoint)
 
 

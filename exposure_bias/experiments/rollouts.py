@@ -114,7 +114,7 @@ def rollouts(
     identity = attributes | {"starts": str(indices)}
     size = max(1, batch_size // replicates)
     evaluations = replicates * sum(len(setting.levels) - 1 - i for i in indices)
-    for rows, report in resumable("rollout", setting.n, size, evaluations, sums, identity, checkpoint):
+    for rows, report in resumable("rollout", setting.n, size, evaluations, sums, identity, checkpoint, setting.model):
         _add(setting, rows, indices, depths, replicates, sums, report)
     return _result(setting, indices, depths, replicates, sums, attributes)
 

@@ -22,11 +22,11 @@ from exposure_bias import files
 from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser
+from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import SAVING_SHARE, chain_levels, check_fit, made, refined_levels
-from exposure_bias.recording import GUIDED_GAP, refuse_differences
+from exposure_bias.recording import GUIDED_GAP, PROBE, refuse_differences
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import GROUPS
@@ -178,15 +178,18 @@ def resumable(
     sums: dict[str, NDArray[Any]],
     settings: dict[str, str],
     checkpoint: str | os.PathLike[str] | None,
+    model: Denoiser,
 ) -> Iterator[tuple[slice, Callable[[int], Any]]]:
     """Batches of at most `size` of the n samples, as (rows, how to report evaluations done); the caller adds to `sums`.
 
-    With a checkpoint the sums are saved there as they grow, and a run with the same settings goes on from it.
-    evaluations: of one sample, for the progress bar. Raises InputError for a checkpoint of another run.
+    With a checkpoint the sums are saved there as they grow, and a run with the same settings, of a model that answers as
+    this one does (`probe`), goes on from it. evaluations: of one sample, for the progress bar. Raises InputError for a
+    checkpoint of another run.
     """
     done = 0
+    run: dict[str, Any] = {} if checkpoint is None else settings | {PROBE: probe(model)}
     if checkpoint is not None and os.path.exists(checkpoint):
-        done = _restore(checkpoint, name, sums, settings)
+        done = _restore(checkpoint, name, sums, run)
     saving, last = 0.0, time.monotonic()
     with tqdm(
         total=n * evaluations, initial=done * evaluations, unit="eval", unit_scale=True, desc=name, disable=None,
@@ -200,13 +203,13 @@ def resumable(
             if checkpoint is not None and (done == n or SAVING_SHARE * (now - last) >= saving):
                 tree = xr.DataTree(xr.Dataset({k: ([f"{k}_{i}" for i in range(v.ndim)], v) for k, v in sums.items()}))
                 files.write_tree(
-                    checkpoint, tree, {"kind": f"{name} checkpoint", "run": settings, "done": done, "made": made()}
+                    checkpoint, tree, {"kind": f"{name} checkpoint", "run": run, "done": done, "made": made()}
                 )
                 last = time.monotonic()
                 saving = last - now
 
 
-def _restore(path: str | os.PathLike[str], name: str, sums: dict[str, Array], settings: dict[str, str]) -> int:
+def _restore(path: str | os.PathLike[str], name: str, sums: dict[str, Array], settings: dict[str, Any]) -> int:
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != f"{name} checkpoint":
         raise InputError(f"{path} is no checkpoint of a {name}: choose another path")
