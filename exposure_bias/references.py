@@ -23,7 +23,7 @@ Remedies keep the denoiser linear: epsilon scaling by λ_ε and input perturbati
 
     q = (α²λ + σ²) / (α²λ + σ² (1 + γ²)) / λ_ε,
 
-and k becomes (1 − σ e)/α, p its a + b k, and f is e α for vp and edm, e − k for flow (design §4.5).
+and k becomes (1 − σ e)/α, p its a + b k, and f is e α for vp and edm, e − k for flow (design §4.5). Where α = 0, q = 1.
 
 The teacher chain takes the same steps and noise with x̂_0 = x_0: its deviation is α u + w, w_t = a w_s + n z. Writing
 the chain's as d = g u + ω + w with ω, w independent of u, all laws that we report follow from
@@ -183,6 +183,7 @@ def gaussian_chain(
     forward = np.outer(alpha**2, lam) + sigma[:, None] ** 2
     positive = np.where(forward > 0, forward, 1.0)
     q = positive / (positive + (gamma * sigma[:, None]) ** 2) / _by_mode(scale, len(lam))
+    q = np.where(alpha[:, None] == 0, 1.0, q)  # as the remedies: ε̂ leaves x̂_0 open where the state is the noise
     e = q * sigma[:, None] / positive
     # αλ/(α²λ + σ²) and what a remedy adds: 1 − σe would cancel where α²λ ≪ σ².
     added = np.divide((1 - q) * sigma[:, None] ** 2, alpha[:, None] * positive, out=np.zeros_like(q), where=q != 1)

@@ -125,7 +125,8 @@ def ip_equivalent(model: Denoiser, gamma: float) -> Denoiser:
 
     The shifted level is a fractional timestep where the network accepts one, else the nearest whole one. Levels that
     shift beyond the schedule's end are evaluated at its end; `clamped` counts the schedule's levels for which this
-    happens, and more than 5 % of them is a warning. γ = 0 is the model itself, bit for bit.
+    happens, and more than 5 % of them is a warning. γ = 0 is the model itself, bit for bit, and so is any γ at α = 0,
+    where the state is the noise.
 
     Raises InputError for γ < 0 or NaN.
     """
@@ -153,20 +154,20 @@ class _IPEquivalent(Remedied):
             )
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
-        if self.gamma == 0:
+        if self.gamma == 0 or level.alpha == 0:
             return self._inner()(x, level)
         index = self.schedule.index_of_ratio(self._factor * _ratio(level))
         if self._fractional and not float(index).is_integer():
             try:
                 return self._at(x, level, self.schedule.level(index))
-            except InputError:
+            except (InputError, torch.OutOfMemoryError):
                 raise
             except (RuntimeError, TypeError, ValueError, IndexError):  # embeddings take whole timesteps only
                 self._fractional = False
         return self._at(x, level, self.schedule.level(index if self._fractional else round(index)))
 
     def _at(self, x: Tensor, level: Level, shifted: Level) -> Tensor:
-        scaled = x * (shifted.alpha / level.alpha) if level.alpha else x
+        scaled = x * (shifted.alpha / level.alpha)
         raw = self._inner()(scaled, shifted)
         return self._restated(x, level, self._read(raw, "epsilon", scaled, shifted) / self._factor, raw)
 

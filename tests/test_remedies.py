@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import exposure_bias as eb
+from exposure_bias import samplers, streams
 from exposure_bias.remedies import epsilon_scaled, ip_equivalent, remedied, time_shifted
 from exposure_bias.schedules import convert
 
@@ -277,3 +278,37 @@ def test_bad_remedies(digits, remedy, message):
         remedied(digits, remedy)
     with pytest.raises(eb.InputError, match="one number for each of 1000"):
         epsilon_scaled(digits, np.ones(7))
+
+
+@pytest.mark.parametrize("remedy", ["es", "ip"])
+def test_nothing_is_done_at_alpha_0_and_the_closed_form_knows(remedy):
+    """Flow matching starts at α = 0: Euler's gain of the remedied exact denoiser along one direction, to the end."""
+    variance, schedule = 0.3, eb.schedules.flow()
+
+    def velocity(x, t):
+        s = t.view(-1, 1, 1, 1)
+        return (s - (1 - s) * variance) / ((1 - s) ** 2 * variance + s**2) * x
+
+    model = eb.Denoiser(velocity, schedule=schedule, prediction_type="flow_prediction", shape=(1, 1, 1))
+    changed = epsilon_scaled(model, 1.01) if remedy == "es" else ip_equivalent(model, 0.1)
+    options = {"epsilon_scale": 1.01} if remedy == "es" else {"gamma": 0.1}
+    x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    assert torch.equal(changed(x, schedule.level(999)), model(x, schedule.level(999)))
+    levels = schedule.levels(5)
+    ends = [s.x.item() for s in streams.chain(changed, x, levels, samplers.parse("euler"), lambda _: x)]
+    law = eb.references.gaussian(np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise", **options)
+    np.testing.assert_allclose(np.square(ends), law["mode_variance"][:, 0], rtol=1e-5)
+    plain = eb.references.gaussian(np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise")
+    assert abs(float(law["mode_variance"][-1, 0] / plain["mode_variance"][-1, 0]) - 1) > 5e-3
+
+
+def test_a_full_memory_is_not_taken_for_an_embedding():
+    def net(x, t):
+        if t.is_floating_point():
+            raise torch.OutOfMemoryError("out of memory")
+        return x
+
+    schedule = SCHEDULES["linear"]
+    model = eb.Denoiser(net, schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4))
+    with pytest.raises(torch.OutOfMemoryError):
+        ip_equivalent(model, 0.1)(torch.zeros(1, 1, 4, 4), schedule.level(500))
