@@ -82,14 +82,32 @@ class Recording:
             "n": str(self.n),
             "seed": str(run["seed"]),
         }
-        if run["model"].get("guidance") is not None:
-            described |= {"guidance": str(run["model"]["guidance"]), "gap": GUIDED_GAP}
+        described |= guidance_attributes(run["model"].get("guidance"))
         return described | ({"note": run["data"]["note"]} if run["data"]["note"] else {})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one netCDF file, atomically. Raises InputError if it cannot be written; the old file survives."""
         tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.streams.items()})
         files.write_tree(path, tree, {"schema": SCHEMA, **self.provenance})
+
+
+def is_guided(guidance: float | str | None) -> bool:
+    """Whether a guidance scale (or words about an unknown one) makes another field than a denoiser of q.
+
+    ε̂ = ε_∅ + w (ε_c − ε_∅) is the conditional denoiser at w = 1 and the unconditional one at w = 0.
+    """
+    return guidance not in (None, 0, 1)
+
+
+def no_reference(guidance: float | str | None) -> str:
+    """Why a guided model has no reference."""
+    return f"guidance {guidance} aims at another distribution than the data's: there is no excess"
+
+
+def guidance_attributes(guidance: float | str | None) -> dict[str, str]:
+    """What a dataset's attributes say of guidance."""
+    said = {} if guidance is None else {"guidance": str(guidance)}
+    return said | ({"gap": GUIDED_GAP} if is_guided(guidance) else {})
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
@@ -135,16 +153,16 @@ def refuse_differences(one: dict[str, Any], other: dict[str, Any], what: str) ->
     A `probe` (`denoisers.probe`) is compared up to its tolerance, and only where both runs have one: loops that were
     observed have none.
     """
+    different = sorted(key for key in one.keys() | other.keys() if key != PROBE and one.get(key) != other.get(key))
+    if different:
+        listed = "; ".join(f"{key}: {_short(one.get(key))} against {_short(other.get(key))}" for key in different)
+        raise InputError(f"{what}: they differ in {listed}")
     probes = one.get(PROBE), other.get(PROBE)
     if None not in probes and not _same_answer(*probes):
         raise InputError(
             f"{what}: they are of different models that bear one name, because they answer one fixed noise differently "
             f"({_short(probes[0]['values'])} against {_short(probes[1]['values'])}): give the same function and call="
         )
-    different = sorted(key for key in one.keys() | other.keys() if key != PROBE and one.get(key) != other.get(key))
-    if different:
-        listed = "; ".join(f"{key}: {_short(one.get(key))} against {_short(other.get(key))}" for key in different)
-        raise InputError(f"{what}: they differ in {listed}")
 
 
 def _same_answer(one: dict[str, Any], other: dict[str, Any]) -> bool:

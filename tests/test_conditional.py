@@ -89,12 +89,44 @@ def test_data_without_labels_for_a_conditional_model() -> None:
         model(classes=0)
 
 
+def test_a_guided_model_has_no_gaussian_reference() -> None:
+    rng, oracle = np.random.default_rng(0), eb.oracles.GaussianOracle(np.zeros(SHAPE), 0.1, linear(100))
+    images = eb.load_data(rng.normal(0, 0.3, (32, *SHAPE)).astype(np.float32), value_range=None)
+
+    def scaled(guidance: float) -> eb.Denoiser:
+        oracle.guidance = guidance
+        return oracle
+
+    for run in (
+        lambda m: eb.rollouts(m, images, steps=3, starts=[50]),
+        lambda m: eb.telescope(m, images, steps=3, starts=[50]),
+        lambda m: eb.variance_gap(eb.record(m, images, steps=3)),
+    ):
+        guided, plain = run(scaled(4.0)), run(scaled(1.0))
+        assert not [name for name in guided if "_gaussian" in str(name)]
+        assert guided.attrs["no_reference"].startswith("guidance 4.0 aims at another distribution")
+        assert [name for name in plain if "_gaussian" in str(name)]
+        assert "no_reference" not in plain.attrs
+        assert plain.attrs["guidance"] == "1.0"
+        assert "gap" not in plain.attrs
+
+
+def test_guidance_of_unknown_scale_has_no_reference_either() -> None:
+    recording = eb.record(model(), data(), steps=3)
+    recording.provenance["run"]["model"]["guidance"] = "of unknown scale"
+    assert eb.variance_gap(recording).attrs["no_reference"].startswith("guidance of unknown scale aims")
+
+
 def test_conditioning_is_recorded() -> None:
     guided = eb.record(model(guidance=4.0), data(), steps=3)
     run = guided.provenance["run"]
     assert (run["model"]["guidance"], run["model"]["classes"]) == (4.0, CLASSES)
     assert guided.description["gap"] == "guidance + bias"
-    assert chain_errors(model(guidance=4.0), data(), (3,)).attrs["gap"] == "guidance + bias"
+    errors = chain_errors(model(guidance=4.0), data(), (3,))
+    assert errors.attrs["gap"] == "guidance + bias"
+    assert errors.attrs["no_reference"].startswith("guidance 4.0 aims at another distribution")
+    assert "std_gaussian" not in errors
+    assert "std_gaussian" in chain_errors(model(), data(), (3,))
     plain = eb.record(model(), data(), steps=3)
     assert "gap" not in plain.description
     others = eb.record(model(), data((np.arange(20) + 1) % CLASSES), steps=3, n=20, first=20)

@@ -43,7 +43,7 @@ def test_another_function_does_not_go_on_with_a_run(data, tmp_path, run, options
     again = run(function(0.9 * (1 + 1e-4), **options), data, path)
     one, other = (r["chain"] if isinstance(r, eb.Recording) else r for r in (first, again))
     assert one.identical(other)
-    with pytest.raises(eb.InputError, match="another run.*answer one fixed noise differently"):
+    with pytest.raises(eb.InputError, match=r"another run.*answer one fixed noise differently"):
         run(function(0.9 * 1.005, **options), data, path)
 
 
@@ -60,7 +60,7 @@ def test_modules_that_are_called_differently_are_told_apart(data, tmp_path):
 
 def test_recordings_of_different_functions_are_not_joined(data):
     one, other = (eb.record(function(s), data, steps=2, n=16, first=f) for s, f in ((0.9, 0), (0.5, 16)))
-    with pytest.raises(eb.InputError, match="cannot be merged.*answer one fixed noise differently"):
+    with pytest.raises(eb.InputError, match=r"cannot be merged.*answer one fixed noise differently"):
         merge([one, other])
     for use in (lambda: refined(function(0.5), data, one, 2), lambda: fitted_scaling(function(0.5), one)):
         with pytest.raises(eb.InputError, match="answer one fixed noise differently"):
@@ -71,9 +71,7 @@ def test_recordings_of_different_functions_are_not_joined(data):
 
 
 def test_half_precision_is_compared_more_loosely():
-    one, near, far = (
-        probe(function(s)) | {"tolerance": t} for s, t in ((0.9, 5e-2), (0.92, 2e-3), (0.99, 2e-3))
-    )
+    one, near, far = (probe(function(s)) | {"tolerance": t} for s, t in ((0.9, 5e-2), (0.92, 2e-3), (0.99, 2e-3)))
     refuse_differences({"probe": one}, {"probe": near}, "these")
     with pytest.raises(eb.InputError, match="these: they are of different models"):
         refuse_differences({"probe": one}, {"probe": far}, "these")

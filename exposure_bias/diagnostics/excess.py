@@ -6,7 +6,7 @@ of the same mean and covariance (design §4.4a). For other data that reference i
 
 import xarray as xr
 
-from exposure_bias.recording import Recording
+from exposure_bias.recording import Recording, is_guided, no_reference
 from exposure_bias.references import gaussian_of
 
 
@@ -14,10 +14,8 @@ def reference_of(recording: Recording) -> tuple[xr.Dataset | None, dict[str, str
     """The recording's Gaussian reference, or None, and attributes that say why there is none or what it leaves out."""
     run = recording.provenance["run"]
     guidance = run["model"].get("guidance")
-    if guidance:
-        return None, {
-            "no_reference": f"guidance {guidance:g} aims at another distribution than the data's: there is no excess"
-        }
+    if is_guided(guidance):
+        return None, {"no_reference": no_reference(guidance)}
     reference = gaussian_of(recording)
     if reference is None:
         return None, {"no_reference": f"sampler {run['sampler']} has no Gaussian reference"}

@@ -28,7 +28,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.experiments.setting import resumable
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import check_fit, made
-from exposure_bias.recording import GUIDED_GAP
+from exposure_bias.recording import guidance_attributes, is_guided, no_reference
 from exposure_bias.references import Eigen, gaussian_chain
 from exposure_bias.schedules import CONTINUOUS_POINTS, Level
 from exposure_bias.statistics.law import law
@@ -59,7 +59,8 @@ def chain_errors(
     sampler: one of `samplers`, not a diffusers scheduler. clip, seed, batch_size, checkpoint: as in `record`.
 
     Returns error (length, sample, channel, y, x) and x0 (sample, channel, y, x), float32, in the data's units, with
-    everything of `diagnostics.distribution`, and std_gaussian (length, channel, y, x), the Gaussian reference.
+    everything of `diagnostics.distribution`, and std_gaussian (length, channel, y, x), the Gaussian reference; a guided
+    model has none, as the attribute `no_reference` says.
 
     Raises InputError for a length outside the schedule and for whatever else does not fit.
     """
@@ -76,7 +77,7 @@ def chain_errors(
         )
     sampler = samplers.parse(sampler)
     levels = model.schedule.levels(min(CONTINUOUS_POINTS, len(model.schedule)))
-    lengths = _lengths(lengths, len(levels) - 1)
+    lengths = checked_lengths(lengths, model)
     error = np.zeros((len(lengths), n, *model.shape), dtype=np.float32)
     ids = np.arange(n)
     x0 = data.batch(ids % len(data))
@@ -99,7 +100,7 @@ def chain_errors(
         attrs=attributes,
     )
     errors = distribution(errors)
-    if mode == "chain" and sampler.variance != "learned_range":
+    if mode == "chain" and sampler.variance != "learned_range" and not is_guided(model.guidance):
         errors["std_gaussian"] = (("length", *dims[1:]), _reference(model, data, levels, lengths, sampler))
     return errors
 
@@ -117,7 +118,9 @@ def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
     return tree.to_dataset()
 
 
-def _lengths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+def checked_lengths(lengths: Sequence[int], model: Denoiser) -> tuple[int, ...]:
+    """The lengths in order. Raises InputError unless they are different levels of the model's schedule."""
+    most = min(CONTINUOUS_POINTS, len(model.schedule))
     wrong = [length for length in lengths if not 1 <= length <= most or length != int(length)]
     if wrong or not lengths or len(set(lengths)) < len(lengths):
         raise InputError(f"lengths must be different whole numbers from 1 to {most}, got {_list(wrong or lengths)}")
@@ -204,6 +207,6 @@ def _attributes(
         described["sampler"] = str(sampler)
     if data.note:
         described["note"] = data.note
-    if model.guidance is not None:
-        described |= {"guidance": str(model.guidance), "gap": GUIDED_GAP}
-    return described
+    if is_guided(model.guidance):
+        described["no_reference"] = no_reference(model.guidance)
+    return described | guidance_attributes(model.guidance)

@@ -26,7 +26,7 @@ from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
 from exposure_bias.errors import InputError
 from exposure_bias.noise import Noise
 from exposure_bias.recorder import SAVING_SHARE, chain_levels, check_fit, made, refined_levels
-from exposure_bias.recording import GUIDED_GAP, PROBE, refuse_differences
+from exposure_bias.recording import PROBE, guidance_attributes, is_guided, no_reference, refuse_differences
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import GROUPS
@@ -69,8 +69,10 @@ class Setting:
 
     @property
     def gaussian_sampler(self) -> Sampler | None:
-        """The sampler, if it has a Gaussian reference in closed form."""
+        """The sampler, if it has a Gaussian reference in closed form; none where guidance aims elsewhere."""
         sampler = self.sampler
+        if is_guided(self.model.guidance):
+            return None
         return sampler if isinstance(sampler, Sampler) and sampler.variance != "learned_range" else None
 
     @property
@@ -91,8 +93,9 @@ class Setting:
             "n": str(self.n),
             "seed": str(self.seed),
         }
-        if model.guidance is not None:
-            described |= {"guidance": str(model.guidance), "gap": GUIDED_GAP}
+        described |= guidance_attributes(model.guidance)
+        if is_guided(model.guidance):
+            described["no_reference"] = no_reference(model.guidance)
         if model.classes is not None:
             described["labels"] = str(data.label_hash)
         return described | ({"note": data.note} if data.note else {})
@@ -159,6 +162,20 @@ def prepare(
     return setting
 
 
+def placed(model: Any, device: str | None) -> Denoiser:
+    """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own business, stays.
+
+    Raises InputError for a device that is not there.
+    """
+    denoiser = adapt(model)
+    if device is not None and isinstance(denoiser.net, torch.nn.Module):
+        try:
+            denoiser.net.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+            raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    return denoiser
+
+
 def grouping(images: NDArray[np.int64]) -> Callable[[Tensor], Array]:
     """A function that sums values (B, …) over the images of each group: (GROUPS, …)."""
     member = (np.arange(GROUPS)[:, None] == images[None] % GROUPS).astype(np.float64)
@@ -182,9 +199,9 @@ def resumable(
 ) -> Iterator[tuple[slice, Callable[[int], Any]]]:
     """Batches of at most `size` of the n samples, as (rows, how to report evaluations done); the caller adds to `sums`.
 
-    With a checkpoint the sums are saved there as they grow, and a run with the same settings, of a model that answers as
-    this one does (`probe`), goes on from it. evaluations: of one sample, for the progress bar. Raises InputError for a
-    checkpoint of another run.
+    With a checkpoint the sums are saved there as they grow, and a run with the same settings, of a model that answers
+    as this one does (`probe`), goes on from it. evaluations: of one sample, for the progress bar. Raises InputError for
+    a checkpoint of another run.
     """
     done = 0
     run: dict[str, Any] = {} if checkpoint is None else settings | {PROBE: probe(model)}

@@ -90,7 +90,9 @@ def telescope(
         sums |= {"power": np.zeros((*shape, width)), "power_data": np.zeros((GROUPS, width))}
     attributes = setting.attributes | ({"no_spectrum": _too_small()} if plan.bands is None else {})
     identity = attributes | {"starts": str(plan.starts), "targets": str(plan.targets)}
-    for rows, report in resumable("telescope", setting.n, batch_size, plan.evaluations, sums, identity, checkpoint, setting.model):
+    for rows, report in resumable(
+        "telescope", setting.n, batch_size, plan.evaluations, sums, identity, checkpoint, setting.model
+    ):
         _add(plan, rows, sums, report)
     plan.fill(sums)
     result = _result(plan, sums)
