@@ -25,6 +25,7 @@ CLIP_CONVENTIONS = {
     True: "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)",
     "keep_epsilon": "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)",
 }
+UNHASHED = "unhashed"
 # A probe keeps this many numbers. They differ from device to device by round-off: TF32 keeps 11 bits of a product,
 # bfloat16 8, and an epsilon scaling by 1.005 has to stand out from the first of these.
 PROBED = 32
@@ -133,7 +134,7 @@ class Denoiser:
         """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers; "unhashed" for a
         plain function."""
         if not isinstance(self.net, torch.nn.Module):
-            return "unhashed"
+            return UNHASHED
         digest = hashlib.sha256()
         for key, value in sorted(self.net.state_dict().items()):
             digest.update(key.encode())

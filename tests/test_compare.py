@@ -102,6 +102,34 @@ def test_seeds_form_groups(tmp_path):
         eb.compare([ddpm[0], ddpm[0], ip[0]], "digits", steps=2, n=16)
 
 
+def test_seeds_under_different_remedies_are_different_entries(tmp_path):
+    a, b = runs(tmp_path, "ddpm", (0, 1))
+    models = [f"{a} + es:1.005 + ts:20,300", f"{b} + es:1.02 + ts:20,300", f"{a} + es:1.02 + ts:20,300"]
+    compared = eb.compare(models, "digits", steps=2, n=16, lengths=())
+    assert compared["seeds"].values.tolist() == [1, 2]
+    other = eb.compare([models[0], a], "digits", steps=2, n=16, lengths=())
+    assert other["note"].values[1] == "the same weights: the difference is the remedy's"
+
+
+def function(scale):
+    schedule = eb.schedules.linear(50)
+    return eb.Denoiser(lambda x, t: scale * x, schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4))
+
+
+def test_functions_stay_where_they_are_and_share_no_weights():
+    compared = eb.compare([function(0.9), function(0.8)], data(16), steps=2, lengths=(), device="meta")
+    assert compared["note"].values[1] == ONE_SEED
+
+
+def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch):
+    compared = eb.compare([function(0.9), function(0.8)], data(16), steps=2, sampler="DDIMScheduler")
+    assert "error_rmse" not in compared
+    assert "diffusers' schedulers" in compared.attrs["no_error_rmse"]
+    monkeypatch.setattr("exposure_bias.experiments.compare.record", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(eb.InputError, match="from 1 to 50, got 100, 300"):
+        eb.compare([function(0.9), function(0.8)], data(16), steps=2)
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,13 @@ def test_kept_points_against_other_statistics_of_one_name_are_measured_anew(gaus
         options = {"features": "pixel", "n": 64, "reference": path, "checkpoint": tmp_path / "kept"}
         values.append(float(eb.chain_length_fid(model, data, (2,), **options)["frechet"][0]))
     assert values[1] > values[0] + 0.3
+
+
+def test_a_split_of_ones_own_data_has_no_other_split(digits):
+    """`train` divides any data into "train" and "held out"; only the bundled ones can be loaded as "test"."""
+    divided = replace(digits, split="train")
+    curve = eb.chain_length_fid("digits", divided, (2,), n=32)
+    assert int(curve["floor_n"]) == 32
 
 
 def test_images_are_let_go(digits):

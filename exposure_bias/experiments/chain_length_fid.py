@@ -29,12 +29,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from exposure_bias import files
-from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
-from exposure_bias.data import SPLITS, Data, load_data
+from exposure_bias.data import BUNDLED, SPLITS, Data, load_data
 from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
 from exposure_bias.diagnostics.jackknife import jackknife
 from exposure_bias.errors import InputError
+from exposure_bias.experiments.setting import placed
 from exposure_bias.fidelity import sets
 from exposure_bias.fidelity.features import Extractor, Features, extract, extract_real, extractor, quantised
 from exposure_bias.fidelity.frechet import Normal
@@ -100,7 +100,7 @@ def chain_length_fid(
     if not models or not chosen:
         raise InputError("there is no model or no sampler to measure: give at least one")
     data = load_data(data)
-    denoiser = _placed(models[0], device)
+    denoiser = placed(models[0], device)
     run = _Run(
         data,
         extractor(features, data.shape, weights, denoiser.device),
@@ -121,7 +121,7 @@ def chain_length_fid(
     total = len(models) * len(chosen) * sum(lengths) * run.n
     with tqdm(total=total, unit="step", unit_scale=True, desc=KIND, disable=None, leave=False, delay=1) as bar:
         for i, one in enumerate(models):
-            denoiser = _placed(one, device) if i else denoiser
+            denoiser = placed(one, device) if i else denoiser
             run.check(denoiser, chosen, lengths)
             labels.append(_distinct(str(denoiser.name), labels))
             cells = [[_cell(run, denoiser, s, length, target, checkpoint, bar) for length in lengths] for s in chosen]
@@ -247,12 +247,10 @@ class _Target:
     normals: tuple[Normal, Normal | None] | None = None
 
     @property
-    def identity(self) -> str | None:
+    def identity(self) -> str:
         """16 hex digits of a SHA-256 over the statistics from a file, whose name says little."""
-        if self.normals is None:
-            return None
         digest = hashlib.sha256()
-        for normal in filter(None, self.normals):
+        for normal in filter(None, self.normals or ()):
             for values in (normal.mean, normal.covariance):
                 digest.update(np.ascontiguousarray(values, np.float64).tobytes())
         return digest.hexdigest()[:16]
@@ -339,7 +337,7 @@ class _Run:
 
     def floor(self, target: _Target, real: Any) -> tuple[xr.Dataset, int]:
         """Real images against real images, and how many: `real`, or the other split, or one half against the other."""
-        if real is None and self.data.split in SPLITS:
+        if real is None and self.data.name in BUNDLED and self.data.split in SPLITS:
             real = load_data(self.data.name, SPLITS[1 - SPLITS.index(self.data.split)])
         if real is not None:
             other = load_data(real)
@@ -406,7 +404,7 @@ def _cell(
         "labels": None if model.classes is None else run.data.label_hash,
         "sampler": str(sampler),
         "levels": [list(level) for level in levels],
-        "reference": [target.name, target.identity],
+        "reference": target.name if target.normals is None else [target.name, target.identity],
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
@@ -416,7 +414,7 @@ def _cell(
         tree, provenance = files.read_tree(path)
         refuse_differences(provenance["run"], settings, f"{path} belongs to another run (choose another folder)")
         bar.update(run.n * length)
-        return tree.to_dataset()
+        return tree.to_dataset().drop_vars("probe", errors="ignore")  # earlier files kept it among the data
     generated, square = run.sample(model, sampler, levels, bar)
     result = target.compare(generated)
     if run.start == "data":
@@ -450,16 +448,6 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
 def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
     value, error = corrected(numbers.values)
     curve[name], curve[f"{name}_se"] = (numbers.dims[:-1], value), (numbers.dims[:-1], error)
-
-
-def _placed(model: Any, device: str | None) -> Denoiser:
-    denoiser = adapt(model)
-    if device is not None and isinstance(denoiser.net, torch.nn.Module):
-        try:
-            denoiser.net.to(device)
-        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-            raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
-    return denoiser
 
 
 def _lengths(lengths: Sequence[int]) -> tuple[int, ...]:

@@ -28,11 +28,13 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.adapters import BUNDLED, adapt
+from exposure_bias.adapters.schedulers import SchedulerSampler, sampler_for
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Clip, Denoiser
+from exposure_bias.denoisers import UNHASHED, Clip, Denoiser
 from exposure_bias.diagnostics.jackknife import Array, grouped, jackknife, why_no_interval, with_errors
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.chain_errors import chain_errors
+from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
+from exposure_bias.experiments.setting import placed
 from exposure_bias.recorder import record
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import Remedied, remedied
@@ -77,7 +79,8 @@ def compare(
 
     models: at least two of what `adapt` takes; text may add remedies, "digits + es:1.005 + ts:20,300". Folders of
     `train` that differ in the seed only form one entry. data: what `load_data` takes. lengths: of the chain errors,
-    none to leave them out. device: where the networks go. The others as in `record`.
+    none to leave them out, as they are for diffusers' schedulers (attribute `no_error_rmse`). device: where the
+    networks go, but for plain functions. The others as in `record`.
 
     Returns, over (entry) and step or length: the statistics of the module docstring with `_se` over images, `_se_seeds`
     over training seeds (NaN for one); their `_difference` from the first entry, with paired `_difference_se`,
@@ -86,14 +89,22 @@ def compare(
     Raises InputError for fewer than two models, models that do not share schedule and shape, and what `record` refuses.
     """
     data, entries = load_data(data), _entries(models)
-    _check_alike([model for entry in entries for model in entry.models])
+    everyone = [placed(model, None if device == "cpu" else device) for entry in entries for model in entry.models]
+    _check_alike(everyone)
+    left_out = {}
+    # Before anything runs: a sampler or a length that does not fit.
+    if lengths and any(isinstance(sampler_for(sampler, m, steps, grid), SchedulerSampler) for m in everyone):
+        lengths, left_out = (
+            (),
+            {"no_error_rmse": "chain errors start at levels that diffusers' schedulers do not visit"},
+        )
+    if lengths:
+        lengths = checked_lengths(lengths, everyone[0])
     options: dict[str, Any] = {"sampler": sampler, "n": n, "clip": clip, "seed": seed, "batch_size": batch_size}
     members: list[list[dict[str, Statistic]]] = []
     for entry in entries:
         members.append([])
         for model in entry.models:
-            if device != "cpu":
-                model.net.to(device)
             recording = record(model, data, steps=steps, start=start, grid=grid, **options)
             statistics = _statistics(recording)
             if lengths:
@@ -102,7 +113,7 @@ def compare(
     count = recording["chain"]["count"].values
     result = xr.Dataset(coords={k: recording["chain"][k] for k in ("step", "timestep", "alpha", "sigma")})
     if lengths:
-        result = result.assign_coords(length=sorted(lengths))
+        result = result.assign_coords(length=list(lengths))
     result = result.assign_coords(
         entry=[entry.name for entry in entries],
         seeds=("entry", [len(entry.models) for entry in entries]),
@@ -111,7 +122,7 @@ def compare(
     for name in members[0][0]:
         result = _compared(result, name, [[m[name] for m in ms] for ms in members], count, entries)
     described = {k: v for k, v in recording.description.items() if k != "model"}
-    result.attrs = described | why_no_interval(count) | {"against": entries[0].name}
+    result.attrs = described | why_no_interval(count) | left_out | {"against": entries[0].name}
     return result
 
 
@@ -226,7 +237,7 @@ def _entries(models: Sequence[Any]) -> list[Entry]:
     for place, given in enumerate(models):
         model, recipe = _model(given)
         seed = recipe.pop("seed", 0) if recipe else 0
-        key = json.dumps([recipe, model.remedy if isinstance(model, Remedied) else None]) if recipe else str(place)
+        key = json.dumps([recipe, _unwrapped(model)[1]]) if recipe else str(place)
         _, members, seeds = found.setdefault(key, (model.name, [], []))
         if seed in seeds and recipe:
             raise InputError(f"{model.name} has the seed {seed} and the settings of a model given before: give it once")
@@ -269,8 +280,17 @@ def _note(first: Entry, entry: Entry) -> str:
 
 
 def _same_weights(one: Entry, other: Entry) -> bool:
-    plain = [{(m.model if isinstance(m, Remedied) else m).weight_hash for m in e.models} for e in (one, other)]
-    return plain[0] == plain[1]
+    plain = [{_unwrapped(m)[0].weight_hash for m in e.models} for e in (one, other)]
+    return plain[0] == plain[1] and UNHASHED not in plain[0]
+
+
+def _unwrapped(model: Denoiser) -> tuple[Denoiser, list[str]]:
+    """The model inside all remedies, and these, the outermost first."""
+    remedies = []
+    while isinstance(model, Remedied):
+        remedies.append(model.remedy)
+        model = model.model
+    return model, remedies
 
 
 def _check_alike(models: list[Denoiser]) -> None:
