@@ -79,6 +79,11 @@ def record(
     unknown = [s for s in streams if s not in STREAMS]
     if unknown or not streams:
         raise InputError(f"streams are any of {', '.join(STREAMS)}, got {', '.join(unknown) or 'none'}")
+    if "teacher" in streams and start == "noise":
+        raise InputError(
+            "a teacher chain is paired with the chain of its own x_0, but start='noise' pairs nothing: use "
+            "start='data' or leave teacher out of streams"
+        )
     spectra = sorted(set(spectra) - {"dct"})
     for basis in spectra:
         spectrum_bands(basis, model.shape)

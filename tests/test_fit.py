@@ -68,6 +68,11 @@ def test_what_cannot_be_fitted(case, recorded):
     with pytest.raises(eb.InputError, match=r"unknown fit 'cubic'.*uniform, linear, levels, forward"):
         fitted_scaling(model, recording, "cubic")
     unpaired = eb.record(model, case[1], steps=2, n=16, start="noise")
+    digits, images = eb.load_model("digits"), eb.load_data("digits")
+    for clip in (True, "keep_epsilon"):
+        clipped = eb.record(digits, images, steps=2, n=16, clip=clip)
+        with pytest.raises(eb.InputError, match=r"x0 clipped .* record it with clip=False"):
+            fitted_scaling(digits, clipped, "forward")
     with pytest.raises(eb.InputError, match="pairs nothing"):
         fitted_scaling(model, unpaired, "forward")
 

@@ -261,3 +261,9 @@ def test_bad_models(data):
         eb.Denoiser(Net(), schedule=SCHEDULE, prediction_type="noise", shape=SHAPE)
     with pytest.warns(UserWarning, match=r"images recur"):
         eb.record(eb.oracles.GaussianOracle(np.zeros((1, 8, 8)), 1.0, SCHEDULE), eb.load_data("digits"), n=600, steps=1)
+
+
+def test_a_teacher_without_a_start_of_its_own_is_refused() -> None:
+    model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(100))
+    with pytest.raises(eb.InputError, match="start='noise' pairs nothing: use start='data' or"):
+        eb.record(model, np.zeros((8, 1, 4, 4), np.float32), steps=2, start="noise", streams=("chain", "teacher"))

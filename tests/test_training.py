@@ -624,3 +624,11 @@ def test_bundled_models_differ_in_the_objective_only(data: str) -> None:
         # Where the image is gone, ε* is the input and ε_IP the input over 1 + γ²: hence this much more ddpm loss.
         ddpm, ip = (s["heldout_loss_by_level"][-1] for s in said)
         assert ip - ddpm == pytest.approx((0.1**2 / (1 + 0.1**2)) ** 2, rel=0.1)
+
+
+def test_the_loss_of_a_schedule_with_few_levels_has_a_range_for_each() -> None:
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)
+    model = eb.Denoiser(
+        net, schedule=eb.schedules.linear(4), prediction_type="epsilon", shape=(1, 8, 8), call=lambda net, x, t: net(x)
+    )
+    assert trainer.loss_by_level(model, eb.load_data("digits"), limit=8).shape == (4,)

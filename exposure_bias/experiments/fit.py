@@ -63,7 +63,15 @@ def fitted_scaling(model: Denoiser, recording: Recording, kind: str = "uniform")
 
 
 def forward_scale(recording: Recording) -> Estimate:
-    """λ of the module docstring's `forward` and its standard error, pooled over the recorded levels."""
+    """λ of the module docstring's `forward` and its standard error, pooled over the recorded levels.
+
+    Raises InputError for a run that clips x̂_0, which then is not ε̂'s own, or that pairs nothing.
+    """
+    clip = recording.provenance["run"]["clip"]
+    if clip in (CLIP_CONVENTIONS[True], CLIP_CONVENTIONS["keep_epsilon"]):
+        raise InputError(
+            f"es:fit:forward compares epsilon with its own x_0, but this run has {clip}: record it with clip=False"
+        )
     forward = recording["forward"].isel(step=slice(-1))
     if "prediction_error" not in forward:
         raise InputError("es:fit:forward compares predictions with x_0, but start='noise' pairs nothing: use data")

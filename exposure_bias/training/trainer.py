@@ -471,13 +471,15 @@ def loss_by_level(
 ) -> NDArray[np.float64]:
     """The ddpm loss in `bins` equal ranges of the schedule, (bins,), whatever the model was trained with.
 
+    A schedule of fewer levels has a range for each.
+
     Each of the first `limit` images is used once in each range. Levels and noise depend on the seed only, so that two
     networks, or one at two times, are compared without sampling error in between. A learned variance is left out.
     """
     model.net.eval()
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.from_numpy(data.batch(np.arange(min(len(data), limit or len(data)))))
-    edges = np.linspace(0, len(model.schedule), bins + 1).astype(int).tolist()
+    edges = np.unique(np.linspace(0, len(model.schedule), bins + 1).astype(int)).tolist()
     levels, parameter = _Levels(model.schedule), next(model.net.parameters())
     errors = []
     for low, high in pairwise(edges):
