@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import exposure_bias as eb
 from exposure_bias.cli import main
@@ -94,3 +95,46 @@ def test_the_command_line(tmp_path, capsys):
     assert (tmp_path / "out/diagnosis.pdf").exists()
     assert main([*arguments, "--json", "-o", str(tmp_path / "out")]) == 0
     assert '"verdict": "' in capsys.readouterr().out
+
+
+def test_a_probe_that_blows_up_suggests_nothing(data):
+    """Ten unclipped cosine steps: the gap is -52 % at 1, still -46 % where proportion would end, and +360 % at 1.01."""
+    model = eb.oracles.GaussianOracle(np.zeros(SHAPE), VARIANCE, eb.schedules.cosine(1000))
+    recording = eb.record(model, data, n=512, steps=10)
+    with pytest.warns(UserWarning, match="blow up"):
+        probe = eb.record(eb.remedies.epsilon_scaled(model, 1.01), data, n=512, steps=10, streams=("chain",))
+    result = diagnosis(recording, probe=probe)
+    assert result.attrs["remedy"].startswith("no suggestion: epsilon scaling by 1.01 moves x0 by ")
+    assert np.isnan(result["es_scale"])
+
+
+def test_a_probe_from_far_beyond_suggests_nothing(oracle, data):
+    recording = eb.record(oracle, data, n=512, steps=20)
+    probe = eb.record(eb.remedies.epsilon_scaled(oracle, 1.01), data, n=512, steps=20, streams=("chain",))
+    assert "no suggestion" not in diagnosis(recording, probe=probe).attrs["remedy"]
+    probe["chain"]["state_group_square"] *= 5
+    result = diagnosis(recording, probe=probe)
+    assert "times as far as it would have to go" in result.attrs["remedy"]
+    assert np.isnan(result["es_scale"])
+
+
+def small(steps, **options):
+    given = {"schedule": eb.schedules.linear(steps), "prediction_type": "epsilon", "shape": SHAPE}
+    return eb.Denoiser(lambda x, t: torch.cat([0.9 * x, 0 * x][: 1 + bool(options)], 1), **given, **options)
+
+
+def test_refinements_that_do_not_fit_are_known_before_the_run(data, monkeypatch):
+    options = {"n": 32, "steps": 4, "starts": (4,)}
+    result = eb.diagnose(small(8), data, **options)
+    assert result["length"].values.tolist() == [4, 7]
+    assert "cannot be refined 4 times" in result.attrs["left_out"]
+    monkeypatch.setattr("exposure_bias.experiments.diagnose.record", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(eb.InputError, match=r"cannot be refined 4 times.*give other refinements"):
+        eb.diagnose(small(8), data, refinements=(2, 4), **options)
+
+
+def test_a_learned_variance_has_no_exact_denoiser(data):
+    model, options = small(100, learned_variance=True), {"n": 32, "steps": 4, "starts": (50,), "refinements": (2,)}
+    result = eb.diagnose(model, data, images=data, sampler="ddpm:learned_range", **options)
+    assert result.attrs["left_out"].startswith("the exact denoiser, which has no variance")
+    assert result["evidence"].values.tolist() == ["refinement"]

@@ -210,7 +210,7 @@ def diagnose(parser: Parser) -> None:
     )
     _running(parser)
     parser.add_argument("--steps", type=int, default=50, help="chain length (default: 50)")
-    parser.add_argument("--refinements", type=int, nargs="*", default=[2, 4], help="cut steps by these (default: 2 4)")
+    parser.add_argument("--refinements", type=int, nargs="*", help="cut steps by these (default: 2 4)")
     parser.add_argument("--starts", type=float, nargs="+", help="rollouts' timesteps (default: five along the chain)")
     parser.add_argument("--images", help="what the exact denoiser knows (default: bundled data's train split)")
     parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Options = argparse.Namespace
 # What `diagnose` says in words, above its tables.
-SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy")
+SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy", "left_out")
 
 
 def record(options: Options) -> None:

@@ -13,7 +13,11 @@ is said where all bands exclude zero on one side, `none found` where all of them
 always where nothing was refined. A verdict is about this model, these data and this sampler.
 
 Uniform epsilon scaling λ changes the gap at the clean end at a rate that one more chain at λ = PROBE measures; the λ
-that would close it follows by proportion, with a jackknife error. That is a suggestion to be tried with `compare`.
+that would close it follows by proportion, with a jackknife error. That is a suggestion to be tried with `compare`, and
+proportion needs a straight line. A variance is a square, of a state that the probe changes: what it adds grows with
+(λ − 1)² as soon as that change is as large as the state. So nothing is suggested, and the reason given, where the probe
+moves the gap FARTHEST times as far as it would have to go or more (the λ in between was not seen), and where an
+unclipped chain passes a level at which the probe moves x̂_0 by more than BLOW_UP ε̂.
 """
 
 from collections.abc import Sequence
@@ -35,11 +39,13 @@ from exposure_bias.diagnostics.jackknife import (
 )
 from exposure_bias.diagnostics.spectra import DECIBEL, spectrum
 from exposure_bias.diagnostics.variance_gap import variance_gap
-from exposure_bias.recording import Recording
+from exposure_bias.recording import Recording, is_guided
 from exposure_bias.statistics.accumulator import GROUPS
 
 PROBE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # the proportion is a linear one
+FARTHEST = 4.0
+BLOW_UP = 10.0  # that of `remedies`, which needs torch
 
 
 def diagnosis(
@@ -59,7 +65,8 @@ def diagnosis(
     dB with `_se`, hf_gaussian; gap_oracle, hf_oracle. Over (evidence, step) excess with excess_low and excess_high, the
     ends of its band, and over (step) verdict; over (evidence, frequency) excess_db, excess_db_low, excess_db_high and
     over (frequency) verdict_frequency, at the clean end. norm_ratio and norm_ratio_gaussian over (step). es_scale, the
-    uniform scaling that would close the gap at the clean end, with `_se`.
+    uniform scaling that would close the gap at the clean end, with `_se`; NaN, with the attribute `reason`, where the
+    probe does not tell.
 
     Attributes: verdict, levels, frequencies, refinement, calibration and remedy, a sentence each.
 
@@ -181,12 +188,31 @@ def _scaling(result: xr.Dataset, recording: Recording, probe: Recording) -> xr.D
         return np.asarray(1 + (PROBE - 1) * (target - here) / (there - here))
 
     clean = [s[:, -1] for s in _chains(recording, probe)]
-    return with_errors(result, (), es_scale=jackknife(scale, recording["chain"]["count"].values, *clean))
+    value, error = jackknife(scale, recording["chain"]["count"].values, *clean)
+    reason = _not_straight(recording, float(value), float(error))
+    result = with_errors(result, (), es_scale=(value * np.nan, error * np.nan) if reason else (value, error))
+    result["es_scale"].attrs |= {"reason": reason} if reason else {}
+    return result
+
+
+def _not_straight(recording: Recording, scale: float, error: float) -> str:
+    """Why the probe's proportion says nothing about the λ that it leads to, or ""."""
+    run = recording.provenance["run"]
+    farthest = max((sigma / alpha for _, alpha, sigma in run["levels"] if alpha), default=0.0) * (1 - 1 / PROBE)
+    if run["clip"].startswith("x0 unclipped") and farthest > BLOW_UP:
+        return (
+            f"epsilon scaling by {PROBE} moves x0 by {farthest:.3g} epsilon where the chain is noisiest, so that its "
+            "effect is not proportional: sample with clipping"
+        )
+    steps = (PROBE - 1) / abs(scale - 1) if scale != 1 else np.inf
+    if steps >= FARTHEST and abs(scale - 1) > T_QUANTILE * error:
+        return f"the probe at {PROBE} moved the gap {steps:.3g} times as far as it would have to go, too far to divide"
+    return ""
 
 
 def _words(result: xr.Dataset, recording: Recording, rollouts: xr.Dataset | None) -> dict[str, str]:
     """The attributes that say what was found."""
-    guidance = recording.provenance["run"]["model"].get("guidance")
+    guided = is_guided(recording.provenance["run"]["model"].get("guidance"))
     words = {
         "verdict": _verdict(result, recording),
         "levels": _places(result, "verdict", "excess", "step"),
@@ -195,14 +221,14 @@ def _words(result: xr.Dataset, recording: Recording, rollouts: xr.Dataset | None
     }
     if rollouts is not None and "W_over_U" in rollouts:
         words["calibration"] = _calibration(rollouts)
-    if "es_scale" in result and not guidance:
+    if "es_scale" in result and not guided:
         words["remedy"] = _remedy(result)
     return words
 
 
 def _verdict(result: xr.Dataset, recording: Recording) -> str:
     reason = why_no_interval(recording["chain"]["count"].values).get("no_interval")
-    if recording.provenance["run"]["model"].get("guidance"):
+    if is_guided(recording.provenance["run"]["model"].get("guidance")):
         return "no verdict: guidance aims at another distribution than the data's, so that gaps are guidance + bias"
     if reason:
         return f"undecided: {reason}"
@@ -262,6 +288,8 @@ def _calibration(rollouts: xr.Dataset) -> str:
 
 
 def _remedy(result: xr.Dataset) -> str:
+    if "reason" in result["es_scale"].attrs:
+        return f"no suggestion: {result['es_scale'].attrs['reason']}"
     scale, half = float(result["es_scale"]), T_QUANTILE * float(result["es_scale_se"])
     if not np.isfinite(half):
         return "no interval for an epsilon scaling: more samples are needed"
