@@ -157,11 +157,11 @@ def refuse_differences(one: dict[str, Any], other: dict[str, Any], what: str) ->
     if different:
         listed = "; ".join(f"{key}: {_short(one.get(key))} against {_short(other.get(key))}" for key in different)
         raise InputError(f"{what}: they differ in {listed}")
-    probes = one.get(PROBE), other.get(PROBE)
-    if None not in probes and not _same_answer(*probes):
+    said, also = one.get(PROBE), other.get(PROBE)
+    if said is not None and also is not None and not _same_answer(said, also):
         raise InputError(
             f"{what}: they are of different models that bear one name, because they answer one fixed noise differently "
-            f"({_short(probes[0]['values'])} against {_short(probes[1]['values'])}): give the same function and call="
+            f"({_short(said['values'])} against {_short(also['values'])}): give the same function and call="
         )
 
 

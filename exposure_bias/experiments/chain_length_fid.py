@@ -398,7 +398,7 @@ def _cell(
 ) -> xr.Dataset:
     """One point of a curve: read from the folder if it is there, else measured and kept."""
     sampler, levels = run.chain(model, sampler, length)
-    settings = {
+    settings: dict[str, Any] = {
         **run.description,
         "model": [model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance],
         "labels": None if model.classes is None else run.data.label_hash,
