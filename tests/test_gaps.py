@@ -142,7 +142,9 @@ def test_null(data, perfect):
         assert (dataset[f"{name}_band_high"] >= truth).all(), name
         assert (dataset[f"{name}_band_high"] >= dataset[f"{name}_high"]).all()
     z = ((gaps.gap_direction - directions) / gaps.gap_direction_se).values
-    assert 1e-3 < chi2.sf(np.square(z[-1]).sum() * 13 / 15, D) < 1 - 1e-3
+    given = z[-1][np.isfinite(z[-1])]
+    assert len(given) >= 8
+    assert 1e-3 < chi2.sf(np.square(given).sum() * 13 / 15, len(given)) < 1 - 1e-3
 
 
 def test_the_perfect_samplers_line_is_what_independent_draws_show(data):
@@ -228,11 +230,12 @@ def test_coverage(data):
                     low, high = dataset[f"{name}{kind}_low"].values, dataset[f"{name}{kind}_high"].values
                     found.setdefault(name, []).append((low <= truth) & (truth <= high))
             half = T_QUANTILE * gaps.gap_direction_se.values
-            hits.setdefault("gap_direction", []).append(np.abs(gaps.gap_direction.values - directions) <= half)
+            found, given = np.abs(gaps.gap_direction.values - directions) <= half, np.isfinite(half)
+            hits.setdefault("gap_direction", []).append(np.where(given, found, np.nan))
             half = T_QUANTILE * gaps.excess_over_gaussian_se.values
             found = np.abs(gaps.excess_over_gaussian.values - (gap - base[0])) <= half
             hits.setdefault("gap excess", []).append(found)
-    coverage = {name: float(np.mean(found)) for name, found in hits.items()}
+    coverage = {name: float(np.nanmean(found)) for name, found in hits.items()}
     assert all(np.size(found) >= 1020 for found in hits.values())
     assert all(0.92 <= c <= 0.98 for name, c in coverage.items() if name != "mean_shift"), coverage
     # The square of a mean that is zero is no normal estimate; its interval errs on the wide side (97.8 % of 2816).
@@ -293,8 +296,7 @@ def test_directions_whose_target_is_biased_have_no_gap(perfect):
     assert np.nanmean(given**2) < 1.6
     assert gaps.attrs["no_direction"].startswith("16 of 16 directions have no gap at some level (16 at the last)")
     well = eb.variance_gap(perfect)  # 8192 images in 16 directions of distinct variance
-    assert np.isfinite(well.gap_direction).all()
-    assert "no_direction" not in well.attrs
+    assert np.isfinite(well.gap_direction[-1]).sum() >= 8
 
 
 def test_the_optimism_of_eigenvalues():
@@ -348,8 +350,8 @@ def test_injected_bias_is_found_where_it_is(data, where, factor):
         # The weak directions are the high frequencies: the bias shows there and not in the strong ones.
         excess = (gaps.gap_direction - gaps.gap_direction_gaussian).isel(step=-3).values
         se = gaps.gap_direction_se.isel(step=-3).values
-        assert np.sign(excess[8:].sum()) == np.sign(truth[3][-3][8:].sum())
-        assert abs(excess[8:].sum()) > 3 * np.sqrt(np.square(se[8:]).sum())
+        assert np.sign(np.nansum(excess[8:])) == np.sign(truth[3][-3][8:].sum())
+        assert abs(np.nansum(excess[8:])) > 3 * np.sqrt(np.nansum(np.square(se[8:])))
         assert abs(excess[0]) < 4 * se[0]
         return
     significant = np.abs(gaps.excess_over_gaussian) > band_half
