@@ -33,7 +33,8 @@ def test_values_are_those_of_the_diagnostics():
         recording = eb.record(model, images, steps=5)
         here = compared.isel(entry=i)
         spectrum, gaps, norms = eb.spectrum(recording), eb.variance_gap(recording), eb.epsilon_norm(recording)
-        for name, theirs in {"hf": spectrum["hf"], "gap": gaps["gap"], "hf_se": spectrum["hf_se"]}.items():
+        hf = {"hf": spectrum["hf"], "hf_se": spectrum["hf_se"]}
+        for name, theirs in (hf | {"gap": gaps["gap"], "gap_se": gaps["gap_se"]}).items():
             np.testing.assert_allclose(here[name], theirs, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(here["epsilon_ratio"][:-1], norms["ratio"], rtol=1e-9)
         np.testing.assert_allclose(here["state_rmse"], eb.state_error(recording)["pooled_rmse"], rtol=1e-9)
@@ -43,6 +44,16 @@ def test_values_are_those_of_the_diagnostics():
     assert compared["note"].values.tolist() == [
         "the others differ from this one", "the same weights: the difference is the remedy's",
     ]  # fmt: skip
+
+
+def test_a_subset_of_grouped_pixels_changes_only_the_errors(monkeypatch):
+    models, images = [gaussian(0.09), gaussian(0.12)], data(512)
+    whole = eb.compare(models, images, **QUICK)
+    monkeypatch.setattr("exposure_bias.statistics.collector.GROUPED_BYTES", 8 * 16 * 6 * 9 * 3)  # of 3 pixels
+    part = eb.compare(models, images, **QUICK)
+    for name in ("gap", "gap_difference", "state_rmse", "state_rmse_difference"):
+        np.testing.assert_allclose(part[name], whole[name], rtol=1e-9)
+    assert (part["gap_se"] != whole["gap_se"]).all()
 
 
 def test_a_model_does_not_differ_from_itself_and_pairing_narrows():

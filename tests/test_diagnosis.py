@@ -61,6 +61,20 @@ def test_one_recording_is_diagnosed_without_the_network(oracle, data, tmp_path, 
     assert capsys.readouterr().out.startswith("verdict: undecided")
 
 
+def test_a_subset_of_grouped_pixels_changes_only_the_errors(oracle, data):
+    """As the variance gap: the value is that of all pixels."""
+    from exposure_bias.recording import Recording
+
+    runs = [eb.record(eb.remedies.epsilon_scaled(oracle, s), data, n=512, steps=5) for s in (1.0, 1.02, 1.01)]
+    kept = [1, 4, 13]
+    few = [Recording(r.streams | {"chain": r["chain"].isel(pixel=kept)}, r.provenance) for r in runs]
+    whole, part = (diagnosis(one, oracle=other, probe=third) for one, other, third in (runs, few))
+    np.testing.assert_allclose(part.excess, whole.excess, rtol=1e-9)
+    np.testing.assert_allclose(part.es_scale, whole.es_scale, rtol=1e-9)
+    gaps = [eb.variance_gap(r)["gap"].values for r in few[:2]]
+    np.testing.assert_allclose(part.excess.sel(evidence="oracle"), gaps[0] - gaps[1], atol=1e-12)
+
+
 def test_too_few_samples_give_no_verdict(oracle, data):
     result = eb.diagnose(eb.record(oracle, data, n=100, steps=5))
     assert "256 or more" in result.attrs["verdict"]

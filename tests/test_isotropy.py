@@ -38,6 +38,36 @@ def test_white_errors():
     assert 0.92 <= hits.mean() <= 0.98
 
 
+def test_the_error_of_the_correlation():
+    """Its intervals hold r²'s mean of known correlated errors in 92–98 %, and are wide rather than narrow for white."""
+    expected = 2 * SIDE * (SIDE - 1) * 0.25 / (SIDE**2 * (SIDE**2 - 1))
+    hits = []
+    for seed in range(150):
+        z = np.random.default_rng(seed).standard_normal((256, SIDE, SIDE + 1))
+        for error, truth in ((z[..., 1:] + z[..., :-1], expected), (z[..., 1:], 0.0)):
+            shape = eb.isotropy(dataset(error)).isel(length=0)
+            hits.append(abs(float(shape.correlation) - truth) <= T_QUANTILE * float(shape.correlation_se))
+    correlated, white = np.mean(np.reshape(hits, (-1, 2)), 0)
+    assert 0.92 <= correlated <= 0.985
+    assert white >= 0.94
+    assert np.isnan(eb.isotropy(dataset(z[:100, :, 1:])).correlation_se).all()
+
+
+def test_blocks_do_not_share_images():
+    """Four copies of 128 images are 128 values a pixel, not 512."""
+    error = np.random.default_rng(0).standard_normal((128, SIDE, SIDE))
+    once, four = dataset(error), dataset(np.tile(error, (4, 1, 1)))
+    once, four = (d.assign(x0=d["error"][0]) for d in (once, four))
+    four = four.assign_coords(image=("sample", np.tile(np.arange(128), 4)))
+    single, recycled = eb.normality(once, n=50), eb.normality(four, n=50)
+    assert recycled.sizes["block"] == 2
+    np.testing.assert_array_equal(single.block_rate, recycled.block_rate)
+    assert recycled.attrs["recycled"].startswith("512 samples of 128 images")
+    assert "recycled" not in single.attrs
+    with pytest.raises(eb.InputError, match=r"128 of 128"):
+        eb.normality(four, n=129)
+
+
 def test_known_correlation_bias_and_spectrum():
     rng = np.random.default_rng(1)
     z = rng.standard_normal((N * 4, SIDE, SIDE + 1))

@@ -8,6 +8,7 @@ import torch
 
 import exposure_bias as eb
 from exposure_bias.denoisers import Denoiser
+from exposure_bias.diagnostics.diagnosis import _calibration
 from exposure_bias.diagnostics.jackknife import T_QUANTILE
 from exposure_bias.experiments.rollouts import _ranks
 from exposure_bias.references import gaussian_rollout
@@ -106,6 +107,19 @@ def test_intervals_cover():
         assert 0.92 <= share <= 0.98, (name, share)
     # U − S pooled at every level: the mean of 150 t_15 values has standard deviation √(15/13/150).
     assert (abs(np.mean(z, axis=0)) < 3.5 * np.sqrt(15 / 13 / repetitions)).all()
+
+
+def test_one_step_left_has_no_calibration():
+    """The last step is noise-free: W = 0 for a perfect denoiser too, which is no fault of its spread."""
+    oracle, last = eb.oracles.GaussianOracle(MEAN, VARIANCE, SCHEDULE), SCHEDULE.levels(7)[-2].timestep
+    r = eb.rollouts(oracle, images(256), starts=(500, last), steps=7)
+    assert r["length"].values[-1] == 1
+    assert np.isnan([r[f"W_over_U{k}"].values[-1] for k in ("", "_se", "_low", "_high")]).all()
+    assert np.isfinite(r["W_over_U_se"].values[0])
+    assert float(r["W"][-1]) == 0
+    assert "one step is left" in r.attrs["one_step"]
+    alone = eb.rollouts(oracle, images(256), starts=(last,), steps=7)
+    assert _calibration(alone).startswith("no spread to compare with skill")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from scipy.ndimage import convolve1d
 import exposure_bias as eb
 from exposure_bias.cli import main
 from exposure_bias.recording import Recording, load_partial
-from exposure_bias.statistics.bands import BASES, LUMA, fourier_matrix, hann_window, spectrum_bands
+from exposure_bias.statistics.bands import BASES, LUMA, fourier_matrix, haar, hann_window, spectrum_bands
 
 SIZES = [(4, 4), (8, 8), (7, 5), (9, 16)]
 SCHEDULE = eb.schedules.linear(1000)
@@ -178,3 +178,17 @@ def test_command_line(capsys, tmp_path):
         assert read["attributes"]["basis"] == basis
     assert main(["spectrum", str(path), "--basis", "luma"]) == 2
     assert "no luma spectra, only dct, fft, hann" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 8), (7, 4), (6, 6)])
+def test_the_power_of_white_noise_in_haar_bands_of_odd_sides(shape):
+    """Dense trace of T Tᵀ by band; at step 0 of a chain every reference ratio is 1."""
+    bands = haar(*shape)
+    dense = np.kron(bands.rows, bands.columns)
+    np.testing.assert_allclose(bands.count, (dense @ dense.T).diagonal() @ bands.bins, rtol=1e-9)
+    if shape == (5, 5):
+        assert bands.count.tolist() == [16, 8, 8, 4]
+    images = np.random.default_rng(0).normal(0, 0.3, (16, 1, *shape)).astype(np.float32)
+    model = eb.oracles.GaussianOracle(np.zeros((1, *shape)), 0.09, eb.schedules.linear(1000))
+    recording = eb.record(model, eb.load_data(images, value_range=None), steps=3)
+    np.testing.assert_allclose(eb.spectrum(recording).haar_ratio_gaussian[0], 1, atol=1e-3)

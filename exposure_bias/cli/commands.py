@@ -225,7 +225,7 @@ def _errors(options: Options) -> "xr.Dataset":
     # What the run itself does not need is looked at before it, too.
     output.pixels(model.shape, getattr(options, "pixel", None))
     sizes = options.per_test if isinstance(options.per_test, list) else [options.per_test]
-    check_test(min(sizes), options.alpha, max(options.n or min(len(data), DEFAULT_SAMPLES), 1))
+    check_test(min(sizes), options.alpha, max(min(options.n or DEFAULT_SAMPLES, len(data)), 1))
     options.checkpoint = output.unfinished(options)
     return chain_errors(
         model, data, options.lengths, n=options.n, sampler=options.sampler,

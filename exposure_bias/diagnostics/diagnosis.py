@@ -38,7 +38,7 @@ from exposure_bias.diagnostics.jackknife import (
     with_interval,
 )
 from exposure_bias.diagnostics.spectra import DECIBEL, spectrum
-from exposure_bias.diagnostics.variance_gap import variance_gap
+from exposure_bias.diagnostics.variance_gap import pooled_gap, variance_gap
 from exposure_bias.recording import Recording, is_guided
 from exposure_bias.statistics.accumulator import GROUPS
 
@@ -104,12 +104,13 @@ def _levels(result: xr.Dataset, recording: Recording, gaps: list[xr.Dataset], or
     if oracle is not None:
         result["gap_oracle"] = ("step", variance_gap(oracle)["gap"].values)
         target = _target(recording)
+        value = first["gap"].values - result["gap_oracle"].values
 
         def difference(n: float, *sums: Array) -> Array:
             return (_total_variance(n, *sums[:2]) - _total_variance(n, *sums[2:])) / target
 
-        count = recording["chain"]["count"].values
-        paired = with_interval(xr.Dataset(), ("step",), "gap", difference, count, *_chains(recording, oracle))
+        count, sums = recording["chain"]["count"].values, _chains(recording, oracle)
+        paired = with_interval(xr.Dataset(), ("step",), "gap", difference, count, *sums, value=value)
         evidence["oracle"] = [paired[f"gap{k}"].values for k in _ENDS]
     if len(gaps) > 1:
         evidence["refinement"] = [last[f"gap{k}"].values for k in _ENDS]
@@ -167,7 +168,7 @@ def _chains(*recordings: Recording) -> list[Array]:
 
 
 def _target(recording: Recording) -> Array:
-    """Σ_i (α²σ_i² + σ²) over the pixels kept by group, (step,)."""
+    """Σ_i (α²σ_i² + σ²) over the pixels kept by group, (step,): a scale, whose error is beside the point."""
     chain, data = recording["chain"], recording["data"]
     variance = data["variance"].values.ravel()[chain["pixel"].values]
     target: Array = (chain["alpha"].values[:, None] ** 2 * variance + chain["sigma"].values[:, None] ** 2).sum(1)
@@ -181,14 +182,20 @@ def _total_variance(n: float, total: Array, square: Array) -> Array:
 
 def _scaling(result: xr.Dataset, recording: Recording, probe: Recording) -> xr.Dataset:
     """The uniform λ at which the gap at the clean end would close, by proportion."""
-    target = _target(recording)[-1]
+    here, there = pooled_gap(recording), pooled_gap(probe)
 
-    def scale(n: float, *sums: Array) -> Array:
-        here, there = (_total_variance(n, *pair) for pair in (sums[:2], sums[2:]))
-        return np.asarray(1 + (PROBE - 1) * (target - here) / (there - here))
+    def scale(here: Array, there: Array) -> Array:
+        return np.asarray(1 - (PROBE - 1) * here / (there - here))
 
-    clean = [s[:, -1] for s in _chains(recording, probe)]
-    value, error = jackknife(scale, recording["chain"]["count"].values, *clean)
+    def estimate(n: float, *sums: Array) -> Array:
+        return scale(*(g.estimate(n, *pair, *sums[4:])[-1] for g, pair in ((here, sums[:2]), (there, sums[2:4]))))
+
+    sums = (*here.sums[:2], *there.sums[:2], *here.sums[2:])
+    _, error = jackknife(estimate, recording["chain"]["count"].values, *sums)
+    # 1 + here is the chain's variance over the target, and both gaps have the target in common.
+    slope = (PROBE - 1) / (there.value[-1] - here.value[-1]) / (1 + here.value[-1])
+    error = np.hypot(error, slope * here.further[-1])
+    value = scale(here.value[-1], there.value[-1])
     reason = _not_straight(recording, float(value), float(error))
     result = with_errors(result, (), es_scale=(value * np.nan, error * np.nan) if reason else (value, error))
     result["es_scale"].attrs |= {"reason": reason} if reason else {}
@@ -276,11 +283,13 @@ def _calibration(rollouts: xr.Dataset) -> str:
     ratio, low, high = (rollouts[f"W_over_U{k}"].values for k in ("", "_low", "_high"))
     off = [
         f"{float(t):.3g} ({r:.2f})" for t, r, a, b in zip(rollouts["timestep"], ratio, low, high, strict=True)
-        if not a <= 1 <= b
+        if np.isfinite(r) and not a <= 1 <= b
     ]  # fmt: skip
     drift = rollouts["U_minus_S_relative"] / rollouts["U_minus_S_relative_se"]
     drifting = [f"{float(t):.3g}" for t, z in zip(rollouts["timestep"], drift, strict=True) if abs(z) > T_QUANTILE]
     spread = f"spread differs from skill (W/U) from timestep {', '.join(off)}" if off else "spread matches skill (W/U)"
+    if not np.isfinite(ratio).any():
+        spread = "no spread to compare with skill (W/U)"
     mean = (
         f"the chain adds a mean error (U - S) from {', '.join(drifting)}" if drifting else "no added mean error (U - S)"
     )

@@ -27,8 +27,10 @@ def isotropy(errors: xr.Dataset) -> xr.Dataset:
     """Whether the errors that `chain_errors` made are white and centred.
 
     Returns, over (length): correlation; autocorrelation_x and autocorrelation_y; bias; skewness; over (length,
-    frequency): whiteness, over radial frequency in cycles per pixel. All but correlation with `_se` partners (jackknife
-    over groups of images). Null values are in the module docstring. Pixels that never vary are left out of correlation.
+    frequency): whiteness, over radial frequency in cycles per pixel. All with `_se` partners (jackknife over groups of
+    images). Null values are in the module docstring. Pixels that never vary are left out of correlation; where pixels
+    are independent its error is on the wide side (about √2 times), for the jackknife is made for what is not second
+    order.
 
     Raises InputError for fewer than 3 samples, or for images smaller than 4 × 4, which have no spectrum.
     """
@@ -40,11 +42,11 @@ def isotropy(errors: xr.Dataset) -> xr.Dataset:
     label, modes = bands.label, bands.count[: len(bands.label)]
     group = errors["image"].values % GROUPS
     count = np.bincount(group, minlength=GROUPS).astype(np.float64)
-    correlation, curves = np.empty(lengths), {k: np.empty((2, lengths)) for k in CURVES}
+    curves = {k: np.empty((2, lengths)) for k in ("correlation", *CURVES)}
     whiteness = np.empty((2, lengths, len(label)))
     for i, values in enumerate(error):
         d = values - values.mean(0)
-        correlation[i] = _correlation(d.reshape(samples, -1))
+        curves["correlation"][:, i] = _with_error(d.reshape(samples, -1), group, count)
         power = bands.power(d)[..., : len(label)].sum(1) / modes
         whiteness[:, i] = jackknife(_whiteness, count, _by_group(power, group), np.multiply.outer(count, modes))
         neighbours = [(d[..., :, :-1], d[..., :, 1:]), (d[..., :-1, :], d[..., 1:, :])]
@@ -54,7 +56,7 @@ def isotropy(errors: xr.Dataset) -> xr.Dataset:
         powers = [_by_group(values.reshape(samples, -1) ** k, group) for k in (1, 2, 3)]
         for name, estimate in (("bias", _bias), ("skewness", _skewness)):
             curves[name][:, i] = jackknife(estimate, count, *powers)
-    result = xr.Dataset({"correlation": ("length", correlation)}, {"length": errors["length"], "frequency": label})
+    result = xr.Dataset(coords={"length": errors["length"], "frequency": label})
     result = with_errors(result, ("length",), **{k: (v[0], v[1]) for k, v in curves.items()})
     result = with_errors(result, ("length", "frequency"), whiteness=(whiteness[0], whiteness[1]))
     result.attrs = errors.attrs | {"n": str(samples)} | why_no_interval(count)
@@ -69,8 +71,17 @@ def _by_group(values: Array, group: Array) -> Array:
     return np.stack([values[group == g].sum(0) for g in range(GROUPS)])
 
 
+def _with_error(d: Array, group: Array, count: Array) -> tuple[float, float]:
+    """`_correlation` and its standard error; a group's samples leave it one group at a time."""
+    if why_no_interval(count):
+        return _correlation(d), float("nan")
+    without = np.array([_correlation(d[group != g]) for g in range(GROUPS)])
+    return _correlation(d), float(np.sqrt(GROUPS - 1) * without.std())
+
+
 def _correlation(d: Array) -> float:
-    """Mean of r_ij² over i ≠ j less 1/(n − 1), for deviations (n, pixels)."""
+    """Mean of r_ij² over i ≠ j less 1/(n − 1), for samples (n, pixels)."""
+    d = d - d.mean(0)
     spread = d.std(0)
     z = d[:, spread > 0] / spread[spread > 0]
     n, pixels = z.shape

@@ -88,14 +88,17 @@ def with_interval(
     *sums: Array,
     value: Array | None = None,
     transform: Callable[[Array], Array] | None = None,
+    further: Array | float = 0.0,
 ) -> xr.Dataset:
     """The dataset with `name`, `_se`, the 95 % interval `_low`, `_high` and the simultaneous `_band_low`, `_band_high`.
 
     estimate, count, sums: as for `jackknife`. value: the estimate itself, where `sums` are of a subset of the pixels
     and only good for the error. transform: the estimate is transformed after the intervals are made on its own scale
-    (`np.exp` of a logarithm); `_se` then stays the untransformed estimate's.
+    (`np.exp` of a logarithm); `_se` then stays the untransformed estimate's. further: a standard error of another
+    source, independent of the groups.
     """
     centre, error = jackknife(estimate, count, *sums)
+    error = np.hypot(error, further)
     centre = centre if value is None else value
     widest = np.nan if why_no_interval(count) else max_t_quantile(_deviations(estimate, count, sums))
     ends = {"": 0.0, "_low": -T_QUANTILE, "_high": T_QUANTILE, "_band_low": -widest, "_band_high": widest}

@@ -40,12 +40,18 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     more than 1 % of errors exactly equal (atoms), more than 1 % of x̂_0 at −1 or 1 (at_bound). Over (length, block,
     channel, y, x): statistic and pvalue.
 
-    Raises InputError if n does not fit the number of samples or alpha lies outside (0, 1).
+    Blocks are of different images, or they would not be independent: of samples that share an image only the first is
+    tested, and the attribute recycled says so.
+
+    Raises InputError if n does not fit the number of images or alpha lies outside (0, 1).
     """
     samples = errors.sizes["sample"]
-    check_test(n, alpha, samples)
-    blocks = samples // n
-    order = np.random.default_rng(seed).permutation(samples)[: blocks * n]
+    _, first = np.unique(errors["image"].values, return_index=True)
+    first.sort()
+    check_test(n, alpha, len(first))
+    blocks = len(first) // n
+    order = first[np.random.default_rng(seed).permutation(len(first))[: blocks * n]]
+    recycled = f"{samples} samples of {len(first)} images: one of each is tested, for blocks must not share images"
     error = errors["error"].transpose("length", "sample", "channel", "y", "x").values
     split = error[:, order].reshape(len(error), blocks, n, *error.shape[2:])
     kind = _classes(error, errors["x0"].values)
@@ -61,7 +67,9 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
             "pvalue": (("length", "block", "channel", "y", "x"), pvalue),
         },
         coords={"length": errors["length"], "pixels": list(CLASSES)},
-        attrs=errors.attrs | {"n_per_test": str(n), "blocks": str(blocks), "alpha": str(alpha)},
+        attrs=errors.attrs
+        | {"n_per_test": str(n), "blocks": str(blocks), "alpha": str(alpha)}
+        | ({"recycled": recycled} if len(first) < samples else {}),
     )
     rejected = np.where(np.isnan(pvalue), np.nan, pvalue < alpha)
     by_class = [np.where(kind[:, None] == c, rejected, np.nan) for c in range(len(CLASSES))]
@@ -83,7 +91,7 @@ POWER_DRAWS = 4000
 
 
 def check_test(n: int, alpha: float, samples: int) -> None:
-    """Raise InputError unless tests of n values at level alpha can be made of so many samples."""
+    """Raise InputError unless tests of n values at level alpha can be made of so many samples of different images."""
     if not 3 <= n <= min(samples, 5000):
         raise InputError(f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}")
     if not 0 < alpha < 1:

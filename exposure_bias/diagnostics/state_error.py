@@ -45,8 +45,14 @@ def state_error(recording: Recording) -> xr.Dataset:
     result = xr.Dataset(coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma", "histogram_pixel")})
     names = ("mean", "std", "rmse")
     result = with_errors(result, PIXELS, **dict(zip(names, zip(estimates, errors, strict=True), strict=True)))
-    pooled = _jackknife_each(_pooled, count, group_sum, group_square)
-    result = with_errors(result, ("step",), **{f"pooled_{k}": v for k, v in zip(names, pooled, strict=True)})
+    # The values are those of all pixels; a large recording has errors of a subset alone.
+    flat = (chain[name].values.reshape(len(estimates[0]), -1) for name in ("error_sum", "error_square"))
+    values, pooled = _pooled(count.sum(), *flat), _jackknife_each(_pooled, count, group_sum, group_square)
+    result = with_errors(
+        result,
+        ("step",),
+        **{f"pooled_{k}": (v, se) for k, v, (_, se) in zip(names, values, pooled, strict=True)},
+    )
     variance = float(recording["data"]["variance"].mean())
     result["scale"] = np.sqrt(chain["alpha"] ** 2 * variance + chain["sigma"] ** 2)
     result["histogram"] = chain["error_histogram"].rename()

@@ -32,6 +32,7 @@ from exposure_bias.adapters.schedulers import SchedulerSampler, sampler_for
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import UNHASHED, Clip, Denoiser
 from exposure_bias.diagnostics.jackknife import Array, grouped, jackknife, why_no_interval, with_errors
+from exposure_bias.diagnostics.variance_gap import PIXELS, pooled_gap
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.setting import placed
@@ -44,11 +45,22 @@ ONE_SEED = "one seed each: a difference between these weights, not between the w
 
 
 class Statistic(NamedTuple):
-    """A number or curve: its dimensions, how to estimate it, and the sums by group that it is estimated from."""
+    """A number or curve: its dimensions, how to estimate it, and the sums by group that it is estimated from.
+
+    given: the value itself, where the sums are of a subset of the pixels and only good for the error. further: a signed
+    standard error that the groups do not show, of one source for all models.
+    """
 
     dims: tuple[str, ...]
     estimate: Callable[..., Array]
     sums: tuple[Array, ...]
+    given: Array | None = None
+    further: Array | float = 0.0
+
+    def value(self, count: Array) -> Array:
+        if self.given is not None:
+            return self.given
+        return np.asarray(self.estimate(count.sum(), *(total.sum(0) for total in self.sums)))
 
 
 @dataclass(frozen=True)
@@ -160,11 +172,15 @@ def _over_images(members: list[Statistic], against: list[Statistic], count: Arra
     ends = np.cumsum([0, *(len(s.sums) for s in everyone)]).tolist()
 
     def estimate(n: float, *totals: Array) -> Array:
-        each = [s.estimate(n, *totals[a:b]) for s, (a, b) in zip(everyone, pairwise(ends), strict=True)]
-        mean: Array = np.mean(each[: len(members)], axis=0)
-        return mean - np.mean(each[len(members) :], axis=0) if against else mean
+        return mean([s.estimate(n, *totals[a:b]) for s, (a, b) in zip(everyone, pairwise(ends), strict=True)])
 
-    return jackknife(estimate, count, *(total for s in everyone for total in s.sums))
+    def mean(parts: list[Array]) -> Array:
+        first: Array = np.mean(parts[: len(members)], axis=0)
+        return first - np.mean(parts[len(members) :], axis=0) if against else first
+
+    _, error = jackknife(estimate, count, *(total for s in everyone for total in s.sums))
+    value, further = mean([s.value(count) for s in everyone]), mean([np.asarray(s.further) for s in everyone])
+    return value, np.hypot(error, further)
 
 
 def _over_seeds(members: list[Statistic], against: list[Statistic], count: Array, paired: bool = False) -> Array:
@@ -172,10 +188,7 @@ def _over_seeds(members: list[Statistic], against: list[Statistic], count: Array
 
     paired: both were trained with the same seeds, hence the same draws, and are subtracted seed by seed.
     """
-    values, others = (
-        [np.asarray(s.estimate(count.sum(), *(t.sum(0) for t in s.sums))) for s in group]
-        for group in (members, against)
-    )
+    values, others = ([s.value(count) for s in group] for group in (members, against))
     if paired and others:
         values, others = [a - b for a, b in zip(values, others, strict=True)], []
     if len(values) < 2 or len(others) == 1:
@@ -187,9 +200,6 @@ def _over_seeds(members: list[Statistic], against: list[Statistic], count: Array
 def _statistics(recording: Recording) -> dict[str, Statistic]:
     """What a recording gives; the sums have the group first."""
     chain, forward, data = recording["chain"], recording["forward"], recording["data"]
-    pixels = chain["pixel"].values
-    alpha, sigma = (chain[k].values[:, None] for k in ("alpha", "sigma"))
-    target = (alpha**2 * data["variance"].values.ravel()[pixels] + sigma**2).mean(1)
     group_of = chain["image"].values % GROUPS
 
     def by_group(values: Array) -> Array:
@@ -198,23 +208,20 @@ def _statistics(recording: Recording) -> dict[str, Statistic]:
     def hf(_: float, above: Array, below: Array) -> Array:
         return np.asarray(10 * np.log10(above / below))
 
-    def gap(n: float, total: Array, square: Array) -> Array:
-        ratio: Array = ((square - total**2 / n) / (n - 1)).mean(1) / target
-        return ratio - 1
-
     def ratio(_: float, above: Array, below: Array) -> Array:
         return above / below
 
     high = grouped(chain, "state_high")[:, -1].sum(1), grouped(data, "state_high")[:, 0].sum(1)
-    spread = grouped(chain, "state_group_sum"), grouped(chain, "state_group_square")
+    gap = pooled_gap(recording)
     norms = [s["epsilon_norm"].transpose("sample", "step").values.astype(np.float64) for s in (chain, forward)]
     found = {
         "hf": Statistic((), hf, high),
-        "gap": Statistic(("step",), gap, spread),
+        "gap": Statistic(("step",), gap.estimate, gap.sums, gap.value, gap.further),
         "epsilon_ratio": Statistic(("step",), ratio, (by_group(norms[0]), by_group(norms[1]))),
     }
     if recording.paired:
-        found["state_rmse"] = Statistic(("step",), _rmse, (grouped(chain, "error_group_square").mean(-1),))
+        square, everywhere = grouped(chain, "error_group_square").mean(-1), chain["error_square"].mean(PIXELS[1:])
+        found["state_rmse"] = Statistic(("step",), _rmse, (square,), _rmse(recording.n, everywhere.values))
     return found
 
 

@@ -72,7 +72,8 @@ def rollouts(
     data's units squared, mean over pixels, with `_se` partners:
 
         S, A, U, W, U_minus_S, U_minus_S_relative = (U − S)/S
-        W_over_U                with W_over_U_low and _high (95 %); its `_se` is of the logarithm
+        W_over_U                with W_over_U_low and _high (95 %); its `_se` is of the logarithm. NaN at length 1:
+                                the last step is noise-free, so that W is 0 for any model
         S_gaussian (= V), A_gaussian, U_gaussian, W_gaussian
                                 a perfect denoiser of Gaussian data with these steps
         bounded                 0 where S exceeds the data's variance by 10 %: f is worse there than the mean image, and
@@ -214,6 +215,8 @@ def _result(
         result = result.assign(_reference(setting, setting.gaussian_sampler, indices, depths, replicates, reached))
     if not bounded.all():
         attributes |= {"unbounded": "f is worse than the mean image where bounded = 0: U - S says nothing there"}
+    if replicates > 1 and (result["length"] == 1).any():
+        attributes |= {"one_step": "W/U is empty where one step is left: that step is noise-free, W = 0 for any model"}
     if not reached.all():
         attributes |= {"depth": "state_error is empty where a rollout has fewer steps than depth"}
     result.attrs = attributes | why_no_interval(count)
@@ -233,8 +236,10 @@ def _calibration(result: xr.Dataset, count: Array, sums: dict[str, Array], bound
         U=jackknife(_mean, count, a - w),
         **{k: _where(bounded, pair) for k, pair in masked.items()},
     )
-    result["W_over_U"] = result["W"] / result["U"]
-    result["W_over_U_se"] = ("start", jackknife(_log_ratio, count, w, a - w)[1])
+    # The last step adds no noise: W = 0 with one step left, whatever the model.
+    noisy = result["length"] > 1
+    result["W_over_U"] = (result["W"] / result["U"]).where(noisy)
+    result["W_over_U_se"] = ("start", np.where(noisy, jackknife(_log_ratio, count, w, a - w)[1], np.nan))
     for name, t in {"W_over_U_low": -T_QUANTILE, "W_over_U_high": T_QUANTILE}.items():
         result[name] = result["W_over_U"] * np.exp(t * result["W_over_U_se"])
     ranks = {k: jackknife(_mean, count, sums[k]) for k in ("ranks", "ranks_direction")}
@@ -251,7 +256,7 @@ def _mean(n: float, total: Array) -> Array:
 
 
 def _log_ratio(_: float, above: Array, below: Array) -> Array:
-    # A rollout of one ddpm step is noise-free: W = 0, without error.
+    # Chains that all end alike, as on one noise-free step, have W = 0.
     tiny = np.finfo(float).tiny
     return np.log(np.maximum(above, tiny) / np.maximum(below, tiny))
 

@@ -34,7 +34,7 @@ class Bands:
 
     rows (H', H) and columns (W', W): the transform is rows @ image @ columnsᵀ, orthonormal but for `hann`'s window.
     bins (H'·W', F): one where a mode belongs to a band. label: the bands' name or centre; a band beyond the last label
-    is `high`. count (F,): modes in each, which is also the power of unit white noise. mixing (C, C): an orthonormal
+    is `high`. count (F,): modes in each, or rather the power of unit white noise there. mixing (C, C): an orthonormal
     rotation of the channels that comes first.
     """
 
@@ -58,9 +58,13 @@ class Bands:
 
     @property
     def count(self) -> NDArray[np.float64]:
-        """Number of modes in each band, (F,)."""
-        counts: NDArray[np.float64] = self.bins.sum(0)
-        return counts
+        """Power of unit white noise in each band, (F,): the number of its modes, where rows have length 1.
+
+        An odd side's mirror image makes a Haar row twice as strong or empty.
+        """
+        row, column = (np.square(m).sum(1) for m in (self.rows, self.columns))
+        power: NDArray[np.float64] = np.round(np.outer(row, column).ravel() @ self.bins, 9)  # whole, but for round-off
+        return power
 
     def power(self, images: NDArray[np.float64]) -> NDArray[np.float64]:
         """Σ over a band's modes of |coefficient|², (…, F), for images (…, H, W), or (…, C, H, W) with mixing."""
