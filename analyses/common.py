@@ -31,19 +31,21 @@ import torch
 from scipy.special import stdtrit
 
 import exposure_bias as eb
+from exposure_bias.training.trainer import divide
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 RUNS = ROOT / "runs"  # not committed: checkpoints and samples' features, from which a study goes on
 GROUPS = 16
 T_IMAGES = float(stdtrit(GROUPS - 1, 0.975))
+BUNDLED = ("digits", "patches")
 VERDICTS = ("reproduced", "not reproduced", "undecided", "not testable at this scale")
-# For the digits a fifth of a million parameters (unet-tiny), about a minute a training on one core; for other data a
-# million (unet-small).
+# About a minute a training of the digits on one core.
 TRAINING = {
     "batch_size": 64, "learning_rate": 2e-3, "warmup": 100, "ema": 0.99, "evaluate_every": 500,
     "checkpoint_every": 500, "sample_every": 0,
 }  # fmt: skip
+HELD_OUT = 0.1  # the default of `eb.train`
 SMOKE_TRAINING = {**TRAINING, "net": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}}
 
 Settings = SimpleNamespace
@@ -89,15 +91,19 @@ def main(
     chosen = default | (smoke if given["smoke"] else {})
     chosen |= {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in default and v is not None}
     folder = study.name if chosen["data"] == default["data"] else f"{study.name}-{Path(chosen['data']).stem}"
+    if folder == study.name and chosen != default and not (given["smoke"] or given["out"]):
+        parser.error("other settings than the default would replace its result: say where to write, with --out")
     out = given["out"] or (Path(tempfile.mkdtemp(prefix=folder)) if given["smoke"] else RESULTS / folder)
-    if finished(out, chosen) and not given["again"]:
+    s = Settings(**chosen, smoke=given["smoke"])
+    recipe = training(s) if hasattr(s, "seeds") else None
+    if finished(out, chosen, recipe) and not given["again"]:
         print(f"{study.name}: done already, in {out}")
         return
     out.mkdir(parents=True, exist_ok=True)
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--again"]
     torch.set_num_threads(1)  # so that the numbers do not depend on the machine's cores
     since = time.perf_counter()
-    answer = measure(Settings(**chosen, smoke=given["smoke"]), out)
+    answer = measure(s, out)
     if answer.verdict not in VERDICTS:
         raise ValueError(f"a verdict is one of {', '.join(VERDICTS)}, got {answer.verdict!r}")
     run = {
@@ -105,6 +111,8 @@ def main(
         **asdict(answer),
         "command": " ".join(["python", f"analyses/{study.name}.py", *words]),
         "settings": chosen,
+        "training": recipe,
+        "data_hash": eb.load_data(s.data).hash,
         "versions": versions(),
         "wall_seconds": round(time.perf_counter() - since, 1),
     }
@@ -112,10 +120,13 @@ def main(
     print(f"{study.name}: {answer.verdict}\n{answer.text}")
 
 
-def finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether `out` holds the result of these settings."""
+def finished(out: Path, settings: dict[str, Any], recipe: dict[str, Any] | None = None) -> bool:
+    """Whether `out` holds the result of these settings and this way to train."""
     path = out / "run.json"
-    return path.exists() and json.loads(path.read_text())["settings"] == json.loads(json.dumps(settings))
+    if not path.exists():
+        return False
+    run = json.loads(path.read_text())
+    return (run["settings"], run.get("training")) == tuple(json.loads(json.dumps([settings, recipe])))
 
 
 def versions() -> dict[str, str]:
@@ -133,8 +144,11 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def images(s: Settings, split: str = "test") -> eb.data.Data:
-    """The data of a study: a split of the bundled ones, other data as they are."""
-    return eb.load_data(s.data, split if s.data in ("digits", "patches") else None)
+    """A split of the study's data; of data without one, test images are those that the study's trainings hold out."""
+    data = eb.load_data(s.data, split if s.data in BUNDLED else None)
+    if s.data in BUNDLED or split == "train" or not hasattr(s, "seeds"):
+        return data
+    return divide(data, HELD_OUT)[1] or data
 
 
 def unsplit(data: eb.data.Data) -> eb.data.Data:
@@ -158,6 +172,11 @@ def model(s: Settings, which: str = "model") -> eb.Denoiser:
     return eb.load_model(getattr(s, which) or s.data + ("-ip" if which == "ip" else ""))
 
 
+def has_models(s: Settings) -> bool:
+    """Whether there is a pretrained pair for these data: the bundled one, or --model and --ip."""
+    return s.smoke or s.data in BUNDLED or bool(s.model and s.ip)
+
+
 def trained(s: Settings, objective: str, gamma: float | None = None, iterations: int | None = None) -> list[Any]:
     """One model for each of the study's seeds; a training that was done, or begun, is not begun again.
 
@@ -165,13 +184,12 @@ def trained(s: Settings, objective: str, gamma: float | None = None, iterations:
     """
     iterations = iterations or s.iterations
     name = objective + (f"-{gamma:g}" if gamma else "") + f"-{iterations}"
-    training = SMOKE_TRAINING if s.smoke else {**TRAINING, "net": "unet-tiny" if s.data == "digits" else "unet-small"}
     models = []
     for seed in range(s.seeds):
         out = None if s.smoke else RUNS / "trained" / Path(s.data).stem / f"{name}-seed{seed}"
         one = eb.train(
             s.data, objective=objective, gamma=gamma, iterations=iterations, seed=seed, out=out,
-            resume=out is not None and (out / "last").exists(), **training,
+            resume=out is not None and (out / "last").exists(), **training(s),
         )  # fmt: skip
         one.name = f"{name}-seed{seed}"
         models.append(one)
@@ -289,6 +307,13 @@ def verdict(said: set[int], published: int) -> str:
     return {(published,): "reproduced", (-published,): "not reproduced"}.get(tuple(said), "undecided")
 
 
-def trained_scale(s: Settings) -> str:
+def trained_scale(s: Settings, sampler: str = "ddpm") -> str:
     """Scale of a study that trains, in words."""
-    return f"{s.data}, {s.seeds} seeds a model, {s.iterations} iterations, n = {s.n}, sampling seed {s.seed}"
+    recipe = training(s)
+    models = f"{s.seeds} training seeds of {recipe['net']}, {s.iterations} iterations of {recipe['batch_size']} images"
+    return f"{Path(s.data).name}, {models}, sampler {sampler}, n = {s.n}, sampling seed {s.seed}"
+
+
+def training(s: Settings) -> dict[str, Any]:
+    """Options of `eb.train`: a network of a fifth of a million parameters for the digits, a million for others."""
+    return SMOKE_TRAINING if s.smoke else {**TRAINING, "net": "unet-tiny" if s.data == "digits" else "unet-small"}

@@ -23,13 +23,16 @@ LEVEL = ["steps", "step", "timestep"]
 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
-    data, model = common.images(s), common.model(s)
+    data, model, own = common.images(s), common.model(s), common.unsplit(common.images(s, "train"))
+    exact = common.oracle(own, model.schedule)
     deltas, norms = [], []
     for steps in s.steps:
         recording = eb.record(model, data, steps=steps, n=s.n, seed=s.seed)
         for measured, rows, drop in ((eb.published_delta, deltas, ()), (eb.epsilon_norm, norms, ("quantile",))):
             found = measured(recording).drop_dims(drop)
             rows.append(found.to_dataframe().reset_index().assign(steps=steps))
+        perfect = common.quietly(eb.record, exact, own, steps=steps, n=s.n, seed=s.seed)
+        norms[-1]["ratio_exact"] = eb.epsilon_norm(perfect)["ratio"].values
     delta, norm = pd.concat(deltas), pd.concat(norms)
     common.write(delta[LEVEL + [c for c in delta if c.startswith(("delta", "root"))]], out / "delta.csv")
     kept = ("norm", "ratio", "excess")
@@ -38,30 +41,29 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
 
 
 def answer(delta: pd.DataFrame, norm: pd.DataFrame, s: common.Settings) -> common.Answer:
-    said, beyond = [], False
+    said = []
     for steps in s.steps:
         here, ratio = (t[(t["steps"] == steps) & (t["sigma"] > 0)] for t in (delta, norm))
         last = here.iloc[-1]
         references = here[["root_perfect", "root_gaussian"]]
         above = (here["root_band_low"] > references.max(axis=1)).sum()
         below = (here["root_band_high"] < references.min(axis=1)).sum()
-        out = ((ratio["excess_over_gaussian_band_low"] > 1) | (ratio["excess_over_gaussian_band_high"] < 1)).sum()
+        out = (ratio["excess_over_gaussian_band_low"] > 1).sum()
         end = ratio.iloc[-1]
-        beyond = beyond or above > 0 or out > 0
+        norms = common.told({"value": end["ratio"], "low": end["ratio_low"], "high": end["ratio_high"]}, 3)
         said.append(
             f"{steps} steps: δ is {last['delta']:.3f} [{last['delta_low']:.3f}, {last['delta_high']:.3f}] "
             f"(t = {last['timestep']:.0f}) where a perfect sampler has {last['delta_perfect']:.3f} and the same solver "
             f"{last['delta_gaussian']:.3f}; it lies above both at {above} and below both at {below} of {len(here)} "
-            f"levels (bands). The ε-norm ratio is {end['ratio']:.3f}, a perfect denoiser's at "
-            f"{end['ratio_gaussian']:.3f}; it differs from that at {out} of {len(ratio)} levels"
+            f"levels (bands). The ε-norm ratio is {norms}, a perfect denoiser's of Gaussian data "
+            f"{end['ratio_gaussian']:.3f}, the exact denoiser's of the training images {end['ratio_exact']:.3f}; it "
+            f"lies above the former's at {out} of {len(ratio)} levels"
         )
     text = (
-        "; ".join(said) + ". A perfect sampler's δ_t is not zero, so that δ_t > 0 alone shows no exposure bias. The "
-        "perfect denoiser is that of Gaussian data of the same covariance, which these data need not be."
+        "; ".join(said) + ". A perfect sampler's δ_t is not zero, so that δ_t > 0 alone shows no exposure bias: that "
+        "half of the claim is wrong by arithmetic. Whether what is left of the ε-norms is bias, they do not decide."
     )
-    return common.Answer(
-        "undecided" if beyond else "not reproduced", text, f"{s.data}, n = {s.n}, ancestral, seed {s.seed}"
-    )
+    return common.Answer("undecided", text, f"{s.data}, n = {s.n}, ddpm, seed {s.seed}")
 
 
 if __name__ == "__main__":

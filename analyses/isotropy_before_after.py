@@ -21,7 +21,7 @@ STUDY = common.Study(
     published="a doubt, no numbers",
 )
 DEFAULT = {
-    "data": "digits", "model": None, "ip": None, "seeds": 3, "iterations": 1500, "n": 512, "lengths": (100, 300),
+    "data": "digits", "model": None, "ip": None, "seeds": 5, "iterations": 1500, "n": 512, "lengths": (100, 300),
     "per_test": 50, "seed": 0,
 }  # fmt: skip
 SMOKE = {"seeds": 2, "iterations": 2, "n": 256, "lengths": (5, 10)}
@@ -29,10 +29,9 @@ MEASURES = ("rejection rate", "neighbour correlation", "highest band's power", "
 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
-    pairs = {
-        "trained here": (common.trained(s, "ddpm"), common.trained(s, "ip", 0.1)),
-        "bundled": ([common.model(s)], [common.model(s, "ip")]),
-    }
+    pairs = {"trained here": (common.trained(s, "ddpm"), common.trained(s, "ip", 0.1))}
+    if common.has_models(s):
+        pairs["bundled"] = ([common.model(s)], [common.model(s, "ip")])
     rows = []
     for pair, families in pairs.items():
         found = [np.stack([shape(one, s) for one in family]) for family in families]  # (seed, value or se, measure, L)
@@ -81,14 +80,12 @@ def answer(table: pd.DataFrame, s: common.Settings) -> common.Answer:
         f"{m} {common.told(here.loc[(m, 'DDPM')], 3)}, IP less DDPM {common.told(here.loc[(m, 'difference')], 3)}"
         for m in MEASURES
     )
-    before = here.xs("DDPM", level="of")
-    assumed = before.loc["rejection rate", "low"] <= 0.05 and before.loc["neighbour correlation", "low"] <= 0.05
-    text = f"At length {max(s.lengths)}, DDPM over seeds: {said}. White Gaussian errors: rate 0.05, correlation 0."
-    if not assumed:
-        text += (
-            " So e_t is not what IP assumes even before IP is applied; this does not say why IP helps where it does."
-        )
-    return common.Answer("undecided" if assumed else "reproduced", text, common.trained_scale(s))
+    text = (
+        f"At length {max(s.lengths)}, DDPM over seeds: {said}. White Gaussian errors have rate 0.05 and correlation 0, "
+        "but a perfect sampler's e_t is as little Gaussian as the data: this shows that e_t is not what IP assumes, "
+        "and not whether that matters to how IP behaves."
+    )
+    return common.Answer("undecided", text, common.trained_scale(s))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ corrected for their number unless a study says so.
 
 *Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a
 million parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured
-on CIFAR-10. "Published" is what the talk or the paper says; see `figures/reference/published.csv`.
+on CIFAR-10. "Published" is what the talk or the paper says: tables are in `figures/reference/published.csv`, what was
+read off a figure stands here only.
 
 | claim | published | verdict | command |
 |---|---|---|---|
@@ -67,9 +68,18 @@ def page() -> str:
             f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name}) | {command} |"
         )
         details.append(detail(name, run))
+    details.append(published_log())
     measured = HEAD + "\n".join(rows) + "\n\n## What we measured\n\n" + "\n".join(details)
     larger = [detail(path.parent.name, run := read(path), run["command"]) for path in elsewhere()]
     return measured + (LARGER + "\n".join(larger) if larger else "") + GPU
+
+
+def published_log() -> str:
+    """The literature's own δ_t, which needs CIFAR-10 and so is no study of `make studies`."""
+    folder = common.RESULTS / "published_delta"
+    run, text = read(folder / "run.json"), (folder / "conclusion.txt").read_text().replace("\n", " ").strip()
+    scale = f"{run['log']}; {run['data']['used']} of the {run['data']['name']} images. {run['data']['note']}"
+    return f"### published_delta\n\n{text}\n\nScale: {scale}. `python analyses/published_delta.py`\n"
 
 
 def elsewhere() -> list[Path]:

@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from torch.nn import functional as F
 
 from exposure_bias.data import load_data
 from exposure_bias.fidelity.classifier import FILE, FOLDER, Classifier
-from exposure_bias.training.loop import batches
 
 ITERATIONS, BATCH, RATE, DECAY, SEED = 3000, 128, 3e-3, 0.05, 0
 
@@ -71,6 +71,16 @@ def make(folder: Path, iterations: int) -> None:
     }
     (folder / "training.json").write_text(json.dumps(provenance, indent=2) + "\n")
     print(f"wrote {folder}: accuracy {correct}")
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Endless batches of ids out of range(count), shuffled anew each time all have been seen."""
+    pool = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(pool) < size:
+            pool = torch.cat([pool, torch.randperm(count, generator=generator)])
+        yield pool[:size]
+        pool = pool[size:]
 
 
 def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

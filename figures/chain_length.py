@@ -23,7 +23,7 @@ def main() -> None:
                 drawing.bars(axis, here, "length", sampler, i)
             axis.axhline(table["floor_frechet_corrected"].iloc[0], label="real against real", **drawing.REFERENCE)
             drawing.log_lengths(axis, table["length"])
-            axis.set_title(model, fontsize=8)
+            axis.set_title(model if model == "exact denoiser" else f"model ({model})", fontsize=8)
             axis.set_yscale("symlog", linthresh=1)
         axes[0, 0].set_ylabel("Fréchet distance,\nbias-corrected")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)

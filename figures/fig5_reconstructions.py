@@ -19,19 +19,15 @@ def main() -> None:
     original = images.pop("x0")
     lengths = sorted({key.rsplit(", ", 1)[1] for key in images}, key=int)
     rows = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in images))
-    shown = min(2, len(original))
     with drawing.style():
-        figure = plt.figure(figsize=(2.2 * drawing.COLUMN, 4.0))
-        left, right = figure.subfigures(1, 2, width_ratios=[1.5, 1])
-        grid = left.subplots(len(rows), shown * (len(lengths) + 1), squeeze=False)
+        figure = plt.figure(figsize=(2.2 * drawing.COLUMN, 4.4))
+        left, right = figure.subfigures(1, 2, width_ratios=[1.3, 1])
+        grid = left.subplots(len(rows), len(lengths) + 1, squeeze=False)
         for r, row in enumerate(rows):
-            for j, length in enumerate(["x0", *lengths]):
-                for i in range(shown):
-                    axis = grid[r, j * shown + i]
-                    one = original[i] if length == "x0" else images[f"{row}, {length}"][i]
-                    draw(axis, one)
-                    if r == 0 and i == 0:
-                        axis.set_title("$x_0$" if length == "x0" else length, fontsize=7, loc="left")
+            for axis, length in zip(grid[r], ["x0", *lengths], strict=True):
+                draw(axis, original if length == "x0" else images[f"{row}, {length}"])
+                if r == 0:
+                    axis.set_title("$x_0$" if length == "x0" else f"$L$ = {length}", fontsize=7)
             grid[r, 0].set_ylabel(row.replace(", ", "\n"), fontsize=6, rotation=0, ha="right", va="center")
         axis = right.subplots()
         chains = list(table["chain"].unique())
@@ -53,10 +49,14 @@ def main() -> None:
     return None
 
 
-def draw(axis: plt.Axes, image: np.ndarray) -> None:
-    """(C, H, W) in [−1, 1]; grey or colour."""
-    axis.imshow(np.clip((np.moveaxis(image, 0, -1) + 1) / 2, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+def draw(axis: plt.Axes, images: np.ndarray) -> None:
+    """Four images (N, C, H, W) in [−1, 1], grey or colour, as a square of two by two."""
+    pixels = np.clip((np.moveaxis(images[:4], 1, -1) + 1) / 2, 0, 1)
+    framed = np.pad(pixels, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    square = np.concatenate([np.concatenate(list(pair), 1) for pair in (framed[:2], framed[2:])])
+    axis.imshow(square[:-1, :-1].squeeze(), cmap="gray", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 STUDY = "one_step_all_steps"
+T_QUANTILE = 2.131449545559323  # 15 degrees of freedom
 
 
 def main() -> None:
@@ -17,10 +18,11 @@ def main() -> None:
         figure, axes = plt.subplots(1, 3, figsize=(2.4 * drawing.COLUMN, 2.4))
         for i, model in enumerate(models):
             here = table[table["model"] == model]
-            for name, style in (("S", "-"), ("A", ":")):
-                axes[0].plot(
-                    here["timestep"], here[name], style, color=f"C{i}", marker="os"[i], markersize=3,
-                    label=f"{name}, {model}",
+            x = here["timestep"] + 8 * i
+            for name, line in (("S", "-"), ("A", ":")):
+                axes[0].errorbar(
+                    x, here[name], yerr=T_QUANTILE * here[f"{name}_se"], color=f"C{i}", marker="os"[i], markersize=3,
+                    linestyle=line, linewidth=1, label=f"{name}, {called(model)}",
                 )  # fmt: skip
             excess = here["U_minus_S"].where(here["bounded"] == 1)
             for axis, middle, low, high in (
@@ -28,27 +30,34 @@ def main() -> None:
                 (axes[2], here["W_over_U"], here["W_over_U_low"], here["W_over_U_high"]),
             ):
                 axis.errorbar(
-                    here["timestep"] + 8 * i, middle, yerr=np.abs(np.stack([low, high]) - middle.to_numpy()),
-                    fmt="os"[i], markersize=3, linewidth=1, label=model,
+                    x, middle, yerr=np.abs(np.stack([low, high]) - middle.to_numpy()), fmt="os"[i], markersize=3,
+                    linewidth=1, label=called(model),
                 )  # fmt: skip
         first = table[table["model"] == models[0]]
-        axes[0].plot(first["timestep"], first["S_gaussian"], label="V, Gaussian data", **drawing.REFERENCE)
+        axes[0].plot(first["timestep"], first["S_gaussian"], label="V and 2V, Gaussian data", **drawing.REFERENCE)
+        axes[0].plot(first["timestep"], 2 * first["S_gaussian"], **drawing.REFERENCE)
+        axes[0].set_yscale("log")
         axes[1].axhline(0, **drawing.REFERENCE)
         axes[2].axhline(1, **drawing.REFERENCE)
         axes[0].set(xlabel="start $t$", ylabel="squared error per pixel")
         axes[1].set(xlabel="start $t$", ylabel="$U - S$")
         axes[2].set(xlabel="start $t$", ylabel="$W/U$ (spread over skill)")
-        axes[0].legend(fontsize=6)
-        axes[1].legend(fontsize=6, loc="lower right")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=6)
     drawing.save(
         figure,
         STUDY,
-        "Error of one prediction (S) and of a whole chain (A) from true x_t, in squared units of images in [−1, 1]; a "
-        "perfect sampler has S = V, A = 2V. Middle: U − S, the mean error that the chain adds, 95 % intervals; "
-        "zero for a perfect sampler (dashed). Right: W/U, one for a perfect sampler. The oracle is the exact denoiser "
-        "of the training images, run on them with the same steps. Points are shifted sideways for clarity.",
+        "Left: mean squared error of one prediction (S) and of a whole chain (A) from true x_t, in squared units of "
+        "images in [−1, 1]; a perfect sampler has S = V, A = 2V (dashed: for Gaussian data). Middle: U − S, the mean "
+        "error that the chain adds, zero for a perfect sampler; left out where one prediction is worse than the mean "
+        "image. Right: W/U, spread over skill, one for a perfect sampler. Bars are 95 % intervals (jackknife over "
+        "images), shifted sideways for clarity. The exact denoiser is that of the training images, run on them with "
+        "the same steps.",
     )
     return None
+
+
+def called(model: str) -> str:
+    return {"empirical oracle": "exact denoiser"}.get(model, model)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def test_a_probe_from_far_beyond_suggests_nothing(oracle, data):
     recording = eb.record(oracle, data, n=512, steps=20)
     probe = eb.record(eb.remedies.epsilon_scaled(oracle, 1.01), data, n=512, steps=20, streams=("chain",))
     assert "no suggestion" not in diagnosis(recording, probe=probe).attrs["remedy"]
-    probe["chain"]["state_group_square"] *= 5
+    for name in ("state_square", "state_group_square"):
+        probe["chain"][name] *= 5
     result = diagnosis(recording, probe=probe)
     assert "times as far as it would have to go" in result.attrs["remedy"]
     assert np.isnan(result["es_scale"])

@@ -38,6 +38,11 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "done already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["train_classifier.py"], ["train_bundled.py", "--only", "digits"]])
+def test_the_bundled_models_can_be_trained(command: list[str]) -> None:
+    subprocess.run([sys.executable, ROOT / "analyses" / command[0], *command[1:], "--smoke"], check=True, timeout=300)
+
+
 def test_every_study_is_in_the_table() -> None:
     tools = {"common", "studies", "results_table", "published_delta", "box_average"}
     outside = tools | {"train_bundled", "train_classifier"}
@@ -53,7 +58,9 @@ def test_results_are_of_the_default_scale() -> None:
     for name in studies.ORDER:
         path = common.RESULTS / name / "run.json"
         if path.exists():
-            assert common.finished(path.parent, importlib.import_module(name).DEFAULT), f"{name}: not the default scale"
+            default = importlib.import_module(name).DEFAULT
+            recipe = common.training(common.Settings(**default, smoke=False)) if "seeds" in default else None
+            assert common.finished(path.parent, default, recipe), f"{name}: not the default scale"
 
 
 def test_figures_draw_from_the_results_alone(tmp_path: Path) -> None:
