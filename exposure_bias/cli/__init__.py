@@ -6,13 +6,21 @@ progress and messages to stderr.
 
 import argparse
 import ctypes
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from exposure_bias.cli import commands
 from exposure_bias.errors import InputError
 
+# Options of a new run, which mean nothing where the result of one is read.
+RUN = (
+    "model", "preset", "remedy", "data", "split", "n", "sampler", "samplers", "clip", "seed", "batch_size", "device",
+    "steps", "grid", "start", "starts", "streams", "lengths", "mode", "refine", "refinements", "replicates", "targets",
+    "images", "against", "features", "weights", "reference", "real", "no_quantise", "checkpoints",
+)  # fmt: skip
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -24,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
+            _check_read(options)
             if getattr(options, "out", None):
                 from exposure_bias.files import check_writable
 
@@ -34,9 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         kept = getattr(options, "checkpoint", None)
-        hint = f"; {kept} keeps what was finished, the same command goes on from there" if kept else ""
-        print(f"eb-analyze: interrupted{hint}", file=sys.stderr)
+        again = "the same command with --resume" if options.run is commands.train else "the same command"
+        hint = f"; {kept} keeps what was finished, {again} goes on from there"
+        print(f"eb-analyze: interrupted{hint if kept and os.path.exists(kept) else ''}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -45,12 +57,31 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="eb-analyze", description="Does a diffusion model suffer from exposure bias: where, why, at what cost?"
     )
+    root.add_argument("--version", action="version", version=f"exposure_bias {version('exposure-bias')}")
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, (run, add_options, summary) in commands.COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         add_options(subparser)
-        subparser.set_defaults(run=run)
+        defaults = {action.dest: subparser.get_default(action.dest) for action in subparser._actions}
+        subparser.set_defaults(run=run, defaults=defaults)
     return root
+
+
+def _check_read(options: argparse.Namespace) -> None:
+    """Raise InputError for options of a new run where the result of an earlier one is read."""
+    saved = getattr(options, "saved", None)
+    if saved is None:
+        return
+    a_model = options.run is commands.diagnose and not saved.endswith(".nc")
+    ignored = ("model",) if a_model else RUN
+    given = [
+        f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+        for name in ignored
+        if hasattr(options, name) and getattr(options, name) != options.defaults[name]
+    ]
+    if given:
+        what = "already names the model" if a_model else "is the result of an earlier run"
+        raise InputError(f"{saved} {what}: leave out {', '.join(given)}, or {saved}")
 
 
 def _keep_freed_memory() -> None:

@@ -128,8 +128,8 @@ def chain_fid(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.experiments.chain_length_fid import describe, load_curve
 
-    curve = load_curve(options.saved) if options.saved else _curve(options)
     baseline = load_curve(options.baseline) if options.baseline else None
+    curve = load_curve(options.saved) if options.saved else _curve(options)
     output.show(options, "chain-fid", curve, output.curve_tables(curve, baseline))
     for line in describe(curve):
         output.message(line)
@@ -158,6 +158,7 @@ def train(options: Options) -> None:
     net = load_model(options.fine_tune) if options.fine_tune else options.net
     for objective, seed in runs:
         out = output.run_folder(options, objective, seed)
+        options.checkpoint = str(out / "last")
         alone = len(options.objective) == 1
         train(
             options.data, net=net, out=out, objective=objective, seed=seed,

@@ -31,7 +31,12 @@ def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
 
 
 def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
-    """Print the tables, as text or JSON, and with -o write them, the figures and the dataset."""
+    """With -o write the tables, the figures and the dataset; then print the tables, as text or JSON."""
+    if options.out:
+        _write(options.out, name, dataset, tables, *extra)
+        if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
+            Path(checkpoint or "").unlink(missing_ok=True)
+        message(f"wrote {options.out}/{name}.*")
     if options.json:
         records = {k: json.loads(t.to_json(orient="records", double_precision=15)) for k, t in tables.items()}
         print(json.dumps({"attributes": dataset.attrs, **records}, ensure_ascii=False))
@@ -39,11 +44,6 @@ def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Ta
         print(", ".join(f"{k}: {v}" for k, v in dataset.attrs.items()))
         for title, table in tables.items():
             print(f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}', na_rep='-')}")
-    if options.out:
-        _write(options.out, name, dataset, tables, *extra)
-        if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
-            Path(checkpoint or "").unlink(missing_ok=True)
-        message(f"wrote {options.out}/{name}.* ")
 
 
 def unfinished(options: argparse.Namespace) -> str | None:

@@ -260,11 +260,14 @@ def _places(result: xr.Dataset, verdict: str, excess: str, dimension: str) -> st
         part = f"{word} at {len(here)} of {len(words)}"
         if word != "none found" and result.sizes["evidence"]:
             values = result[excess].transpose("evidence", dimension).values
-            peak = here[np.abs(values[:, here]).max(0).argmax()]
+            peak = here[np.nan_to_num(np.abs(values[:, here])).max(0).argmax()]
             clean = dimension == "step" and float(result["sigma"][peak]) == 0
             where = "the clean end" if clean else f"{places[peak]:.3g}"
             unit = "{:+.2f} dB" if dimension == "frequency" else "{:+.1%}"
-            listed = [f"{k} {unit.format(v)}" for k, v in zip(result["evidence"].values, values[:, peak], strict=True)]
+            listed = [
+                f"{k} {unit.format(v)}" if np.isfinite(v) else f"{k} none"
+                for k, v in zip(result["evidence"].values, values[:, peak], strict=True)
+            ]
             part += f" ({places[here[0]]:.3g} to {places[here[-1]]:.3g}; largest at {where}: {', '.join(listed)})"
         parts.append(part)
     return "; ".join(parts)
@@ -274,25 +277,31 @@ def _refinement(result: xr.Dataset) -> str:
     gap, hf = [], []
     for i, length in enumerate(result["length"].values):
         here = result.isel(length=i)
-        gap.append(f"{length} steps {float(here['gap'][-1]):+.1%} ± {T_QUANTILE * float(here['gap_se'][-1]):.1%}")
-        hf.append(f"{float(here['hf']):+.2f} ± {T_QUANTILE * float(here['hf_se']):.2f}")
-    return f"gap at the clean end: {', '.join(gap)}; HF in dB: {', '.join(hf)} (± is a 95 % interval)"
+        half, half_db = T_QUANTILE * float(here["gap_se"][-1]), T_QUANTILE * float(here["hf_se"])
+        gap.append(f"{length} steps {float(here['gap'][-1]):+.1%}" + (f" ± {half:.1%}" if np.isfinite(half) else ""))
+        hf.append(f"{float(here['hf']):+.2f}" + (f" ± {half_db:.2f}" if np.isfinite(half_db) else ""))
+    meaning = "± is a 95 % interval" if np.isfinite(half) else "too few samples for intervals"
+    return f"gap at the clean end: {', '.join(gap)}; HF in dB: {', '.join(hf)} ({meaning})"
 
 
 def _calibration(rollouts: xr.Dataset) -> str:
     ratio, low, high = (rollouts[f"W_over_U{k}"].values for k in ("", "_low", "_high"))
     off = [
         f"{float(t):.3g} ({r:.2f})" for t, r, a, b in zip(rollouts["timestep"], ratio, low, high, strict=True)
-        if np.isfinite(r) and not a <= 1 <= b
+        if a > 1 or b < 1
     ]  # fmt: skip
     drift = rollouts["U_minus_S_relative"] / rollouts["U_minus_S_relative_se"]
     drifting = [f"{float(t):.3g}" for t, z in zip(rollouts["timestep"], drift, strict=True) if abs(z) > T_QUANTILE]
     spread = f"spread differs from skill (W/U) from timestep {', '.join(off)}" if off else "spread matches skill (W/U)"
     if not np.isfinite(ratio).any():
         spread = "no spread to compare with skill (W/U)"
+    elif not np.isfinite(high).any():
+        spread = "no interval for spread over skill (W/U)"
     mean = (
         f"the chain adds a mean error (U - S) from {', '.join(drifting)}" if drifting else "no added mean error (U - S)"
     )
+    if not np.isfinite(drift).any():
+        mean = "no interval for an added mean error (U - S)"
     return f"{spread}; {mean}"
 
 

@@ -84,7 +84,9 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
         for i in range(len(kind))
     ]
     result["null_low"], result["null_high"] = (("length", np.array(side)) for side in zip(*null, strict=True))
-    return result.assign({k: ("length", v) for k, v in _across_blocks(block_rate).items()})
+    return result.assign(
+        {k: ("length", v) for k, v in _across_blocks(block_rate, [p.shape[1] for p in regular]).items()}
+    )
 
 
 POWER_DRAWS = 4000
@@ -143,7 +145,8 @@ def _share(values: Array, axis: tuple[int, ...]) -> Array:
     return share
 
 
-def _across_blocks(block_rate: Array) -> dict[str, Array]:
+def _across_blocks(block_rate: Array, tests: Sequence[int]) -> dict[str, Array]:
+    """Rates by block (length, blocks) in sum; tests: in each block, by length."""
     blocks = block_rate.shape[1]
     rate = block_rate.mean(1)
     if blocks == 1:
@@ -153,7 +156,7 @@ def _across_blocks(block_rate: Array) -> dict[str, Array]:
     se = spread / np.sqrt(blocks)
     half = stdtrit(blocks - 1, 0.975) * se
     with np.errstate(divide="ignore", invalid="ignore"):
-        effective = rate * (1 - rate) / spread**2
+        effective = np.minimum(rate * (1 - rate) / spread**2, tests)
     low, high = np.maximum(rate - half, 0), np.minimum(rate + half, 1)
     return {"rate": rate, "rate_se": se, "rate_low": low, "rate_high": high, "effective_tests": effective}
 

@@ -98,6 +98,8 @@ def _possible(
     """
     if not isinstance(sampler, Sampler):
         return [], []
+    if any(factor < 2 for factor in refinements or ()):
+        raise InputError(f"refinements cut steps by 2 or more, got {', '.join(map(str, refinements or ()))}")
     levels, possible, left_out = chain_levels(model, steps, grid, start, sampler), [], []
     for factor in sorted(REFINEMENTS if refinements is None else refinements):
         try:
