@@ -31,11 +31,12 @@ read off a figure stands here only.
 |---|---|---|---|
 """
 LARGER = """
-## Larger runs
+## Other data
 
-The same studies on other data, by the commands beside them. MNIST is the lossless copy, 28×28. The copy of CIFAR-10 in
-`../shared/data` are JPEGs of quality about 75 with halved chroma: it was averaged to 16×16 (`analyses/box_average.py`),
-so that nothing here compares with the literature's CIFAR-10. No GPU was to be had: these are what two CPU hours allow.
+The same studies on other data, by the commands beside them. `patches` are the bundled 16×16 colour patches, MNIST is
+lossless, 28×28. No GPU was to be had: the MNIST run is what fits into two CPU hours. CIFAR-10 was not run; its copy in
+`../shared/data` are JPEGs of quality about 75 with halved chroma, to be averaged to 16×16 first
+(`analyses/box_average.py`), so that nothing would compare with the literature's.
 
 """
 GPU = """
