@@ -29,7 +29,7 @@ def draw(study: str) -> None:
     with drawing.style():
         figure, (values, differences, literature) = plt.subplots(1, 3, figsize=(2.4 * drawing.COLUMN, 2.5))
         for axis, of in ((values, "value"), (differences, "difference")):
-            families = list(table["family"].unique())
+            families = [k for k in table["family"].unique() if " less " not in k]
             for family in families:
                 here = table[(table["family"] == family) & (table["of"] == of)]
                 if len(here):
