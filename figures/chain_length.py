@@ -31,8 +31,9 @@ def main() -> None:
         figure,
         STUDY,
         "Fréchet distance of classifier features between samples and the training images against the number of steps, "
-        "bias-corrected, with 95 % intervals, shifted sideways for clarity; linear below 1, logarithmic above. Lengths "
-        "double, so that each is the refinement of the one before. The exact denoiser is that of the training images. "
+        "bias-corrected, with 95 % intervals, shifted sideways for clarity; linear below 1, logarithmic above. T′ − 1 "
+        "doubles, so that each chain is the refinement of the one before. The exact denoiser draws the training "
+        "images themselves, which takes its corrected distance below zero: compare lengths, not the two panels. "
         "Dashed: held-out against training images. This is not FID.",
     )
     return None
