@@ -18,7 +18,7 @@ import exposure_bias as eb
 
 STUDY = common.Study(
     name="fig5_reconstructions",
-    claim="Reconstructions x̂_0 lose high frequencies, the more the longer the chain (and the model is to blame)",
+    claim="Reconstructions x̂_0 lose high frequencies, the more the longer the chain",
     source="slide 'Discussions' (Fig. 5 of arXiv 2301.11706)",
     published="a grid of images, no numbers",
 )

@@ -20,7 +20,8 @@ training seeds (`analyses/common.py`).
 
 A difference published with a sign is *reproduced* where all of a study's intervals lie on that side, *not reproduced*
 where all lie on the other, and *undecided* otherwise: of several intervals one may exclude zero by chance, and none is
-corrected for their number unless a study says so.
+corrected for their number unless a study says so. Times are those of the last call on two busy cores; it may have gone
+on from what other studies had trained and sampled.
 
 *Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a
 million parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured
