@@ -18,6 +18,7 @@ import io
 import json
 import operator
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -266,6 +267,11 @@ def _checked(images: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
         if low >= 0 and 2 < high <= 255:
             advice = "they look like 0..255, so give them as uint8 or as x / 127.5 - 1"
         raise InputError(f"float images span {low:g} to {high:g}, allowed is [-1, 1]: {advice}")
+    if value_range is not None and low >= 0 and 0.5 < high > low:
+        warnings.warn(
+            f"float images span {low:g} to {high:g}: if they are in [0, 1], give 2 * x - 1, since models see [-1, 1]",
+            stacklevel=5,
+        )
     return images
 
 

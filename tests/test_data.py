@@ -413,3 +413,11 @@ def test_import_is_light() -> None:
     code = "import sys, exposure_bias.data; print(sorted({'torch', 'sklearn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_images_from_0_to_1_are_warned_about() -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (4, 1, 3, 3)).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"give 2 \* x - 1"):
+        load_data(images)
+    load_data(2 * images - 1)
+    load_data(images, value_range=None)
