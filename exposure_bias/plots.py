@@ -381,7 +381,7 @@ def rollouts(results: xr.Dataset) -> Figure:
             axis.set(ylabel="spread / skill, W/U")
             _band(axes["excess"], results, "U_minus_S_relative", "model")
             axes["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axes["excess"].set(xlim=axes["calibration"].get_xlim(), ylabel="accumulated mean error, (U − S)/S")
+            axes["excess"].set(xlim=axes["calibration"].get_xlim(), ylabel="mean error added, (U − S)/S")
         for name in panels[-1] if calibrated else ("errors",):
             axes[name].set_xlabel("start (timestep)")
         for name in set(axes) - {"depth", "excess"}:

@@ -18,7 +18,9 @@ def _running(parser: Parser) -> None:
 
 
 def _data(parser: Parser) -> None:
-    parser.add_argument("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
+    parser.add_argument(
+        "--data", help="bundled name, folder, .npz or .zip (default: digits, or the bundled model's own)"
+    )
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
     parser.add_argument(

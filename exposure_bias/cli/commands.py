@@ -203,14 +203,13 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
 
         return read_dataset(options.saved, kind)
     from exposure_bias.cli import output
-    from exposure_bias.data import load_data
     from exposure_bias.experiments.rollouts import rollouts
     from exposure_bias.experiments.telescope import telescope
 
     options.checkpoint = output.unfinished(options)
     run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
     return run(
-        _model(options), load_data(options.data, options.split), starts=options.starts, steps=options.steps,
+        _model(options), _images(options), starts=options.starts, steps=options.steps,
         refine=options.refine, grid=options.grid, n=options.n, sampler=options.sampler, clip=options.clip,
         seed=options.seed, batch_size=options.batch_size, checkpoint=options.checkpoint, **extra,
     )  # fmt: skip
@@ -218,11 +217,10 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
 
 def _errors(options: Options) -> "xr.Dataset":
     from exposure_bias.cli import output
-    from exposure_bias.data import load_data
     from exposure_bias.diagnostics.normality import check_test
     from exposure_bias.experiments.chain_errors import DEFAULT_SAMPLES, chain_errors
 
-    model, data = _model(options), load_data(options.data, options.split)
+    model, data = _model(options), _images(options)
     # What the run itself does not need is looked at before it, too.
     output.pixels(model.shape, getattr(options, "pixel", None))
     sizes = options.per_test if isinstance(options.per_test, list) else [options.per_test]
@@ -236,7 +234,6 @@ def _errors(options: Options) -> "xr.Dataset":
 
 
 def _curve(options: Options) -> "xr.Dataset":
-    from exposure_bias.data import load_data
     from exposure_bias.experiments.chain_length_fid import LENGTHS, chain_length_fid, fid_by_iteration
 
     options.checkpoint = f"{options.out}/cells" if options.out else None
@@ -247,7 +244,7 @@ def _curve(options: Options) -> "xr.Dataset":
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
     settings["quantise"] = False if options.no_quantise else None
-    data = load_data(options.data, options.split)
+    data = _images(options)
     if options.checkpoints:
         return fid_by_iteration(options.checkpoints, data, options.lengths or (100,), **settings)
     model = [options.model, *options.against] if options.against else options.model
@@ -268,7 +265,7 @@ def _diagnosis(options: Options) -> "xr.Dataset":
     options.checkpoint = options.out
     images = load_data(options.images) if options.images else None
     return diagnose(
-        _model(options), load_data(options.data, options.split), sampler=options.sampler, steps=options.steps,
+        _model(options), _images(options), sampler=options.sampler, steps=options.steps,
         n=options.n, refinements=options.refinements, starts=options.starts, images=images, start=options.start,
         grid=options.grid, clip=options.clip, seed=options.seed, batch_size=options.batch_size, folder=options.out,
     )  # fmt: skip
@@ -292,15 +289,21 @@ def _record(options: Options, checkpoint: str | None) -> "Recording":
 
 
 def _recording_options(options: Options) -> dict[str, Any]:
-    from exposure_bias.data import load_data
-
     start = options.start if options.start in ("data", "noise") else _number(options.start)
     return {
-        "data": load_data(options.data, options.split), "sampler": options.sampler, "steps": options.steps,
+        "data": _images(options), "sampler": options.sampler, "steps": options.steps,
         "n": options.n, "start": start, "grid": options.grid, "clip": options.clip,
         "streams": options.streams.split(","), "seed": options.seed, "batch_size": options.batch_size,
         "spectra": options.spectra.split(",") if options.spectra else (),
     }  # fmt: skip
+
+
+def _images(options: Options) -> Any:
+    """The data given, or those that a bundled model was trained on."""
+    from exposure_bias.data import load_data
+
+    own = "patches" if str(getattr(options, "model", "")).startswith("patches") else "digits"
+    return load_data(options.data or own, options.split)
 
 
 def _model(options: Options) -> Any:

@@ -3,7 +3,9 @@
 import argparse
 import io
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +77,15 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
             figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
             files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
     for title, table in tables.items():
-        files.write_bytes(
-            f"{folder}/{name}-{title.split(' (')[0].replace(' ', '-')}.csv", table.to_csv(index=False).encode()
-        )
+        files.write_bytes(f"{folder}/{name}-{_slug(title)}.csv", table.to_csv(index=False).encode())
     kind = "chain errors" if name == "errors" else name
     files.write_tree(f"{folder}/{name}.nc", xr.DataTree(dataset), {"kind": kind, "attributes": dataset.attrs})
+
+
+def _slug(title: str) -> str:
+    """A table's title as part of a file's name: without what is in brackets, in plain letters."""
+    plain = unicodedata.normalize("NFKD", title.split(" (")[0]).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9-]+", "-", plain)
 
 
 def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
