@@ -31,12 +31,12 @@ import torch
 from scipy.special import stdtrit
 
 import exposure_bias as eb
-from exposure_bias.training.trainer import divide
+from exposure_bias.training.trainer import divide, subset
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 RUNS = ROOT / "runs"  # not committed: checkpoints and samples' features, from which a study goes on
-GROUPS = 16
+GROUPS, REFERENCE_IMAGES = 16, 10_000
 T_IMAGES = float(stdtrit(GROUPS - 1, 0.975))
 BUNDLED = ("digits", "patches")
 VERDICTS = ("reproduced", "not reproduced", "undecided", "not testable at this scale")
@@ -264,9 +264,11 @@ def compare_objectives(
     """Bias-corrected Fréchet distance of families of models, each over training seeds, and differences from the first.
 
     Rows: family, sampler, length, of ("value" or "difference"), value, low, high, seeds. Compared with the training
-    images; all meet the same noise.
+    images, 10,000 of them where there are more (precision and recall take all pairs); all meet the same noise.
     """
     data = images(s, "train")
+    if len(data) > REFERENCE_IMAGES:
+        data = subset(data, np.random.default_rng(0).permutation(len(data))[:REFERENCE_IMAGES], "train")
     every = [one for family in families.values() for one in family]
     curve = quietly(
         eb.chain_length_fid, every, data, lengths, features=features(s), sampler=sampler, n=s.n, seed=s.seed,
