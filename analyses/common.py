@@ -292,7 +292,8 @@ def compare_objectives(
 def differences(table: pd.DataFrame, family: str) -> str:
     """A family's differences from the first, by length, in words."""
     rows = table[(table["family"] == family) & (table["of"] == "difference")]
-    return ", ".join(f"{told(r)} at {r['length']:.0f}" for _, r in rows.iterrows())
+    digits = 2 if (rows["high"] - rows["low"]).max() > 0.05 else 4  # other features have other units
+    return ", ".join(f"{told(r, digits)} at {r['length']:.0f}" for _, r in rows.iterrows())
 
 
 def signs(table: pd.DataFrame, family: str) -> set[int]:

@@ -35,7 +35,7 @@ LARGER = """
 ## Other data
 
 The same studies on other data, by the commands beside them. `patches` are the bundled 16×16 colour patches, MNIST is
-lossless, 28×28. No GPU was to be had: the MNIST run is what fits into two CPU hours. CIFAR-10 was not run; its copy in
+lossless, 28×28. No GPU was to be had: the MNIST run took about 1.4 CPU hours in all. CIFAR-10 was not run; its copy in
 `../shared/data` are JPEGs of quality about 75 with halved chroma, to be averaged to 16×16 first
 (`analyses/box_average.py`), so that nothing would compare with the literature's.
 
