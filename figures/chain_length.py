@@ -4,7 +4,6 @@ import drawing
 import matplotlib.pyplot as plt
 
 STUDY = "chain_length"
-T_QUANTILE = 2.131449545559323  # 15 degrees of freedom
 
 
 def main() -> None:
@@ -13,7 +12,7 @@ def main() -> None:
         return drawing.note_missing(STUDY)
     table["value"] = table["frechet_corrected"]
     for side, sign in (("low", -1), ("high", 1)):
-        table[side] = table["value"] + sign * T_QUANTILE * table["frechet_corrected_se"]
+        table[side] = table["value"] + sign * drawing.T_QUANTILE * table["frechet_corrected_se"]
     models = list(table["model"].unique())
     with drawing.style():
         figure, axes = plt.subplots(1, len(models), figsize=(2 * drawing.COLUMN, 2.6), sharey=True, squeeze=False)

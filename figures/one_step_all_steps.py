@@ -5,7 +5,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 STUDY = "one_step_all_steps"
-T_QUANTILE = 2.131449545559323  # 15 degrees of freedom
 
 
 def main() -> None:
@@ -21,8 +20,8 @@ def main() -> None:
             x = here["timestep"] + 8 * i
             for name, line in (("S", "-"), ("A", ":")):
                 axes[0].errorbar(
-                    x, here[name], yerr=T_QUANTILE * here[f"{name}_se"], color=f"C{i}", marker="os"[i], markersize=3,
-                    linestyle=line, linewidth=1, label=f"{name}, {called(model)}",
+                    x, here[name], yerr=drawing.T_QUANTILE * here[f"{name}_se"], color=f"C{i}", marker="os"[i],
+                    markersize=3, linestyle=line, linewidth=1, label=f"{name}, {called(model)}",
                 )  # fmt: skip
             excess = here["U_minus_S"].where(here["bounded"] == 1)
             for axis, middle, low, high in (

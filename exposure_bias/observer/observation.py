@@ -1,6 +1,7 @@
 """What both kinds of observed loop share: batches under way, the chain's sums, and the recording made of them."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ class Batch:
     count: int = 0
 
 
-class Observation:
+class Observation(ABC):
     """What was seen so far: the statistics of the finished batches. `observe` makes one."""
 
     def __init__(self, model: Denoiser, data: Data | None, seed: int, first: int) -> None:
@@ -286,21 +287,21 @@ class Observation:
 
     # What the two kinds of loop differ in.
 
-    def _install(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _install(self) -> None: ...
 
-    def _remove(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _remove(self) -> None: ...
 
+    @abstractmethod
     def _close(self) -> None:
         """The loop has ended without an error."""
-        raise NotImplementedError
 
-    def _sampler_name(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _sampler_name(self) -> str: ...
 
-    def _clip(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _clip(self) -> str: ...
 
 
 def compiled(net: torch.nn.Module) -> bool:

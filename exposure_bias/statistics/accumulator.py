@@ -1,5 +1,6 @@
 """What all accumulators share: named sums with named dimensions, and what one update reads."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ class Batch:
         return field
 
 
-class Accumulator:
+class Accumulator(ABC):
     """Arrays by name, each with its dimensions; two accumulators of other samples merge by adding their sums.
 
     An array with a `sample` dimension is no sum: it is filled in row by row, and merges by concatenation
@@ -106,9 +107,9 @@ class Accumulator:
             self._tensors[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(like)
         return self._tensors[key]
 
+    @abstractmethod
     def update(self, rows: slice, batch: Batch) -> None:
         """Add a batch to the sums of its recorded steps."""
-        raise NotImplementedError
 
     def restore(self, dataset: xr.Dataset) -> None:
         """Continue from the sums of an earlier run. Raises InputError if they have another shape."""

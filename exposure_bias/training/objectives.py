@@ -102,7 +102,9 @@ class Objective:
             return loss + self.strength * sum(p.square().sum() for p in parameters)
         if self.name == "hybrid":
             return self._hybrid(net, draw)
-        assert self.gamma is not None and draw.xi is not None  # noqa: PT018
+        # For the type checker: `objective` gives these two a gamma, and `draws_xi` has the trainer draw ξ.
+        assert self.gamma is not None
+        assert draw.xi is not None
         gamma = table(self.gamma, draw)
         noise = draw.eps + gamma * draw.xi
         y = draw.alpha * draw.x0 + draw.sigma * noise
