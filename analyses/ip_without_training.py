@@ -65,7 +65,7 @@ def slopes(candidates: dict[str, list], others: list, data: "eb.data.Data", s: c
     band = np.digitize(f, s.edges) - 1
     power = np.square(coefficients(x0 - x0.mean(0))).mean((0, 1))
     schedule, rows = others[0].schedule, []
-    noise = eb.noise.Noise(s.seed, "slopes", range(s.n), data.shape)
+    noise = eb.paths.Noise(s.seed, "slopes", range(s.n), data.shape)
     for i, timestep in enumerate(s.timesteps):
         level = schedule.level(timestep)
         x = eb.streams.noised(x0, level, noise(i))

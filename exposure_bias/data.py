@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from exposure_bias import strangers
 from exposure_bias.errors import InputError
 
 Range = tuple[float, float]
@@ -75,6 +76,9 @@ class Data:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def fitted(self, shape: tuple[int, ...]) -> "Data":
+        return self
 
     def batch(self, ids: ArrayLike) -> NDArray[np.float32]:
         """A fresh float32 array (len(ids), C, H, W) of the images `ids`, in [−1, 1] unless value_range is None."""
@@ -127,6 +131,8 @@ def _load(source: Any, split: str | None, value_range: Range | None) -> Data:
         return BUNDLED[source](split or "test")
     if isinstance(source, Data) and split in (None, source.split):
         return source
+    if strangers.is_name(source):
+        return load_data(strangers.made(source, "data"), split, value_range=value_range)
     if split is not None:
         advice = "leave split out and give the images of that split"
         raise InputError(f"split={split!r}, but only the bundled 'digits' and 'patches' record a split: {advice}")

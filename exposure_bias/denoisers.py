@@ -1,57 +1,70 @@
-"""`Denoiser`: the one contract between a model and everything else here, `(x, level) -> raw output`.
+"""`Denoiser`: the one contract between a model and everything else here, `(x, level) -> raw
+output`.
 
-A denoiser is a network together with what its authors left implicit: its noise schedule, what its output means and the
-shape it works on. The raw output is kept as the network gave it and converted where it is used, because a round trip
-ε → x_0 → ε loses digits near the clean end. States are float64, whatever the network's own precision.
+A denoiser is a network together with what its authors left implicit: its noise schedule, what its
+output means and the shape it works on. The raw output is kept as the network gave it and converted
+where it is used, because a round trip ε → x_0 → ε loses digits near the clean end. States are
+float64, whatever the network's own precision.
 """
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
 from exposure_bias.errors import InputError
-from exposure_bias.noise import Noise
+from exposure_bias.paths import Noise
+from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversion
+from exposure_bias.states import State, checked_shape
 
-Clip = Literal[False, True, "keep_epsilon"]
-CLIP_CONVENTIONS = {
-    False: "x0 unclipped",
-    True: "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)",
-    "keep_epsilon": "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)",
-}
 UNHASHED = "unhashed"
-# A probe keeps this many numbers. They differ from device to device by round-off: TF32 keeps 11 bits of a product,
-# bfloat16 8, and an epsilon scaling by 1.005 has to stand out from the first of these.
+# A probe keeps this many numbers. They differ from device to device by round-off: TF32 keeps 11
+# bits of a product, bfloat16 8, and an epsilon scaling by 1.005 has to stand out from the first of
+# these.
 PROBED = 32
 ROUND_OFF, HALF_ROUND_OFF = 2e-3, 5e-2
+
+
+class FractionalTimestep(InputError):
+    """A network was asked at a timestep between two whole ones, and knows whole ones only."""
 
 
 class Denoiser:
     """A network with its schedule and prediction type.
 
-    net: a torch module, put into evaluation mode, or a function. schedule: `exposure_bias.schedules`. prediction_type:
-    `epsilon`, `sample`, `v_prediction` or `flow_prediction`. shape: (C, H, W). call: how to call the network, a
-    function (net, x, timestep) -> output for x (B, C, H, W) in the network's dtype and timestep (B,); the default is
-    `net(x, timestep)`. learned_variance: the output has 2C channels, the second half an interpolation between log β̃
+    net: a torch module or a function. A module is evaluated in evaluation mode, whatever mode it is
+    in, and is left in the mode that it was in (`evaluating`). schedule: `exposure_bias.schedules`.
+    prediction_type: `epsilon`, `sample`, `v_prediction`, `flow_prediction` or `score`. shape: (C,
+    *space), one to four numbers: a vector (D,), a signal (C, T), an image (C, H, W), a video or
+    volume (C, F, H, W). call: how to call the network, a function (net, x, timestep) -> output for
+    x (B, *shape) in the network's dtype and timestep (B,); the default is `net(x, timestep)`.
+    learned_variance: the output has 2C channels, the second half an interpolation between log β̃
     (−1) and log β (+1) as in improved DDPM. name: what reports call the model.
 
-    classes: the number of class labels of a conditional model, whose `call` takes (net, x, timestep, labels) with int64
-    labels (B,); None is unconditional. guidance: the classifier-free guidance scale inside `call`, None without. A
-    guided field ε̂ = ε_∅ + w (ε_c − ε_∅), w ≠ 1, is no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so
-    its gaps are "guidance + bias".
+    classes: the number of class labels of a conditional model, whose `call` takes (net, x,
+    timestep, labels) with int64 labels (B,); None is unconditional. guidance: the classifier-free
+    guidance scale inside `call`, None without. A guided field ε̂ = ε_∅ + w (ε_c − ε_∅), w ≠ 1, is
+    no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so its gaps are "guidance +
+    bias".
 
-    A plain function's `device` is where it wants its inputs, by default the CPU. The modules it calls are its own
-    business: put them into evaluation mode first. Its weights cannot be seen, and recordings call them "unhashed"; what
-    tells two functions apart is their `probe`.
+    Adapters set two more attributes. source: where a model of the hub came from, {"repo",
+    "revision", "commit", "files": {name: sha256}}, else None. note: what a reader of its numbers
+    must know, for example that it was trained on other noise, else empty.
 
-    Raises InputError for an unknown prediction type, a shape that is not (C, H, W), fewer than one class, or a net that
-    cannot be called.
+    A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
+    calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
+    recordings call them "unhashed"; what tells two functions apart is their `probe`.
+
+    Raises InputError for an unknown prediction type, a shape of no or more than four numbers, fewer
+    than one class, or a net that cannot be called.
     """
 
     def __init__(
@@ -73,23 +86,21 @@ class Denoiser:
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
-        if len(shape) != 3 or min(shape) < 1:
-            raise InputError(f"a model's shape is (channels, height, width), got {tuple(shape)}")
         if classes is not None and classes < 1:
             raise InputError(f"a conditional model has at least one class, got {classes}: None is unconditional")
-        if isinstance(net, torch.nn.Module):
-            if device is not None:
-                raise InputError(f"device= is for plain functions: move a module itself, with net.to({str(device)!r})")
-            net.eval()
+        if isinstance(net, torch.nn.Module) and device is not None:
+            raise InputError(f"device= is for plain functions: move a module itself, with net.to({str(device)!r})")
         self.net: Any = net
         self.schedule, self.prediction_type = schedule, prediction_type
-        self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
+        self.shape: State = checked_shape(shape)
         self.learned_variance = learned_variance
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance = classes, guidance
+        self.source: dict[str, Any] | None = None
+        self.note = ""
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
-        self._like = _float32_on(device)
+        self._like = on_device(device)
 
     def __repr__(self) -> str:
         return f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name}, shape={self.shape})"
@@ -103,16 +114,22 @@ class Denoiser:
         return self._like
 
     @property
+    def _label_dtype(self) -> torch.dtype:
+        """That of a label between whole timesteps: exact for a float64 network."""
+        return torch.float64 if self._parameter.dtype == torch.float64 else torch.float32
+
+    @property
     def device(self) -> torch.device:
         """Where states live: the network's device, or the CPU where that has no float64 (mps)."""
         device = self._parameter.device
         return torch.device("cpu") if device.type in ("mps", "meta") else device
 
     def given(self, labels: Any) -> Self:
-        """This model bound to a batch's class labels, integers (B,): the same network, called with them.
+        """This model bound to a batch's class labels, integers (B,): the same network, called with
+        them.
 
-        An unconditional model is returned as it is, whatever the labels. Raises InputError if a conditional model's
-        labels are missing (None), not B integers, or outside 0 … classes − 1.
+        An unconditional model is returned as it is, whatever the labels. Raises InputError if a
+        conditional model's labels are missing (None), not B integers, or outside 0 … classes − 1.
         """
         if self.classes is None:
             return self
@@ -131,33 +148,89 @@ class Denoiser:
 
     @property
     def weight_hash(self) -> str:
-        """The first 16 hex digits of a SHA-256 over the names and values of the weights and buffers; "unhashed" for a
+        """The first 16 hex digits of a SHA-256 over the names and values of the weights and
+        buffers; "unhashed" for a
         plain function."""
         if not isinstance(self.net, torch.nn.Module):
             return UNHASHED
         digest = hashlib.sha256()
-        for key, value in sorted(self.net.state_dict().items()):
+        # torch.compile puts its own name into those of the weights, but leaves the weights what
+        # they are.
+        state = {key.replace("_orig_mod.", ""): value for key, value in self.net.state_dict().items()}
+        for key, value in sorted(state.items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
-        """The network's raw output at states x (B, C, H, W), all at one level; on x's device, no gradient."""
+        """The network's raw output at states x (B, *shape), all at one level; on x's device, no
+        gradient.
+
+        The network may write into what it is given: states are copied first. A module answers in
+        evaluation mode and is left as it was.
+
+        Raises InputError for an output that is no tensor of real floating-point numbers, and
+        `FractionalTimestep` where a network that knows whole timesteps only is asked between two of
+        them.
+        """
+        whole = not self.schedule.continuous and float(level.timestep).is_integer()
+        with torch.no_grad(), evaluating(self.net):
+            try:
+                output = self._asked(x, level.timestep, torch.long if whole else self._label_dtype)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if self._answers_at_whole(x, level):
+                    raise FractionalTimestep(
+                        f"{self.name} answers at whole timesteps only, not at {level.timestep:g}: choose a grid and a "
+                        "sampler of whole ones, such as grid='linspace' with 'ddpm' or 'ddim'"
+                    ) from error
+                raise
+        return self._numbers(output).to(x.device)
+
+    def _asked(self, x: Tensor, label: float, dtype: torch.dtype) -> Any:
         parameter = self._parameter
-        discrete = self.schedule.path == "vp" and float(level.timestep).is_integer()
-        dtype = torch.long if discrete else torch.float32
-        timestep = torch.full((len(x),), level.timestep, device=parameter.device, dtype=dtype)
-        inputs = [x.to(parameter.device, parameter.dtype), timestep]
+        timestep = torch.full((len(x),), label, device=parameter.device, dtype=dtype)
+        inputs = [_own(x, parameter.device, parameter.dtype), timestep]
         if self.classes is not None:
-            inputs.append(self._batch_labels(len(x)).to(parameter.device))
-        with torch.no_grad():
-            output = self._call(self.net, *inputs)
+            inputs.append(_own(self._batch_labels(len(x)), parameter.device))
+        return self._call(self.net, *inputs)
+
+    def _answers_at_whole(self, x: Tensor, level: Level) -> bool:
+        """Whether the network, which failed at a fractional timestep, answers at the whole one
+        next to it.
+        """
+        if float(level.timestep).is_integer():
+            return False
+        try:
+            self._asked(x, round(level.timestep), torch.long)
+        except Exception:  # whatever it is, it is not the fraction
+            return False
+        return True
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A context in which every part of the network is in evaluation mode; each goes back to
+        its own afterwards.
+        """
+        return evaluating(self.net)
+
+    def _numbers(self, output: Any) -> Tensor:
+        """The tensor in a network's output, which may be diffusers' {"sample": tensor};
+        InputError unless real.
+        """
+        if isinstance(output, Mapping) and list(output) == ["sample"]:
+            output = output["sample"]
         if not isinstance(output, Tensor):
             raise InputError(
                 f"{self.name} returned {type(output).__name__} where a tensor was expected: say with "
                 "call=lambda net, x, timestep: ... how to call it"
             )
-        return output.to(x.device)
+        if not output.is_floating_point():
+            raise InputError(
+                f"{self.name} returned numbers of {output.dtype} where real floating-point ones were expected: say "
+                "with call=lambda net, x, timestep: ... how to make them of it"
+            )
+        return output
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
@@ -166,13 +239,13 @@ class Denoiser:
             raise InputError(f"{len(self._labels)} class labels were given for a batch of {batch} states")
         return self._labels
 
-    def predict(self, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
-        """x̂_0 and ε̂ at float64 states x (B, C, H, W) of one level.
+    def predict(self, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
+        """x̂_0 and ε̂ at float64 states x (B, *shape) of one level.
 
-        clip: False; True clips x̂_0 to [−1, 1] and re-derives ε̂ = (x − α x̂_0)/σ, as guided-diffusion does;
-        "keep_epsilon" leaves ε̂ as it was. Raises InputError if the network returns NaN or Inf, or another shape.
+        Raises InputError if the network returns NaN or Inf, or another shape.
         """
         output = self(x, level)
+        clip = clipping(clip)
         expected = (len(x), self.shape[0] * (2 if self.learned_variance else 1), *self.shape[1:])
         if output.shape != expected:
             raise InputError(
@@ -181,45 +254,94 @@ class Denoiser:
             )
         return self.read(output, x, level, clip)
 
-    def read(self, output: Tensor, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
-        """`predict` for an output (B, C or 2C, H, W) that the network has given; the second C is its variance."""
+    def read(self, output: Tensor, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
+        """`predict` for an output (B, C or 2C, *space) that the network has given; the second C
+        is its variance.
+        """
         # One reduction, not a mask: a sum is finite only if every term is.
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
             raise InputError("the network returned NaN or Inf")
         value, variance = output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
         if value.dtype.itemsize < 4:
             value = value.float()  # a norm of half-precision numbers would lose digits or overflow
-        p, q = conversion(self.prediction_type, "sample", level)
-        # Multiplied as float64: σ/α is 2·10⁴ at the end of a cosine schedule, and would make float32 round-off visible.
-        # Converted before, not in, the addition: that takes a quarter of the time.
-        x0 = q * value.double() if p == 0 else (p * x).add_(value.double(), alpha=q)
-        outside = (x0.abs() > 1).flatten(1).sum(1) / x0[0].numel()
-        clipped = x0.clamp(-1, 1) if clip else x0
-        if self.prediction_type != "sample" and clip is not True:
-            p, q = conversion(self.prediction_type, "epsilon", level)
-            epsilon = value if p == 0 else (p * x).add_(value.double(), alpha=q)
-        else:
-            epsilon = (x - level.alpha * (clipped if clip is True else x0)) / level.sigma
+        x0 = self._converted(value, "sample", x, level)
+        outside = (x0.abs() > clip.bound).flatten(1).sum(1) / x0[0].numel()
+        # An x̂_0 at a small σ determines ε̂ badly, so that it is derived where it is needed.
+        said = self._converted(value, "epsilon", x, level)
+        norm = said.flatten(1).norm(dim=1)
+        clipped = x0.clamp(-clip.bound, clip.bound) if clip else x0
+        if clip.convention is Convention.REDERIVE:
+            said = (x - level.alpha * clipped) / level.sigma
         fraction = None if variance is None else (variance.double() + 1) / 2
-        return Prediction(clipped, epsilon, fraction, outside, output)
+        return Prediction(clipped, said, fraction, outside, output, norm)
+
+    def _converted(self, value: Tensor, target: str, x: Tensor, level: Level) -> Tensor:
+        if target == "epsilon" and self.prediction_type == "sample":
+            return (x - level.alpha * value.double()) / level.sigma
+        p, q = conversion(self.prediction_type, target, level)
+        # Multiplied as float64: σ/α is 2·10⁴ at the end of a cosine schedule, and would make
+        # float32 round-off visible. Converted before, not in, the addition: that takes a quarter of
+        # the time.
+        if p == 0:
+            return value if (q == 1 and target == "epsilon") else q * value.double()
+        return (p * x).add_(value.double(), alpha=q)
 
 
-def probe(model: Denoiser) -> dict[str, Any]:
-    """What a model says to one fixed noise at the middle of its schedule: what tells apart models that hash alike.
+@contextmanager
+def evaluating(net: Any) -> Iterator[None]:
+    """A context in which a module and all that it holds are in evaluation mode; anything else is
+    left alone.
 
-    Functions have no weights to hash, and `call` is not hashed. values: at most 32 of the raw output's numbers, evenly
-    spread; tolerance: how far they may be off, relative to their root mean square (`recording.refuse_differences`). A
-    conditional model is asked for class 0. One call of the network with a batch of one.
+    Each submodule goes back to the mode that it was in, also where that is not its parent's. Inside such a context of
+    the same module another costs nothing: a run opens one, and each of its calls then need not ask every submodule.
+    """
+    if not isinstance(net, torch.nn.Module) or id(net) in _EVALUATED:
+        yield
+        return
+    modules = list(net.modules())
+    modes = [module.training for module in modules]
+    _EVALUATED.add(id(net))
+    try:
+        if any(modes):
+            net.eval()
+        yield
+    finally:
+        _EVALUATED.discard(id(net))
+        for module, mode in zip(modules, modes, strict=True):
+            if module.training != mode:
+                module.training = mode
+
+
+# By identity, which is theirs as long as the context holds them.
+_EVALUATED: set[int] = set()
+
+
+def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor on a device, in storage of its own."""
+    moved = tensor.to(device, dtype or tensor.dtype)
+    return moved.clone() if moved is tensor else moved
+
+
+def probe(model: Denoiser) -> Probe:
+    """What a model says to one fixed noise at the middle of its schedule: what tells apart models
+    that hash alike.
+
+    Functions have no weights to hash, and `call` is not hashed. values: at most 32 of the raw
+    output's numbers, evenly spread; tolerance: how far they may be off, relative to their root mean
+    square (`run.Probe.agrees`). A conditional model is asked for class 0. One call of the network
+    with a batch of one.
     """
     level = model.schedule.level(len(model.schedule) // 2)
     x = level.sigma * Noise(0, "probe", [0], model.shape, model.device)(0).double()
-    said = model.given([0])(x, level)
+    with model.evaluating():
+        said = model.given([0])(x, level)
     numbers = said.flatten()[torch.linspace(0, said.numel() - 1, min(PROBED, said.numel())).long()]
     values = [float(f"{v:.6g}") for v in numbers.double().tolist()]
-    return {"values": values, "tolerance": HALF_ROUND_OFF if said.dtype.itemsize < 4 else ROUND_OFF}
+    return Probe(tuple(values), HALF_ROUND_OFF if said.dtype.itemsize < 4 else ROUND_OFF)
 
 
-def _float32_on(device: torch.device | str | None) -> Tensor:
+def on_device(device: torch.device | str | None) -> Tensor:
+    """An empty float32 tensor there. Raises InputError for a device that is not there."""
     try:
         return torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there

@@ -1,11 +1,12 @@
-"""Exact denoisers: data laws for which E[x_0 | x_t] is known, so that a perfect model can be put in any model's place.
+"""Exact denoisers: data laws for which E[x_0 | x_t] is known, to be put in any model's place.
 
 For x_t = α x_0 + σ ε and x_0 from a mixture Σ_m w_m N(μ_m, Σ_m),
 
-    E[x_0 | x] = Σ_m r_m(x) [μ_m + α Σ_m (α² Σ_m + σ² I)⁻¹ (x − α μ_m)],    r_m(x) ∝ w_m N(x; α μ_m, α² Σ_m + σ² I).
+    E[x_0 | x] = Σ_m r_m(x) [μ_m + α Σ_m (α² Σ_m + σ² I)⁻¹ (x − α μ_m)],
+    r_m(x) ∝ w_m N(x; α μ_m, α² Σ_m + σ² I).
 
-One component is the Gaussian oracle; components without covariance are the empirical oracle, the exact denoiser of a
-set of images. All are float64 `Denoiser`s of type `sample`.
+One component is the Gaussian oracle; components without covariance are the empirical oracle, the
+exact denoiser of a set of images. All are float64 `Denoiser`s of type `sample`.
 """
 
 from typing import Any
@@ -18,12 +19,14 @@ from exposure_bias.errors import InputError
 from exposure_bias.schedules import Level, Schedule
 
 Values = Any  # whatever torch.as_tensor takes
+SYMMETRY = 1e-6
 
 
 class _Posterior(torch.nn.Module):
     """The formula above, per component in the eigenbasis of its covariance.
 
-    weights (M,), means (M, D), variances (M, D), bases (M, D, D) with eigenvectors in columns or None (pixel basis).
+    weights (M,), means (M, D), variances (M, D), bases (M, D, D) with eigenvectors in columns or
+    None (pixel basis).
     """
 
     weights: Tensor
@@ -54,7 +57,9 @@ class _Posterior(torch.nn.Module):
 
 
 class _Nearest(torch.nn.Module):
-    """The empirical posterior mean: softmax of −‖x − α x_j‖²/2σ² over images x_j, flattened in `images` (M, D)."""
+    """The empirical posterior mean: softmax of −‖x − α x_j‖²/2σ² over images x_j, flattened in
+    `images` (M, D).
+    """
 
     images: Tensor
     square: Tensor
@@ -73,8 +78,6 @@ class _Oracle(Denoiser):
     """A Denoiser whose network takes the level itself and float64 states."""
 
     def __init__(self, net: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], name: str) -> None:
-        if len(shape) != 3:
-            raise InputError(f"an oracle's images have shape (channels, height, width), got {tuple(shape)}")
         super().__init__(net, schedule=schedule, prediction_type="sample", shape=shape, name=name)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
@@ -85,15 +88,16 @@ class _Oracle(Denoiser):
 class MixtureOracle(_Oracle):
     """The exact denoiser of Σ_m w_m N(μ_m, Σ_m).
 
-    weights (M,), normalised here; means (M, C, H, W); covariances: a scalar or, with D = C·H·W, shape (M,), (M, D) or
-    (M, D, D). Raises InputError for other shapes, negative weights or negative variances.
+    weights (M,), normalised here; means (M, *shape); covariances: a scalar or, with D the size of a
+    state, shape (M,), (M, D) or (M, D, D). Raises InputError for other shapes, matrices that are
+    not symmetric, negative weights or variances.
     """
 
     def __init__(self, weights: Values, means: Values, covariances: Values, schedule: Schedule) -> None:
         weights, means, covariances = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances))
-        if means.dim() != 4 or weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
+        if means.dim() < 2 or weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
             raise InputError(
-                f"a mixture needs weights (M,) ≥ 0 and means (M, C, H, W), got {tuple(weights.shape)} and "
+                f"a mixture needs weights (M,) ≥ 0 and means (M, *shape), got {tuple(weights.shape)} and "
                 f"{tuple(means.shape)}"
             )
         flat = means.flatten(1)
@@ -103,7 +107,9 @@ class MixtureOracle(_Oracle):
 
 
 class GaussianOracle(MixtureOracle):
-    """The exact denoiser of N(mean, covariance): mean (C, H, W); covariance (D, D), (D,) or a scalar, D = C·H·W."""
+    """The exact denoiser of N(mean, covariance): mean of any shape of D numbers; covariance (D,
+    D), (D,) or a scalar.
+    """
 
     def __init__(self, mean: Values, covariance: Values, schedule: Schedule) -> None:
         mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
@@ -112,17 +118,21 @@ class GaussianOracle(MixtureOracle):
 
 
 class EmpiricalOracle(_Oracle):
-    """The exact denoiser of the images themselves, (N, C, H, W): what a network that memorised them would say."""
+    """The exact denoiser of the states themselves, (N, *shape): what a network that memorised
+    them would say.
+    """
 
     def __init__(self, images: Values, schedule: Schedule) -> None:
         images = torch.as_tensor(images, dtype=torch.float64)
-        if images.dim() != 4 or len(images) == 0:
-            raise InputError(f"the empirical oracle needs images (N, C, H, W), got shape {tuple(images.shape)}")
+        if images.dim() < 2 or len(images) == 0:
+            raise InputError(f"the empirical oracle needs states (N, *shape), got shape {tuple(images.shape)}")
         super().__init__(_Nearest(images.flatten(1)), schedule, tuple(images.shape[1:]), "empirical oracle")
 
 
 class Teacher(_Oracle):
-    """The denoiser that knows x_0 (B, C, H, W), for a batch of the same B: its chain is the teacher chain."""
+    """The denoiser that knows x_0 (B, *shape), for a batch of the same B: its chain is the
+    teacher chain.
+    """
 
     def __init__(self, x0: Values, schedule: Schedule) -> None:
         x0 = torch.as_tensor(x0, dtype=torch.float64)
@@ -141,10 +151,15 @@ class _Constant(torch.nn.Module):
 
 
 def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Variances (M, D) and eigenvectors (M, D, D) or None of covariances given as (), (M,), (M, D) or (M, D, D)."""
+    """Variances (M, D) and eigenvectors (M, D, D) or None of covariances given as (), (M,), (M,
+    D) or (M, D, D).
+    """
     components, dimension = shape
     bases = None
     if covariances.shape == (components, dimension, dimension):
+        asymmetry = float((covariances - covariances.mT).abs().max())
+        if asymmetry > SYMMETRY * float(covariances.abs().max()):
+            raise InputError(f"a covariance must be symmetric, this one is not (by {asymmetry:.3g}): give (Σ + Σᵀ)/2")
         covariances, bases = torch.linalg.eigh(covariances)
         # A sample covariance of few images has eigenvalues of −1e−16 where zero is meant.
         covariances = torch.where(covariances.abs() < 1e-12 * covariances.max(), 0.0, covariances)

@@ -15,8 +15,9 @@ from typing import Any
 
 from exposure_bias.data import load_data
 from exposure_bias.errors import InputError
-from exposure_bias.recorder import DEFAULT_SAMPLES, record
+from exposure_bias.recorder import record
 from exposure_bias.recording import Recording, load, merge
+from exposure_bias.setup import DEFAULT_SAMPLES
 
 PATIENCE = timedelta(minutes=30)
 
@@ -73,9 +74,7 @@ def record_shared(
     n = min(len(data), DEFAULT_SAMPLES) if n is None else n
     with joined() as (rank, size):
         if size == 1:
-            whole = record(model, data, n=n, checkpoint=out, **options)
-            whole.save(out)
-            return whole
+            return record(model, data, n=n, checkpoint=out, **options)
         if n < 1:
             raise InputError(f"{n} samples: there must be at least 1")
         mine = share(n, rank, size)

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from exposure_bias.diagnostics.jackknife import T_QUANTILE, interval
+from exposure_bias.jackknife import T_QUANTILE, interval
 
 PALETTE = "colorblind"
 REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
@@ -157,8 +157,6 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
 
     Bands are 95 % intervals; grey is real against real images. Against training iteration where the curve has that.
     """
-    from exposure_bias.diagnostics.jackknife import interval
-
     along = "iteration" if "iteration" in curve.dims else "length"
     corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
     frechet = "frechet_corrected" if corrected else "frechet"
@@ -298,7 +296,7 @@ def epsilon_norm(norms: xr.Dataset) -> Figure:
 
 def compare(compared: xr.Dataset) -> Figure:
     """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the chain right."""
-    from exposure_bias.diagnostics.jackknife import T_QUANTILE
+    from exposure_bias.jackknife import T_QUANTILE
 
     entries = list(compared["entry"].values)
     colours = sns.color_palette(PALETTE, len(entries))
@@ -511,50 +509,76 @@ def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
     axis.invert_yaxis()
 
 
-def diagnosis(result: xr.Dataset) -> Figure:
-    """The variance gap by step and HF for every chain length, with references, and the evidence at each level.
+# Parts of a budget: variable, label, colour of the palette.
+BUDGET_PARTS = (("discretisation", "sampler", 0), ("score", "network", 1), ("initialisation", "start", 2))
 
-    Bands are 95 %: of the gap at single levels, of the evidence over all levels.
+
+def budget(result: xr.Dataset) -> Figure:
+    """An error budget: its parts as bars with 95 % intervals, and those of the gap along the chain.
+
+    Of several samplers: the solver's share against network calls, and the parts by chain length.
     """
-    from exposure_bias.diagnostics.jackknife import interval
-
-    lengths = result["length"].values
-    colours = sns.color_palette("viridis", len(lengths) + 1)
+    if "sampler" in result.dims:
+        return _solver_curve(result)
     with style():
-        figure, axes = plt.subplot_mosaic([["gap", "evidence"], ["frequency", "hf"]], figsize=(2 * COLUMN, 4.6))
-        step = result["step"].values
-        low, high = interval(result, "gap")
-        for i, (length, colour) in enumerate(zip(lengths, colours, strict=False)):
-            axes["gap"].plot(step, result["gap"][i], color=colour, label=f"{length} steps")
-            axes["gap"].fill_between(step, low[i], high[i], color=colour, alpha=0.2, linewidth=0)
-            if "gap_gaussian" in result:
-                axes["gap"].plot(step, result["gap_gaussian"][i], **(REFERENCE | {"color": colour}))
-        if "gap_gaussian" in result:
-            axes["gap"].plot([], [], label="Gaussian ref.", **REFERENCE)
-        if "gap_oracle" in result:
-            axes["gap"].plot(step, result["gap_oracle"], color="0.35", linestyle=":", label="exact denoiser")
-        axes["gap"].set(xlabel="step (0 = noise, last = clean)", ylabel="relative variance gap")
-        for panel, name, x in (("evidence", "excess", step), ("frequency", "excess_db", result["frequency"].values)):
-            for i, evidence in enumerate(result["evidence"].values):
-                drawn = axes[panel].plot(x, result[name][i], label=_EVIDENCE[evidence])
-                colour = drawn[0].get_color()
-                bounds = result[f"{name}_low"][i], result[f"{name}_high"][i]
-                axes[panel].fill_between(x, *bounds, color=colour, alpha=0.2, linewidth=0)
-        axes["evidence"].set(xlabel="step (0 = noise, last = clean)", ylabel="gap beyond reference")
-        axes["frequency"].set(xlabel="frequency (cycles per pixel)", ylabel="power beyond reference (dB)")
-        half = (interval(result, "hf")[1] - result["hf"]).values
-        axes["hf"].errorbar(lengths, result["hf"], half, marker="o", markersize=3, capsize=2, label="model")
-        if "hf_gaussian" in result:
-            axes["hf"].plot(lengths, result["hf_gaussian"], marker=".", label="Gaussian ref.", **REFERENCE)
-        if "hf_oracle" in result:
-            axes["hf"].plot(lengths[:1], [result["hf_oracle"]], "k^", markersize=4, label="exact denoiser")
-        axes["hf"].set(xscale="log", xticks=lengths, xticklabels=lengths, xlabel="chain length", ylabel="HF (dB)")
-        axes["hf"].minorticks_off()
-        for axis in axes.values():
-            axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axis.legend(fontsize=7)
+        figure, (bars, along) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6), width_ratios=[1.2, 1])
+        relative = [s for s in result["statistic"].values if s == "gap" or str(s).startswith("restart")]
+        _budget_bars(bars, result.sel(statistic=relative), "statistic")
+        bars.set_ylabel("relative variance")
+        bars.tick_params(axis="x", rotation=20)
+        along.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        if "score_by_level" in result:
+            gap = result.sel(curve="gap")
+            for part, label, colour in BUDGET_PARTS[:2]:
+                value, half = gap[f"{part}_by_level"], T_QUANTILE * gap[f"{part}_by_level_se"]
+                along.plot(gap["step"], value, color=f"C{colour}", label=label)
+                band = {"color": f"C{colour}", "alpha": 0.25, "linewidth": 0}
+                along.fill_between(gap["step"], value - half, value + half, **band)
+            along.plot(gap["step"], gap["total_by_level"], label="total", **REFERENCE)
+            along.legend(fontsize=7)
+        along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
         sns.despine(figure)
     return figure
 
 
-_EVIDENCE = {"gaussian": "over Gaussian ref.", "oracle": "over exact denoiser", "refinement": "left at smallest steps"}
+def diagnosis(result: xr.Dataset) -> Figure:
+    """What `diagnose` found: the budget, or of a recording the gap."""
+    return budget(result) if "score" in result else variance_gap(result)
+
+
+def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
+    """A group of bars for each row, with the total as a mark."""
+    places = np.arange(result.sizes[along])
+    shown = [p for p in BUDGET_PARTS if bool((result[p[0]].fillna(0) != 0).any())]
+    width = 0.8 / max(len(shown), 1)
+    for k, (part, label, colour) in enumerate(shown):
+        half = T_QUANTILE * result[f"{part}_se"]
+        at = places + (k - (len(shown) - 1) / 2) * width
+        axis.bar(at, result[part], 0.9 * width, yerr=half, color=f"C{colour}", label=label, error_kw={"linewidth": 1})
+    half = T_QUANTILE * result["total_se"]
+    axis.errorbar(places, result["total"], half, fmt="_", color="k", markersize=10, linewidth=0.8, label="total")
+    axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    axis.set_xticks(places, [str(v) for v in result[along].values], fontsize=7)
+    axis.legend(fontsize=7)
+
+
+def _solver_curve(result: xr.Dataset) -> Figure:
+    gap = result.sel(statistic="gap")
+    with style():
+        figure, (calls, bars) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        for sampler in gap["sampler"].values:
+            here = gap.sel(sampler=sampler)
+            size, half = abs(here["discretisation"]), T_QUANTILE * here["discretisation_se"]
+            low = np.maximum(size - half, size / 10)  # a logarithmic axis has no zero
+            calls.errorbar(
+                here["calls"], size, [size - low, half], marker="o", markersize=3, linewidth=1, capsize=2, label=sampler
+            )
+        score = abs(gap["score"]).isel(steps=-1)
+        calls.axhline(float(score.median()), label="network's share", **REFERENCE)
+        calls.set(xscale="log", yscale="log", xlabel="network calls", ylabel="|sampler's share of the variance|")
+        calls.legend(fontsize=6)
+        first = gap.isel(sampler=0)
+        _budget_bars(bars, first, "steps")
+        bars.set(xlabel=f"steps of {first['sampler'].item()}", ylabel="relative variance")
+        sns.despine(figure)
+    return figure

@@ -7,42 +7,45 @@ One netCDF file with a group for each stream:
     /chain              at the model's own states
     /teacher            the teacher chain
 
-Dimensions: step, group (of images, for the jackknife), channel, y, x, frequency, band, direction, pixel, sample.
-Every variable with a `step` dimension has the coordinates timestep, alpha and sigma. `statistics/` says what each
-variable is. Two recordings of different samples merge by adding sums and concatenating samples.
+Dimensions: step, group (of images, for the jackknife), the state's axes (channel, z, y, x, the last ones
+of them), frequency, band, direction, pixel, sample. Every variable with a `step` dimension has the
+coordinates timestep, alpha and sigma. `statistics/` says what each variable is. Two recordings of
+different samples merge by adding sums and concatenating samples.
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from exposure_bias import files
+from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.errors import InputError
+from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
-SCHEMA = 2  # 1 had other noise
-# A guided field is no denoiser of q, so that what its chain shows is not exposure bias alone.
-GUIDED_GAP = "guidance + bias"
-PROBE, PROBE_FLOOR = "probe", 1e-3
+SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
+RECORDING = "recording"
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """The result of `record` or `observe`.
 
-    streams: a dataset for each of data, forward, chain, teacher that was recorded. provenance: JSON values; its `run`
-    is what defines the run (model, data, sampler, levels, seed, …), the rest is how it came about.
+    streams: a dataset for each of data, forward, chain, teacher that was recorded. run: what defines the
+    run. planned: how many samples it was to have; a finished run has them. made: how it came about.
     """
 
     streams: dict[str, xr.Dataset]
-    provenance: dict[str, Any]
+    run: Run
+    planned: int
+    made: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, stream: str) -> xr.Dataset:
         """One stream's dataset. Raises InputError if it was not recorded."""
-        if stream not in self.streams and self.provenance["run"]["data"]["images"] == 0:
+        if stream not in self.streams and self.run.data.images == 0:
             raise InputError(f"this recording has no {stream} stream: it was observed without data, observe(…, data=…)")
         if stream not in self.streams:
             raise InputError(
@@ -55,8 +58,8 @@ class Recording:
         return stream in self.streams
 
     def __repr__(self) -> str:
-        run = self.provenance["run"]
-        return f"Recording({run['model']['name']}, {run['sampler']}, {run['steps']} steps, n={self.n})"
+        run = self.run
+        return f"Recording({run.model.name}, {run.sampler}, {run.steps} steps, n={self.n})"
 
     @property
     def n(self) -> int:
@@ -66,67 +69,76 @@ class Recording:
     @property
     def paired(self) -> bool:
         """Whether each chain was started on its own x_0, so that chain and data can be compared image by image."""
-        return bool(self.provenance["run"]["start"] != "noise")
+        return self.run.paired
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers came from, as JSON values: what stands in a file."""
+        first = int(next(iter(self.streams.values()))["sample"].values.min(initial=0))
+        return provenance(self.run, self.planned, self.n, first, self.made)
 
     @property
     def description(self) -> dict[str, str]:
         """What was measured, in words: attributes for a diagnostic's dataset."""
-        run = self.provenance["run"]
-        described = {
-            "model": run["model"]["name"],
-            "data": " ".join(filter(None, (run["data"]["name"], run["data"]["split"]))),
-            "sampler": run["sampler"],
-            "steps": str(run["steps"]),
-            "start": str(run["start"]),
-            "clip": run["clip"],
-            "n": str(self.n),
-            "seed": str(run["seed"]),
-        }
-        described |= guidance_attributes(run["model"].get("guidance"))
-        return described | ({"note": run["data"]["note"]} if run["data"]["note"] else {})
+        return self.run.describe() | {"n": str(self.n)}
+
+    @property
+    def tree(self) -> xr.DataTree:
+        """All streams as one tree."""
+        return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.streams.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one netCDF file, atomically. Raises InputError if it cannot be written; the old file survives."""
-        tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.streams.items()})
-        files.write_tree(path, tree, {"schema": SCHEMA, **self.provenance})
+        files.write_tree(path, self.tree, self.provenance)
 
 
-def is_guided(guidance: float | str | None) -> bool:
-    """Whether a guidance scale (or words about an unknown one) makes another field than a denoiser of q.
-
-    ε̂ = ε_∅ + w (ε_c − ε_∅) is the conditional denoiser at w = 1 and the unconditional one at w = 0.
-    """
-    return guidance not in (None, 0, 1)
-
-
-def no_reference(guidance: float | str | None) -> str:
-    """Why a guided model has no reference."""
-    return f"guidance {guidance} aims at another distribution than the data's: there is no excess"
-
-
-def guidance_attributes(guidance: float | str | None) -> dict[str, str]:
-    """What a dataset's attributes say of guidance."""
-    said = {} if guidance is None else {"guidance": str(guidance)}
-    return said | ({"gap": GUIDED_GAP} if is_guided(guidance) else {})
+def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) -> dict[str, Any]:
+    """What stands in a file beside the numbers: a run of `n` samples from number `first` on, of which `done` are in."""
+    return {
+        "schema": SCHEMA,
+        "kind": run.kind,
+        "run": run.to_json(),
+        "n": n,
+        "done": done,
+        "first": first,
+        "made": made,
+    }
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording, whole. Raises InputError if it is missing, corrupt, unfinished or of another schema."""
+    """Read a recording, whole. Raises InputError if it is missing, corrupt, unfinished or of an unknown schema."""
     recording = load_partial(path)
-    done, planned = recording.provenance["done"], recording.provenance["n"]
-    if done < planned:
-        raise InputError(f"{path} holds {done} of {planned} samples: run the same record command again to finish it")
+    if recording.n < recording.planned:
+        raise InputError(
+            f"{path} holds {recording.n} of {recording.planned} samples: run the same record command again to finish it"
+        )
     return recording
 
 
 def load_partial(path: str | os.PathLike[str]) -> Recording:
     """Read a recording or the checkpoint of one."""
-    tree, provenance = files.read_tree(path)
-    schema = provenance.pop("schema", None)
-    if schema != SCHEMA:
-        found = "no recording" if schema is None else f"a recording of schema {schema}"
-        raise InputError(f"{path} is {found}: this version reads recordings of schema {SCHEMA}")
-    return Recording({name: node.to_dataset(inherit=False) for name, node in tree.children.items()}, provenance)
+    tree, known = files.read_tree(path)
+    return from_tree(tree, known, path)
+
+
+def from_tree(tree: xr.DataTree, known: dict[str, Any], path: str | os.PathLike[str]) -> Recording:
+    """The recording in a file's tree. Raises InputError if it is none."""
+    schema = known.get("schema")
+    if schema == 2:
+        known = _converted(known)
+    elif schema != SCHEMA or known.get("kind") != RECORDING:
+        kind = known.get("kind")
+        found = f"a recording of schema {schema}" if kind == RECORDING else f"no recording but {kind or 'another file'}"
+        raise InputError(f"{path} is {found}: this version reads recordings of schema 2 and {SCHEMA}")
+    streams = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    planned, made = known.get("n"), known.get("made", {})
+    if not streams or not isinstance(planned, int) or not isinstance(made, dict):
+        raise InputError(f"{path} is no whole recording: it lacks its streams or their number")
+    try:
+        run = Run.from_json(known.get("run"))
+    except InputError as error:
+        raise InputError(f"{path} is no recording that this version knows: {error}") from error
+    return Recording(streams, run, planned, made)
 
 
 def merge(recordings: Sequence[Recording]) -> Recording:
@@ -138,40 +150,12 @@ def merge(recordings: Sequence[Recording]) -> Recording:
         raise InputError("merge needs at least one recording")
     first = recordings[0]
     for other in recordings[1:]:
-        refuse_differences(first.provenance["run"], other.provenance["run"], "recordings cannot be merged")
+        first.run.refuse_differences(other.run, "recordings cannot be merged")
     ids = np.concatenate([next(iter(r.streams.values()))["sample"].values for r in recordings])
     if len(np.unique(ids)) < len(ids):
         raise InputError(f"recordings cannot be merged: {len(ids) - len(np.unique(ids))} samples occur more than once")
     streams = {name: _add([r[name] for r in recordings]) for name in first.streams}
-    total = {key: sum(r.provenance[key] for r in recordings) for key in ("done", "n")}
-    return Recording(streams, {**first.provenance, **total})
-
-
-def refuse_differences(one: dict[str, Any], other: dict[str, Any], what: str) -> None:
-    """Raise InputError naming the settings in which two runs differ, if there are any.
-
-    A `probe` (`denoisers.probe`) is compared up to its tolerance, and only where both runs have one: loops that were
-    observed have none.
-    """
-    different = sorted(key for key in one.keys() | other.keys() if key != PROBE and one.get(key) != other.get(key))
-    if different:
-        listed = "; ".join(f"{key}: {_short(one.get(key))} against {_short(other.get(key))}" for key in different)
-        raise InputError(f"{what}: they differ in {listed}")
-    said, also = one.get(PROBE), other.get(PROBE)
-    if said is not None and also is not None and not _same_answer(said, also):
-        raise InputError(
-            f"{what}: they are of different models that bear one name, because they answer one fixed noise differently "
-            f"({_short(said['values'])} against {_short(also['values'])}): give the same function and call="
-        )
-
-
-def _same_answer(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    a, b = (np.array(probe["values"]) for probe in (one, other))
-    if a.shape != b.shape:
-        return False
-    size = max(np.sqrt(np.mean(v**2)) for v in (a, b))
-    # Answers smaller than the floor are round-off themselves.
-    return bool(np.sqrt(np.mean((a - b) ** 2)) <= max(one["tolerance"], other["tolerance"]) * max(size, PROBE_FLOOR))
+    return replace(first, streams=streams, planned=sum(r.planned for r in recordings))
 
 
 def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
@@ -189,6 +173,46 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
     return result.assign_coords(samples.isel(sample=order).coords)
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _converted(known: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of a recording of schema 2 in the words of this one. Raises InputError if it has none."""
+    try:
+        old = known["run"]
+        start = old["start"] if old["start"] in ("data", "noise") else Start.LEVEL.value
+        guidance = old["model"].get("guidance")
+        unknown = isinstance(guidance, str)
+        run = {
+            "model": old["model"] | {"guidance": None if unknown else guidance},
+            "data": old["data"] | {"labels": old["labels"]},
+            "schedule": old["schedule"],
+            "parameterisation": old["path"],
+            "levels": old["levels"],
+            "sampler": old["sampler"],
+            "exact_teacher": old["exact_teacher"],
+            "spacing": {"scheduler": "sampler"}.get(old["grid"], old["grid"]),
+            "refine": old.get("refine", 1),
+            "start": start,
+            "clip": _clip_of_words(old["clip"]),
+            "seed": old["seed"],
+            "streams": old["streams"],
+            "spectra": old.get("spectra", []),
+            "probe": old.get("probe"),
+            "prior": 1.0 if old["path"] == "vp" else old["levels"][0][2],
+            "guidance_unknown": unknown,
+        }
+        return {**known, "kind": RECORDING, "run": run}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError("this recording of schema 2 does not say how it was made") from error
+
+
+def _clip_of_words(words: str) -> dict[str, Any]:
+    """The clipping that schema 2 described in these words."""
+    known = {
+        "x0 unclipped": UNCLIPPED,
+        "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)": Clipping(Convention.REDERIVE),
+        "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)": Clipping(Convention.KEEP_EPSILON),
+    }
+    found = known.get(words, Clipping(Convention.LOOP))
+    return {"convention": found.convention.value, "bound": found.bound}
+
+
+__all__ = ["SCHEMA", "UNKNOWN_GUIDANCE", "Recording", "load", "load_partial", "merge"]

@@ -28,12 +28,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from exposure_bias.denoisers import Clip, Denoiser
+from exposure_bias import strangers
+from exposure_bias.clipping import UNCLIPPED, Clipping
+from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.errors import InputError
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level, convert, prediction_coefficients
 
-SPECIFICATIONS = "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF"
+SPECIFICATIONS = (
+    "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF, or module:NAME of yours"
+)
 PLAUSIBLE_SCALE = (0.8, 1.25)
 BLOW_UP = 10.0
 CLAMPED_SHARE = 0.05
@@ -51,6 +55,9 @@ class Remedied(Denoiser):
         self.__dict__.update(model.__dict__)
         self.model, self.remedy = model, remedy
         self.name = f"{model.name} + {remedy}"
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        return self._inner()(x, level)
 
     @property
     def weight_hash(self) -> str:
@@ -108,13 +115,13 @@ class _EpsilonScaled(Remedied):
             return raw
         return self._restated(x, level, self._read(raw, "epsilon", x, level) / scale, raw)
 
-    def predict(self, x: Tensor, level: Level, clip: Clip = False) -> Prediction:
-        factor = abs(1 - 1 / self._scale(level)) * _ratio(level) if level.alpha else 0.0
+    def predict(self, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
+        factor = abs(1 - 1 / self._scale(level)) * level.ratio if level.alpha else 0.0
         if factor > BLOW_UP and not clip and not self._warned:
             self._warned = True
             warnings.warn(
                 f"epsilon scaling moves x0 by {factor:.3g} epsilon at timestep {level.timestep:g}, where "
-                f"sigma/alpha = {_ratio(level):.3g}: unclipped chains blow up there, sample with clipping",
+                f"sigma/alpha = {level.ratio:.3g}: unclipped chains blow up there, sample with clipping",
                 stacklevel=2,
             )
         return super().predict(x, level, clip)
@@ -156,10 +163,12 @@ class _IPEquivalent(Remedied):
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         if self.gamma == 0 or level.alpha == 0:
             return self._inner()(x, level)
-        index = self.schedule.index_of_ratio(self._factor * _ratio(level))
+        index = self.schedule.index_of_ratio(self._factor * level.ratio)
         if self._fractional and not float(index).is_integer():
             try:
                 return self._at(x, level, self.schedule.level(index))
+            except FractionalTimestep:
+                self._fractional = False
             except (InputError, torch.OutOfMemoryError):
                 raise
             except (RuntimeError, TypeError, ValueError, IndexError):  # embeddings take whole timesteps only
@@ -224,11 +233,16 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
 
     Raises InputError for anything else, naming what is allowed.
     """
+    kind, _, rest = text.partition(":")
+    if kind not in ("es", "ip", "ts") and strangers.is_name(text):
+        made = strangers.made(text, "remedy", model)
+        if not isinstance(made, Denoiser):
+            raise InputError(f"the remedy {text!r} takes a Denoiser and returns one; it returned {type(made).__name__}")
+        return made
     if text == "es:fit":
         raise InputError(
             "es:fit is fitted to a run: at the command line, or with epsilon_norm's scale_slope and offset"
         )
-    kind, _, rest = text.partition(":")
     try:
         if kind == "es" and rest.startswith("linear:"):
             k, b, *steps = rest.removeprefix("linear:").split(",")
@@ -291,8 +305,4 @@ def _scale_function(model: Denoiser, scale: Scale, steps: int | None) -> tuple[s
 
 def _place(model: Denoiser, level: Level) -> float:
     """The level's (fractional) index in the schedule."""
-    return model.schedule.index_of_ratio(_ratio(level))
-
-
-def _ratio(level: Level) -> float:
-    return level.sigma / level.alpha if level.alpha else np.inf
+    return model.schedule.index_of_ratio(level.ratio)

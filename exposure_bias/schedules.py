@@ -1,43 +1,50 @@
-"""Noise schedules, sampling grids and the algebra of predictions. No torch here.
+"""Noise schedules, timestep spacings and the algebra of predictions. No torch here.
 
 A schedule is the pair (α_t, σ_t) of the forward process
 
     q(x_t | x_0) = N(α_t x_0, σ_t² I),        x_t = α_t x_0 + σ_t ε,
 
-together with the label t under which the network knows the level. Three families cover the field:
+together with the label t under which the network knows the level. Its parameterisation says how α
+and σ are tied:
 
-    path    α, σ                     monotone coordinate w        label
-    vp      α² + σ² = 1              w = log(σ/α)                 integer timestep, 0 … T−1 unless respaced
-    edm     α = 1                    w = σ^(1/ρ), ρ = 7           σ
-    flow    α = 1 − t, σ = t         w = t                        t · scale
+    vp        α² + σ² = 1          DDPM, score_sde's vp
+    edm       α = 1                EDM, score_sde's ve
+    flow      α = 1 − t, σ = t     flow matching
+    sub-vp    σ = 1 − α²           score_sde's sub-vp
 
-A schedule holds its levels on T points ascending in noise; between the points, w is interpolated linearly, which
-is exact for edm and flow and is what diffusers and k-diffusion do for vp.
+A schedule keeps T points, ascending in noise. A discrete one knows no more: between the points
+log(σ/α) and the label are interpolated linearly, as diffusers and k-diffusion do. A continuous one
+has a `Curve`, from labels to (α, σ) and back, and its points only say where a grid goes: evenly in
+label^(1/ρ), with ρ = 7 for EDM and 1 for the others.
 
-Every network output is a·x_0 + b·ε with (a, b) known from its prediction type, so that one 2×2 solve converts any
-output into any other (`convert`).
+Every network output is a·x_0 + b·ε with (a, b) known from its prediction type, so that one 2×2
+solve converts any output into any other (`convert`).
 
-Sources: DDPM (Ho et al. 2020, arXiv 2006.11239), improved DDPM's cosine schedule (Nichol & Dhariwal 2021, arXiv
-2102.09672, eq. 17), EDM (Karras et al. 2022, arXiv 2206.00364, eq. 5), flow matching (Lipman et al. 2022, arXiv
-2210.02747), grids (Lin et al. 2023, arXiv 2305.08891, Table 2).
+Sources: DDPM (Ho et al. 2020, arXiv 2006.11239), improved DDPM's cosine schedule (Nichol & Dhariwal
+2021, arXiv 2102.09672, eq. 17), score_sde (Song et al. 2021, arXiv 2011.13456, eq. 9, 11, 12 and
+appendix B and C), EDM (Karras et al. 2022, arXiv 2206.00364, eq. 5), flow matching (Lipman et al.
+2022, arXiv 2210.02747), spacings (Lin et al. 2023, arXiv 2305.08891, Table 2).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
 
-Path = Literal["vp", "edm", "flow"]
-Grid = Literal["linspace", "leading", "trailing", "karras"]
-PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+Parameterisation = Literal["vp", "edm", "flow", "sub-vp"]
+TimestepSpacing = Literal["linspace", "leading", "trailing", "karras"]
+PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction", "score"]
 
-GRIDS: tuple[str, ...] = get_args(Grid)
+PARAMETERISATIONS: tuple[str, ...] = get_args(Parameterisation)
+SPACINGS: tuple[str, ...] = get_args(TimestepSpacing)
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 KARRAS_RHO = 7.0
 CONTINUOUS_POINTS = 1000
+ROUND_OFF = 1e-9
 
 
 class Level(NamedTuple):
@@ -52,22 +59,43 @@ class Level(NamedTuple):
         """α²/σ², infinite at the clean end."""
         return np.inf if self.sigma == 0 else (self.alpha / self.sigma) ** 2
 
+    @property
+    def ratio(self) -> float:
+        """σ/α, the noise-to-signal ratio, infinite where nothing of x_0 is left."""
+        return self.sigma / self.alpha if self.alpha else np.inf
+
 
 CLEAN_ALPHA, CLEAN_SIGMA = 1.0, 0.0
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A continuous schedule's law: (α, σ) of a label, and the label of a noise-to-signal ratio σ/α,
+    its inverse.
+
+    power: ρ; the schedule's grids are even in label^(1/ρ). unbounded: any label above 0 is one.
+    """
+
+    alpha_sigma: Callable[[float], tuple[float, float]]
+    label: Callable[[float], float]
+    power: float = 1.0
+    unbounded: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """(α, σ) on T points ascending in noise; build one with `linear`, `cosine`, `edm`, `flow` or `from_alphas_cumprod`.
+    """(α, σ) on T points ascending in noise; make one with the functions of this module.
 
-    timestep, alpha, sigma: float64 arrays of shape (T,). `path` says how to interpolate (module docstring).
+    timestep, alpha, sigma: float64 arrays of shape (T,). curve: the law between the points, None
+    where the network was trained on T levels and no more (module docstring).
     """
 
     name: str
-    path: Path
+    parameterisation: Parameterisation
     timestep: NDArray[np.float64]
     alpha: NDArray[np.float64]
     sigma: NDArray[np.float64]
+    curve: Curve | None = None
 
     def __len__(self) -> int:
         return len(self.timestep)
@@ -75,7 +103,7 @@ class Schedule:
     @property
     def continuous(self) -> bool:
         """Whether the network was trained on a continuum of levels rather than on T of them."""
-        return self.path != "vp"
+        return self.curve is not None
 
     @property
     def clean(self) -> Level:
@@ -90,78 +118,111 @@ class Schedule:
             i = int(index)
             return Level(float(self.timestep[i]), float(self.alpha[i]), float(self.sigma[i]))
         points = np.arange(len(self))
-        alpha, sigma = _alpha_sigma(self.path, float(np.interp(index, points, self._coordinate())))
-        # A continuous label is proportional to σ; timesteps are interpolated.
-        scale = float(self.timestep[-1] / self.sigma[-1])
-        label = sigma * scale if self.continuous else float(np.interp(index, points, self.timestep))
-        return Level(label, alpha, sigma)
+        if self.curve is not None:
+            label = float(np.interp(index, points, self._warped()) ** self.curve.power)
+            return Level(label, *self.curve.alpha_sigma(label))
+        ratio = float(np.exp(np.interp(index, points, self._log_ratios())))
+        label = float(np.interp(index, points, self.timestep))
+        return Level(label, *_unit(ratio))
 
     def at(self, label: float) -> Level:
-        """The level that the network knows under a label; a discrete one is clamped to the schedule's range."""
-        if not self.continuous:
+        """The level that the network knows under a label.
+
+        A discrete schedule clamps the label to its range; a continuous one raises InputError beyond
+        its own, but for EDM's, whose networks take any σ > 0.
+        """
+        if self.curve is None:
             index = float(np.interp(label, self.timestep, np.arange(len(self))))
             return self.level(round(index) if abs(index - round(index)) < 1e-3 else index)
-        sigma = label * float(self.sigma[-1] / self.timestep[-1])
-        return Level(label, 1.0 if self.path == "edm" else 1.0 - sigma, sigma)
+        low, high = float(self.timestep[0]), float(self.timestep[-1])
+        least, most = (0.0, np.inf) if self.curve.unbounded else (low * (1 - 1e-6), high * (1 + 1e-6))
+        if not least < label <= most:
+            raise InputError(f"label {label:g} lies outside the {self.name} schedule: allowed are {low:g} to {high:g}")
+        return Level(label, *self.curve.alpha_sigma(label))
 
     def index_of_ratio(self, ratio: float) -> float:
-        """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`, clamped to 0 … T − 1."""
-        if ratio <= 0:
+        """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`,
+        clamped to 0 … T − 1.
+        """
+        first, last = (Level(0, float(self.alpha[i]), float(self.sigma[i])).ratio for i in (0, -1))
+        if ratio <= first:
             return 0.0
-        w = {"vp": np.log(ratio), "edm": ratio ** (1 / KARRAS_RHO), "flow": 1 / (1 + 1 / ratio)}[self.path]
-        index = float(np.interp(w, self._coordinate(), np.arange(len(self))))
-        # The points of a grid come back as 998.9999999999999, which an integer timestep would cut to 998.
-        return round(index) if abs(index - round(index)) < 1e-9 else index
+        if ratio >= last:
+            return float(len(self) - 1)
+        points = np.arange(len(self))
+        if self.curve is not None:
+            warped = self.curve.label(ratio) ** (1 / self.curve.power)
+            index = float(np.interp(warped, self._warped(), points))
+        else:
+            index = float(np.interp(np.log(ratio), self._log_ratios(), points))
+        # The points of a grid come back as 998.9999999999999, which an integer timestep would cut
+        # to 998.
+        return round(index) if abs(index - round(index)) < ROUND_OFF else index
 
     def at_ratio(self, ratio: float) -> Level:
         """The level whose noise-to-signal ratio σ/α is `ratio`, clamped to the schedule's range."""
-        return self.level(self.index_of_ratio(ratio))
+        index = self.index_of_ratio(ratio)
+        if self.curve is None or float(index).is_integer():
+            return self.level(index)
+        label = float(self.curve.label(float(ratio)))
+        return Level(label, *self.curve.alpha_sigma(label))
 
-    def levels(self, steps: int, grid: str = "linspace") -> tuple[Level, ...]:
+    def levels(self, steps: int, timestep_spacing: str = "linspace", grid: str | None = None) -> tuple[Level, ...]:
         """The steps + 1 levels of a sampling chain, noisiest first, the clean end last.
 
-        `linspace`, `leading` and `trailing` are even in the schedule's own time (for edm that is σ^(1/7), Karras et
-        al.'s spacing); `karras` is even in (σ/α)^(1/7) and gives fractional timesteps on a vp schedule.
+        `linspace`, `leading` and `trailing` are even in the schedule's own time (for edm that is
+        σ^(1/7), Karras et al.'s spacing); `karras` is even in (σ/α)^(1/7) and gives fractional
+        timesteps on a discrete schedule. grid: the older name of timestep_spacing.
 
-        Raises InputError for an unknown grid, steps < 1, or more steps than a discrete schedule has levels.
+        Raises InputError for an unknown spacing, steps < 1, or more steps than a discrete schedule
+        has levels.
         """
-        if grid not in GRIDS:
-            raise InputError(f"unknown grid {grid!r}: allowed are {', '.join(GRIDS)}")
-        if steps < 1 or steps != int(steps):
-            raise InputError(f"steps must be a whole number of at least 1, got {steps}")
-        if steps > len(self) and (not self.continuous or grid in ("leading", "trailing")):
+        spacing = grid or timestep_spacing
+        if spacing not in SPACINGS:
+            raise InputError(f"unknown timestep spacing {spacing!r}: allowed are {', '.join(SPACINGS)}")
+        steps = whole_number(steps, "steps")
+        if steps > len(self) and (not self.continuous or spacing in ("leading", "trailing")):
             raise InputError(f"{steps} steps were asked of a schedule of {len(self)} levels: use at most {len(self)}")
-        if grid == "karras":
+        if spacing == "karras":
             return (*(self.at_ratio(r) for r in self._karras_ratios(steps)), self.clean)
+        return (*(self.level(max(i, 0.0)) for i in self._indices(steps, spacing)), self.clean)
+
+    def _indices(self, steps: int, spacing: str) -> NDArray[Any]:
+        """Where `steps` levels stand, noisiest first."""
         total = len(self)
         index: NDArray[Any]
-        if grid == "linspace":
+        if spacing == "linspace":
             # From the clean side up, so that rounding breaks ties as diffusers does.
             index = np.linspace(0, total - 1, steps)[::-1] if steps > 1 else np.array([total - 1])
-        elif grid == "leading":
+        elif spacing == "leading":
             stride = total / steps if self.continuous else total // steps
             index = np.arange(steps)[::-1] * stride
         else:
-            # diffusers rounds before it subtracts 1, and ties depend on it; round-off in arange may add an element.
+            # diffusers rounds before it subtracts 1, and ties depend on it; round-off in arange may
+            # add an element.
             index = np.arange(total, 0, -total / steps)[:steps]
             index = (index if self.continuous else np.round(index)) - 1
-        if not self.continuous:
-            index = np.round(index)
-        return (*(self.level(max(i, 0.0)) for i in index), self.clean)
+        return index if self.continuous else np.round(index)
 
-    def refined(self, levels: tuple[Level, ...], factor: int) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
-        """A chain's levels with factor − 1 more between every two, evenly in index; and where the given ones now stand.
+    def refined(
+        self, levels: tuple[Level, ...], factor: int, fractional: bool = False
+    ) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
+        """A chain's levels with factor − 1 more between every two, evenly in index; and where the
+        given ones now stand.
 
-        Given levels are kept exactly, so that chains of different length can be compared level by level. Between index
-        0 and the clean end there is nothing to insert. Raises InputError for a factor below 1, or where a discrete
-        schedule has too few levels.
+        Given levels are kept exactly, so that chains of different length can be compared level by
+        level. Between index 0 and the clean end there is nothing to insert. fractional: a discrete
+        schedule may be asked between its points, for networks that take such timesteps; otherwise
+        the levels in between are rounded to points.
+
+        Raises InputError for a factor below 1, or where a discrete schedule has too few levels.
         """
         if factor < 1 or factor != int(factor):
             raise InputError(f"a refinement is a whole number of at least 1, got {factor}")
         if factor == 1:
             return levels, np.arange(len(levels))
-        index = [float(np.interp(level.timestep, self.timestep, np.arange(len(self)))) for level in levels[:-1]]
-        whole = not self.continuous and all(i.is_integer() for i in index)
+        index = [self.index_of_ratio(level.ratio) for level in levels[:-1]]
+        whole = not self.continuous and not fractional and all(float(i).is_integer() for i in index)
         finer: list[Level] = []
         places = []
         for level, i, following in zip(levels[:-1], index, [*index[1:], -1.0], strict=True):
@@ -172,30 +233,50 @@ class Schedule:
             if len({i, following, *between.tolist()}) < len(between) + 2:
                 room = "there are no further levels between its steps"
                 raise InputError(f"a chain of {len(levels) - 1} steps cannot be refined {factor} times: {room}")
-            finer += [level, *(self.level(float(b)) for b in between)]
+            finer += [level, *(self._like(level, float(b)) for b in between)]
         return (*finer, levels[-1]), np.array([*places, len(finer)])
+
+    def _like(self, level: Level, index: float) -> Level:
+        """The level at an index, in the coordinates of another level: a scheduler may scale α
+        and σ alike.
+        """
+        own = self.level(index)
+        if self.parameterisation != "vp" or abs(np.hypot(level.alpha, level.sigma) - 1) < 1e-6:
+            return own
+        return Level(own.timestep, 1.0, own.ratio)
 
     def _karras_ratios(self, steps: int) -> NDArray[Any]:
         if self.alpha[-1] == 0:
-            raise InputError("the karras grid needs a finite σ/α, but this schedule ends at α = 0: use linspace")
+            raise InputError("the karras spacing needs a finite σ/α, but this schedule ends at α = 0: use linspace")
         low, high = (float(self.sigma[i] / self.alpha[i]) ** (1 / KARRAS_RHO) for i in (0, -1))
         return np.linspace(high, low, steps) ** KARRAS_RHO
 
-    def _coordinate(self) -> NDArray[np.float64]:
-        if self.path == "vp":
-            with np.errstate(divide="ignore"):  # infinite where ᾱ ends at 0
-                return np.log(self.sigma / self.alpha)
-        return self.sigma ** (1 / KARRAS_RHO) if self.path == "edm" else self.sigma
+    def _log_ratios(self) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore"):  # infinite where ᾱ ends at 0
+            return np.log(self.sigma / self.alpha)
+
+    def _warped(self) -> NDArray[np.float64]:
+        power = 1.0 if self.curve is None else self.curve.power
+        return np.asarray(self.timestep ** (1 / power))
 
 
-def _alpha_sigma(path: Path, w: float) -> tuple[float, float]:
-    if path == "vp":
-        return float(1 / np.sqrt(1 + np.exp(2 * w))), float(1 / np.sqrt(1 + np.exp(-2 * w)))
-    return (1.0, w**KARRAS_RHO) if path == "edm" else (1.0 - w, w)
+def _unit(ratio: float) -> tuple[float, float]:
+    """(α, σ) on the unit circle with σ/α = ratio."""
+    return float(1 / np.sqrt(1 + ratio**2)), float(1 / np.sqrt(1 + 1 / ratio**2))
+
+
+def timestep_spacing(grid: str, spacing: str | None) -> str:
+    """The spacing that two options name, `grid` being the older one. Raises InputError if they
+    differ.
+    """
+    if spacing is not None and grid not in ("linspace", spacing):
+        raise InputError(f"grid={grid!r} and timestep_spacing={spacing!r} name one thing: give one of them")
+    return spacing or grid
 
 
 def from_alphas_cumprod(alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None) -> Schedule:
-    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at 0. α=√ᾱ, σ=√(1−ᾱ).
+    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at
+    0. α=√ᾱ, σ=√(1−ᾱ).
 
     timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
     """
@@ -220,26 +301,138 @@ def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) ->
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
-    """EDM: α = 1, σ from `sigma_min` to `sigma_max` evenly in σ^(1/7) (Karras et al. 2022, eq. 5)."""
-    if not 0 < sigma_min < sigma_max:
+    """EDM: α = 1, the label is σ, from `sigma_min` to `sigma_max` evenly in σ^(1/7) (Karras et
+    al. 2022, eq. 5).
+    """
+    if not 0 < sigma_min < sigma_max < np.inf:
         raise InputError(f"edm needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     sigma = np.linspace(sigma_min ** (1 / KARRAS_RHO), sigma_max ** (1 / KARRAS_RHO), CONTINUOUS_POINTS) ** KARRAS_RHO
-    return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma)
+    curve = Curve(lambda label: (1.0, label), lambda ratio: ratio, KARRAS_RHO, unbounded=True)
+    return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma, curve)
 
 
 def flow(scale: float = 1.0) -> Schedule:
-    """Flow matching's straight path: α = 1 − t, σ = t, label t · `scale` (diffusers uses scale=1000)."""
+    """Flow matching's straight path: α = 1 − t, σ = t, label t · `scale` (diffusers uses
+    scale=1000).
+    """
     t = np.arange(1, CONTINUOUS_POINTS + 1) / CONTINUOUS_POINTS
-    return Schedule("flow", "flow", t * scale, 1 - t, t)
+    curve = Curve(lambda label: (1.0 - label / scale, label / scale), lambda ratio: scale * ratio / (1 + ratio))
+    return Schedule("flow", "flow", t * scale, 1 - t, t, curve)
+
+
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
+    """score_sde's ve: α = 1, σ(t) = σ_min (σ_max/σ_min)^t for t in [1e-5, 1] (Song et al. 2021, eq.
+    9, appendix C).
+
+    The label is t; score_sde's own networks are told σ(t), which their `call` has to compute.
+    """
+    if not 0 < sigma_min < sigma_max < np.inf:
+        raise InputError(f"ve needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    growth = float(np.log(sigma_max / sigma_min))
+
+    def alpha_sigma(t: float) -> tuple[float, float]:
+        return 1.0, float(sigma_min * np.exp(growth * t))
+
+    def label(ratio: float) -> float:
+        return float(np.log(ratio / sigma_min)) / growth
+
+    return _from_curve("ve", "edm", Curve(alpha_sigma, label), 1e-5, 1.0)
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
+    """score_sde's vp in continuous time: β(t) = β_min + t (β_max − β_min) for t in [t_min, 1] (eq.
+    11, appendix C).
+
+    ᾱ = exp(−β_min t − ½ (β_max − β_min) t²), α = √ᾱ, σ = √(1 − ᾱ); the label is t.
+    """
+    return _from_curve("vp", "vp", _linear_beta(beta_min, beta_max, _vp), t_min, 1.0)
+
+
+def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
+    """score_sde's sub-vp: ᾱ as in `vp`, α = √ᾱ, σ = 1 − ᾱ (Song et al. 2021, eq. 12 and 29)."""
+    return _from_curve("sub-vp", "sub-vp", _linear_beta(beta_min, beta_max, _sub_vp), t_min, 1.0)
+
+
+def continuous(
+    log_alpha: Callable[[float], float],
+    t_min: float,
+    t_max: float,
+    parameterisation: Parameterisation = "vp",
+    name: str = "continuous",
+) -> Schedule:
+    """A vp or sub-vp schedule in continuous time from log α(t), decreasing on [t_min, t_max]; the
+    label is t.
+
+    A label is found from its α by Brent's method, to round-off. Raises InputError where log α is
+    not below 0 or does not decrease between any two of the schedule's points.
+    """
+    if parameterisation not in ("vp", "sub-vp"):
+        raise InputError(f"log alpha makes a vp or a sub-vp schedule, not {parameterisation!r}: see edm, ve and flow")
+    form = _vp if parameterisation == "vp" else _sub_vp
+
+    def alpha_sigma(t: float) -> tuple[float, float]:
+        return form.alpha_sigma(-2 * float(log_alpha(t)))
+
+    def label(ratio: float) -> float:
+        from scipy.optimize import brentq
+
+        wanted = form.decay(ratio)
+        found = brentq(lambda t: -2 * float(log_alpha(t)) - wanted, t_min, t_max, xtol=1e-15 * t_max, rtol=1e-15)
+        return float(found)
+
+    return _from_curve(name, parameterisation, Curve(alpha_sigma, label), t_min, t_max)
+
+
+class _Form(NamedTuple):
+    """How α and σ follow from the decay B = −log ᾱ, and B from σ/α."""
+
+    alpha_sigma: Callable[[float], tuple[float, float]]
+    decay: Callable[[float], float]
+
+
+def _sub_vp_decay(ratio: float) -> float:
+    # (1 − α²)/α = ratio, written so that nothing cancels.
+    return float(-2 * np.log(2 / (ratio + np.sqrt(ratio**2 + 4))))
+
+
+_vp = _Form(lambda b: (float(np.exp(-b / 2)), float(np.sqrt(-np.expm1(-b)))), lambda ratio: float(np.log1p(ratio**2)))
+_sub_vp = _Form(lambda b: (float(np.exp(-b / 2)), float(-np.expm1(-b))), _sub_vp_decay)
+
+
+def _linear_beta(beta_min: float, beta_max: float, form: _Form) -> Curve:
+    if not (0 <= beta_min < np.inf and 0 <= beta_max < np.inf and beta_min + beta_max > 0):
+        raise InputError(f"beta_min and beta_max must be at least 0 and not both 0, got {beta_min} and {beta_max}")
+    slope = beta_max - beta_min
+
+    def alpha_sigma(t: float) -> tuple[float, float]:
+        return form.alpha_sigma(beta_min * t + slope / 2 * t**2)
+
+    def label(ratio: float) -> float:
+        decay = form.decay(ratio)
+        return float(2 * decay / (beta_min + np.sqrt(beta_min**2 + 2 * slope * decay)))
+
+    return Curve(alpha_sigma, label)
+
+
+def _from_curve(name: str, parameterisation: Parameterisation, curve: Curve, t_min: float, t_max: float) -> Schedule:
+    if not 0 <= t_min < t_max < np.inf:
+        raise InputError(f"a schedule's labels run from t_min ≥ 0 up to t_max, got {t_min} and {t_max}")
+    timestep = np.linspace(t_min, t_max, CONTINUOUS_POINTS)
+    alpha, sigma = np.array([curve.alpha_sigma(float(t)) for t in timestep]).T
+    ratio = sigma / np.where(alpha > 0, alpha, np.nan)
+    if not ((sigma > 0).all() and (alpha[:-1] > 0).all() and (np.diff(ratio[np.isfinite(ratio)]) > 0).all()):
+        raise InputError(f"the {name} schedule is not monotone: noise to signal must rise with t, from above 0")
+    return Schedule(name, parameterisation, timestep, alpha, sigma, curve)
 
 
 def prediction_coefficients(prediction_type: str, level: Level) -> tuple[float, float]:
-    """(a, b) with output = a·x_0 + b·ε for one of the four prediction types."""
+    """(a, b) with output = a·x_0 + b·ε for one of the prediction types."""
     table = {
         "epsilon": (0.0, 1.0),
         "sample": (1.0, 0.0),
         "v_prediction": (-level.sigma, level.alpha),
         "flow_prediction": (-1.0, 1.0),
+        "score": (0.0, -1 / level.sigma if level.sigma else -np.inf),
     }
     if prediction_type not in table:
         raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {', '.join(PREDICTION_TYPES)}")
@@ -249,12 +442,17 @@ def prediction_coefficients(prediction_type: str, level: Level) -> tuple[float, 
 def conversion(source: str, target: str, level: Level) -> tuple[float, float]:
     """(p, q) such that target = p·x + q·output, for an output of type `source` at x = α x_0 + σ ε.
 
-    Raises InputError where the output does not determine the target (for example x_0 from ε at α = 0).
+    Raises InputError where the output does not determine the target (for example x_0 from ε at α =
+    0).
     """
     if source == target:
         prediction_coefficients(source, level)
         return 0.0, 1.0
     (a, b), (c, d) = prediction_coefficients(source, level), prediction_coefficients(target, level)
+    if not np.isfinite((b, d)).all():
+        raise InputError(f"a score is infinite where nothing is noise, at α={level.alpha:g}, σ={level.sigma:g}")
+    if c * b == d * a:  # one is a multiple of the other, as ε and the score
+        return 0.0, d / b if b else c / a
     determinant = level.alpha * b - level.sigma * a
     if determinant == 0:
         raise InputError(f"a {source} output does not determine {target} at α={level.alpha:g}, σ={level.sigma:g}")
@@ -262,6 +460,8 @@ def conversion(source: str, target: str, level: Level) -> tuple[float, float]:
 
 
 def convert(output: Any, source: str, target: str, x: Any, level: Level) -> Any:
-    """A network output at state x, of prediction type `source`, as prediction type `target`. Any array library."""
+    """A network output at state x, of prediction type `source`, as prediction type `target`. Any
+    array library.
+    """
     p, q = conversion(source, target, level)
     return output if (p, q) == (0.0, 1.0) else p * x + q * output

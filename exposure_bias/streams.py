@@ -1,11 +1,13 @@
-"""The two streams: what a denoiser sees in training (`forward`) and what it sees when it samples (`chain`).
+"""The two streams: what a denoiser sees in training (`forward`) and what it sees when it samples
+(`chain`).
 
-Both are generators of the same `Step`, so that a statistic cannot tell which one it reads; exposure bias is
-statistic(chain) − statistic(forward). Along a paired chain runs the teacher chain: the same sampler, the same noise and
-the true x_0 in place of every prediction. It is x_t paired with x̂_t.
+Both are generators of the same `Step`, so that a statistic cannot tell which one it reads; exposure
+bias is statistic(chain) − statistic(forward). Along a paired chain runs the teacher chain: the same
+sampler, the same noise and the true x_0 in place of every prediction. It is x_t paired with x̂_t.
 
-A diffusers scheduler may keep its states in other coordinates than the network's. The same x_0 and ε with (α, σ)
-scaled by c is the same problem, so a vp network is asked at c x with c = 1/√(α² + σ²), under the level's own label.
+A sampler may keep its states in other coordinates than the network's. The same x_0 and ε with (α,
+σ) scaled by c is the same problem, so a vp network is asked at c x with c = 1/√(α² + σ²), under the
+level's own label.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,24 +18,25 @@ from math import hypot
 import torch
 from torch import Tensor
 
-from exposure_bias.adapters.schedulers import SchedulerSampler
-from exposure_bias.denoisers import Clip, Denoiser
+from exposure_bias.clipping import UNCLIPPED, Clipping
+from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
-from exposure_bias.noise import Noise
 from exposure_bias.samplers import Prediction, Sampler, Steps
 from exposure_bias.schedules import Level
 
-AnySampler = Sampler | SchedulerSampler
-DDPM = Sampler("ddpm")
 ROUND_OFF = 1e-9
+
+# From a step's index to its unit noise (B, *shape).
+StepNoise = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
 class Step:
     """One entry of a stream, for a batch.
 
-    index: 0 is the noisy start. level: the state's. x: state (B, C, H, W), float64. prediction: what the denoiser said
-    there, None at the clean end. truth: the teacher chain's state, None where nothing is paired.
+    index: 0 is the noisy start. level: the state's. x: state (B, *shape), float64. prediction: what
+    the denoiser said there, None at the clean end. truth: the teacher chain's state, None where
+    nothing is paired.
     """
 
     index: int
@@ -48,89 +51,87 @@ def noised(x0: Tensor, level: Level, noise: Tensor) -> Tensor:
     return torch.add(level.alpha * x0.double(), noise, alpha=level.sigma)
 
 
-def prior(model: Denoiser, level: Level, noise: Tensor, sampler: AnySampler = DDPM) -> Tensor:
-    """A start from pure noise, at the standard deviation where the sampler's own practice begins."""
-    return noise.double() * sampler.prior_scale(level, model.schedule.path)
+def prior(level: Level, noise: Tensor, sampler: Sampler) -> Tensor:
+    """A start from pure noise, at the standard deviation where the sampler's own practice
+    begins.
+    """
+    return noise.double() * sampler.prior_scale(level)
 
 
 def forward(
     model: Denoiser,
     x0: Tensor,
     levels: Sequence[Level],
-    noise: Noise,
-    clip: Clip = False,
+    noise: StepNoise,
+    clip: Clipping = UNCLIPPED,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Step]:
-    """Steps at x_t ~ q(x_t | x_0), independent from level to level; `indices` picks some of the levels."""
+    """Steps at x_t ~ q(x_t | x_0), independent from level to level; `indices` picks some of the
+    levels.
+    """
     for index in range(len(levels)) if indices is None else indices:
         level = levels[index]
-        if level.sigma == 0 or level.timestep == model.schedule.clean.timestep:
-            # Some schedulers stop at a level with noise; no network is asked there either.
-            x = noised(x0, level, noise(index)) if level.sigma else x0.double() * level.alpha
-            yield Step(index, level, x, None)
-        else:
-            x = noised(x0, level, noise(index))
-            yield Step(index, level, x, _evaluate(model, x, level, index, clip))
+        if level.sigma == 0:
+            yield Step(index, level, x0.double() * level.alpha, None)
+            continue
+        x = noised(x0, level, noise(index))
+        # Some schedulers stop at a level with noise; no network is asked there either.
+        ends = level.timestep == model.schedule.clean.timestep
+        yield Step(index, level, x, None if ends else evaluate(model, x, level, index, clip))
 
 
 def chain(
     model: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    sampler: AnySampler,
-    noise: Callable[[int], Tensor],
-    clip: Clip = False,
+    sampler: Sampler,
+    noise: StepNoise,
+    clip: Clipping = UNCLIPPED,
     x0: Tensor | None = None,
     first: int = 0,
 ) -> Iterator[Step]:
-    """Steps of the model's own chain from state x at levels[0] down to levels[-1].
+    """The model's own chain from state x (B, *shape) at levels[0] down to levels[-1].
 
-    x0: (B, C, H, W) starts the teacher chain beside it, at the same x. noise: from a step's index to its unit noise
-    (B, C, H, W). first: the index of levels[0] in a longer chain whose noise this one shares.
+    x0: (B, *shape) starts the teacher chain beside it, at the same x. first: the index of levels[0]
+    in a longer chain whose noise this one shares.
     """
-    if clip == "keep_epsilon" and isinstance(sampler, SchedulerSampler):
-        raise InputError("clip='keep_epsilon' cannot reach a diffusers scheduler, which takes one output: use True")
     truth = None if x0 is None else x
     steps, teacher = sampler.begin(levels), sampler.begin(levels)
     for index, (s, t) in enumerate(pairwise(levels), start=first):
-        now = _evaluate(model, x, s, index, clip)
+        now = evaluate(model, x, s, index, clip)
         yield Step(index, s, x, now, truth)
         z = noise(index) if sampler.stochastic else None
 
         def predict(x: Tensor, level: Level, index: int = index) -> Prediction:
-            return _evaluate(model, x, level, index, clip)
+            return evaluate(model, x, level, index, clip)
 
-        x = steps.step(x, now, s, t, z, predict, model.schedule.path)
+        x = steps.step(x, now, s, t, z, predict)
         if truth is not None and x0 is not None:
-            truth = teacher_step(truth, x0, teacher, s, t, z, now.variance, model)
+            truth = teacher_step(truth, x0, teacher, s, t, z, now.variance)
     yield Step(first + len(levels) - 1, levels[-1], x, None, truth)
 
 
 def teacher_step(
-    x: Tensor,
-    x0: Tensor,
-    sampler: Steps,
-    s: Level,
-    t: Level,
-    z: Tensor | None,
-    variance: Tensor | None,
-    model: Denoiser,
+    x: Tensor, x0: Tensor, steps: Steps, s: Level, t: Level, z: Tensor | None, variance: Tensor | None
 ) -> Tensor:
-    """One step of the teacher chain: x_0 in place of every prediction, everything else as in the model's step."""
+    """One step of the teacher chain: x_0 in place of every prediction, all else as in the
+    model's step.
+    """
 
     def predict(x: Tensor, level: Level) -> Prediction:
         return Prediction(x0, (x - level.alpha * x0) / level.sigma, variance)
 
-    return sampler.step(x, predict(x, s), s, t, z, predict, model.schedule.path)
+    moved: Tensor = steps.step(x, predict(x, s), s, t, z, predict)
+    return moved
 
 
 def rollout(
     model: Denoiser,
     x: Tensor,
     levels: Sequence[Level],
-    sampler: AnySampler,
-    noise: Noise,
-    clip: Clip = False,
+    sampler: Sampler,
+    noise: StepNoise,
+    clip: Clipping = UNCLIPPED,
     first: int = 0,
 ) -> Tensor:
     """The state at levels[-1] of the chain that starts at state x on levels[0]."""
@@ -142,12 +143,13 @@ def rollout(
 def in_network_coordinates(model: Denoiser, x: Tensor, level: Level) -> tuple[Tensor, Level]:
     """A state as the network is to see it: a vp network's has α² + σ² = 1 (module docstring)."""
     total = hypot(level.alpha, level.sigma)
-    if model.schedule.path == "vp" and abs(total - 1) > ROUND_OFF:
+    if model.schedule.parameterisation == "vp" and abs(total - 1) > ROUND_OFF:
         return x / total, Level(level.timestep, level.alpha / total, level.sigma / total)
     return x, level
 
 
-def _evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clip) -> Prediction:
+def evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clipping) -> Prediction:
+    """The model's prediction at a state; an InputError says at which step of the chain."""
     try:
         return model.predict(*in_network_coordinates(model, x, level), clip)
     except InputError as error:

@@ -9,7 +9,7 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias import plots
-from exposure_bias.adapters import BUNDLED
+from exposure_bias.bundled import FOLDER as BUNDLED
 from exposure_bias.experiments.compare import ONE_SEED
 
 QUICK = {"steps": 5, "lengths": (4,)}
@@ -122,21 +122,58 @@ def test_seeds_under_different_remedies_are_different_entries(tmp_path):
     assert other["note"].values[1] == "the same weights: the difference is the remedy's"
 
 
-def function(scale):
-    schedule = eb.schedules.linear(50)
+def function(scale, levels=50):
+    schedule = eb.schedules.linear(levels)
     return eb.Denoiser(lambda x, t: scale * x, schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4))
 
 
 def test_functions_stay_where_they_are_and_share_no_weights():
-    compared = eb.compare([function(0.9), function(0.8)], data(16), steps=2, lengths=(), device="meta")
+    compared = eb.compare([function(0.9, 1000), function(0.8, 1000)], data(16), steps=1, lengths=(), device="meta")
     assert compared["note"].values[1] == ONE_SEED
 
 
+def injected(oracle, factor):
+    """The oracle with its ε̂ multiplied by a factor."""
+
+    def epsilon(x, t):
+        level = oracle.schedule.level(float(t[0]))
+        return factor * (x - level.alpha * oracle(x, level)) / level.sigma
+
+    options = {"schedule": oracle.schedule, "prediction_type": "epsilon", "shape": oracle.shape}
+    return eb.Denoiser(epsilon, name=f"times {factor}", **options)
+
+
+def test_what_mends_the_network_and_what_pays_for_the_sampler():
+    """ε/λ undoes ε̂ × λ; on an exact denoiser the same λ closes the sampler's gap with an error of the network's."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(0, 0.5, (4, 1, 4, 4))
+    oracle = eb.oracles.MixtureOracle(np.ones(4), means, 0.03, eb.schedules.linear(1000))
+    x = means[rng.integers(4, size=1024)] + np.sqrt(0.03) * rng.normal(size=(1024, 1, 4, 4))
+    images = eb.load_data(x.astype(np.float32), value_range=None)
+    wrong, exact = injected(oracle, 1.05), injected(oracle, 1.0)
+    options = {"sampler": "ddim", "lengths": (), "n": 1024, "batch_size": 1024}
+    mended = eb.compare([wrong, eb.remedies.epsilon_scaled(wrong, 1.05)], images, steps=50, **options)
+    assert mended.attrs["answer"].endswith("it mends the network.")
+    assert abs(float(mended["gap_score"][1])) < abs(float(mended["gap_score"][0]))
+    paid = eb.compare([exact, eb.remedies.epsilon_scaled(exact, 1.03)], images, steps=20, **options)
+    assert "it only compensates the sampler" in paid.attrs["answer"], paid.attrs["answer"]
+    total = paid["gap_score"] + paid["gap_discretisation"]
+    np.testing.assert_allclose(total, paid["gap"].isel(step=-2), atol=1e-12)
+    alone = eb.compare([exact, wrong], images, steps=5, budget=False, **options)
+    assert "gap_score" not in alone
+    assert alone.attrs["no_budget"] == "it was not asked for"
+
+
+def test_what_is_no_denoiser_is_not_compared():
+    with pytest.raises(eb.InputError, match=r"lambda.*no denoiser of these data.*check the sign"):
+        eb.compare([gaussian(0.09), function(0.9, 1000)], data(64), steps=10, lengths=())
+
+
 def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch):
-    compared = eb.compare([function(0.9), function(0.8)], data(16), steps=2, sampler="DDIMScheduler")
+    compared = eb.compare([gaussian(0.09), gaussian(0.1)], data(16), steps=2, sampler="DDIMScheduler")
     assert "error_rmse" not in compared
-    assert "diffusers' schedulers" in compared.attrs["no_error_rmse"]
-    monkeypatch.setattr("exposure_bias.experiments.compare.record", lambda *_, **__: pytest.fail("it ran"))
+    assert "does not visit" in compared.attrs["no_error_rmse"]
+    monkeypatch.setattr("exposure_bias.experiments.compare.recorded", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(eb.InputError, match="from 1 to 50, got 100, 300"):
         eb.compare([function(0.9), function(0.8)], data(16), steps=2)
 

@@ -1,5 +1,7 @@
 """Class-conditional models: each image's own label reaches the network, in every stream and at every batch size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 import exposure_bias as eb
 from exposure_bias.experiments.chain_errors import chain_errors
+from exposure_bias.run import UNKNOWN_GUIDANCE
 from exposure_bias.schedules import linear
 
 CLASSES = 3
@@ -113,7 +116,8 @@ def test_a_guided_model_has_no_gaussian_reference() -> None:
 
 def test_guidance_of_unknown_scale_has_no_reference_either() -> None:
     recording = eb.record(model(), data(), steps=3)
-    recording.provenance["run"]["model"]["guidance"] = "of unknown scale"
+    run = recording.run
+    recording = replace(recording, run=replace(run, model=replace(run.model, guidance=UNKNOWN_GUIDANCE)))
     assert eb.variance_gap(recording).attrs["no_reference"].startswith("guidance of unknown scale aims")
 
 
@@ -130,5 +134,5 @@ def test_conditioning_is_recorded() -> None:
     plain = eb.record(model(), data(), steps=3)
     assert "gap" not in plain.description
     others = eb.record(model(), data((np.arange(20) + 1) % CLASSES), steps=3, n=20, first=20)
-    with pytest.raises(eb.InputError, match="they differ in labels"):
+    with pytest.raises(eb.InputError, match="they differ in data labels"):
         eb.merge([plain, others])

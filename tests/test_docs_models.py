@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,9 @@ import libraries
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from libraries import SHAPE, Net
+from test_hub import files_of, lay_out
 
 import exposure_bias as eb
 from exposure_bias.adapters import adm
@@ -51,6 +54,19 @@ def diffusers(folder: Path) -> dict[str, Any]:
         "text_unet": text_unet, "embeddings": torch.randn(1, 3, 8), "empty_embeddings": torch.zeros(1, 3, 8),
         "latents": eb.load_data(3 * images((4, 8, 8)), value_range=None),
     }  # fmt: skip
+
+
+def hub(folder: Path) -> dict[str, Any]:
+    """A cache of huggingface_hub's that holds the page's name, and no network."""
+    diffusers(folder)
+    lay_out(folder / "hub", "google/ddpm-cifar10-32", "0" * 40, files_of(folder / "FOLDER"), "main")
+    return {}
+
+
+def wrapped(folder: Path) -> dict[str, Any]:
+    """What is compiled runs without a compiler, which takes minutes; test_unwrap.py compiles."""
+    torch.compiler.set_stance("force_eager")
+    return {"torch": torch} | diffusers(folder)
 
 
 def adm_checkpoint(folder: Path) -> dict[str, Any]:
@@ -103,6 +119,8 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Models: from what you have to a recording": introduction,
     "Bundled": lambda folder: {},
     "diffusers": diffusers,
+    "The hub": hub,
+    "Wrapped networks": wrapped,
     "ADM checkpoints": adm_checkpoint,
     "guided-diffusion": guided_diffusion,
     "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
@@ -123,9 +141,20 @@ def test_every_snippet_has_its_reader() -> None:
     assert {t for t, text in SECTIONS.items() if any(blocks(text, k) for k in LANGUAGES)} == HELD.keys()
 
 
+@pytest.fixture
+def any_stance() -> Iterator[None]:
+    """Lets a test change how torch treats what is compiled."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.set_stance("default")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize("title", list(HELD))
-def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_stance: None) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setitem(adm.PRESETS, "adm-cifar10", NARROW)
     held = {"eb": eb, "data": eb.load_data(images(SHAPE)), **HELD[title](tmp_path)}
     for block in blocks(SECTIONS[title], "python"):

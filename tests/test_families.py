@@ -19,6 +19,7 @@ from exposure_bias.streams import rollout
 
 BATCH = 4
 ABAR = torch.from_numpy(eb.schedules.linear(1000).alpha ** 2)
+CURVED = "on Scheduler's path ODESolver's Euler steps are straight in x"
 KNOWN = torch.logspace(-3, 2.5, 60, dtype=torch.float64)
 
 
@@ -33,7 +34,7 @@ NOISE = normal(100, BATCH, *SHAPE, seed=1)
 def ours(model: eb.Denoiser, sampler: str, steps: int, grid: str, clip: bool = False) -> Tensor:
     """x̂_0 of our chain from START, with the noise of NOISE."""
     levels = model.schedule.levels(steps, grid)
-    start = START.double() * (levels[0].sigma if model.schedule.path == "edm" else 1)
+    start = START.double() * (levels[0].sigma if model.schedule.parameterisation == "edm" else 1)
     return rollout(model, start, levels, parse(sampler), lambda i: NOISE[i].double(), clip)  # type: ignore[arg-type]
 
 
@@ -87,9 +88,52 @@ def test_ddpm_pytorch_with_classes() -> None:
     close(ours(eb.adapt(diffusion).given(labels), "ddpm", 100, "linspace", clip=True), theirs)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [("offset_noise_strength", 0.1, "offset noise"), ("immiscible", True, "immiscible noise")],
+)
+def test_ddpm_pytorch_trained_on_other_noise_is_said(attribute: str, value: Any, words: str) -> None:
+    diffusion = GaussianDiffusion(Net())
+    setattr(diffusion, attribute, type(value)(0))
+    assert eb.adapt(diffusion).note == ""
+    setattr(diffusion, attribute, value)
+    with pytest.warns(UserWarning, match=f"trained on {words}.*forward stream is not what its training saw") as caught:
+        model = eb.adapt(diffusion)
+    assert caught[0].filename == __file__
+    assert model.note.startswith(f"trained on {words}")
+    assert eb.remedies.epsilon_scaled(model, 1.01).note == model.note
+
+
+def test_both_kinds_of_noise_and_a_weight_of_the_loss() -> None:
+    diffusion = GaussianDiffusion(Net())
+    diffusion.min_snr_loss_weight = True  # another weight of the loss, whose optimum is the same
+    assert eb.adapt(diffusion).note == ""
+    diffusion.offset_noise_strength, diffusion.immiscible = 0.1, True
+    with pytest.warns(UserWarning, match="trained on immiscible noise .* and offset noise"):
+        eb.adapt(diffusion)
+
+
 def test_ddpm_pytorch_on_another_range_is_said() -> None:
     with pytest.warns(UserWarning, match="auto_normalize=False"):
         eb.adapt(GaussianDiffusion(Net(), normalised=False))
+
+
+@pytest.mark.parametrize("name", ["VP", "Cosine", "LinearVP"])
+def test_flow_matching_off_condot_promises_no_chain(name: str) -> None:
+    """There our Euler is another chain than ODESolver's, and `adapt` says so; watched, theirs is what is recorded."""
+    net, scheduler = Net().requires_grad_(False), Scheduler(name)
+    with pytest.warns(UserWarning, match=CURVED) as caught:
+        model = eb.adapt(net, scheduler, SHAPE)
+    assert caught[0].filename == __file__
+    assert model.note == f"{CURVED}, and those here in x/alpha"
+    theirs = libraries.ode_solver(net, START, 20)
+    apart = (ours(model, "euler", 20, "trailing") - theirs).norm() / theirs.norm()
+    assert apart > 0.03  # not round-off, which is 1e-7
+
+    with eb.observe(model) as chain:
+        chain.finish(libraries.ode_solver(net, START, 20))
+    seen = chain.recording()["chain"]["state_sum"].values[-1]
+    np.testing.assert_allclose(seen, theirs.double().sum(0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [10, 25])
@@ -99,6 +143,7 @@ def test_flow_matching(steps: int) -> None:
     close(ours(model, "euler", steps, "trailing"), libraries.ode_solver(net, START, steps))
 
 
+@pytest.mark.filterwarnings(f"ignore:{CURVED}")
 @pytest.mark.parametrize("name", ["CondOT", "VP", "Cosine", "LinearVP"])
 def test_a_known_velocity_gives_back_data_and_noise(name: str) -> None:
     """With u = a′ x_1 + b′ x_0 for known x_1, x_0 the predictions are these two, whatever the path."""
@@ -162,6 +207,7 @@ ADAPTED: dict[str, tuple[Callable[[], eb.Denoiser], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings(f"ignore:{CURVED}")
 @pytest.mark.parametrize("family", list(ADAPTED))
 def test_from_the_library_to_a_spectrum(family: str) -> None:
     make, options = ADAPTED[family]
@@ -173,6 +219,31 @@ def test_from_the_library_to_a_spectrum(family: str) -> None:
     assert spectrum["sigma"].values.tolist() == [
         x.sigma for x in model.schedule.levels(5, options.get("grid", "linspace"))
     ]
+
+
+def self_conditioned_inside() -> tuple[Any, ...]:
+    wrapper = libraries.Denoiser(Net())
+    wrapper.inner_model.self_condition = True
+    return wrapper, eb.schedules.edm(0.01, 80), SHAPE
+
+
+def odd_edm(**attributes: Any) -> tuple[EDMPrecond]:
+    net = EDMPrecond()
+    for name, value in attributes.items():
+        setattr(net, name, value)
+    return (net,)
+
+
+def odd_sigmas(*sigmas: float) -> tuple[Any, ...]:
+    wrapper = libraries.DiscreteEpsDDPMDenoiser(Net(1000), ABAR)
+    wrapper.sigmas = torch.tensor(sigmas)
+    return wrapper, SHAPE
+
+
+def self_conditioned_edm() -> EDMPrecond:
+    net = EDMPrecond()
+    net.self_cond = True
+    return net
 
 
 def self_conditioned() -> GaussianDiffusion:
@@ -204,6 +275,14 @@ REFUSALS: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "two EDM networks": (lambda: (EDMPrecond(), EDMPrecond()), "EDMPrecond, EDMPrecond: guidance"),
     "other diffusions": (lambda: (elucidated(),), "one GaussianDiffusion.*got ElucidatedDiffusion"),
     "self-conditioning": (lambda: (self_conditioned(),), "self-conditioning is not supported.*not a function"),
+    "self-conditioning of k-diffusion": (self_conditioned_inside, "self-conditioning is not supported"),
+    "self-conditioning of EDM": (lambda: (self_conditioned_edm(),), "self-conditioning is not supported"),
+    "σ as text": (lambda: odd_edm(sigma_min="0.1"), "sigma_min of this EDMPrecond is '0.1': give a number"),
+    "classes as text": (lambda: odd_edm(label_dim="10"), "label_dim of this EDMPrecond is '10': a number of classes"),
+    "falling σ": (lambda: odd_sigmas(2.0, 1.0), "sigmas of this DiscreteEpsDDPMDenoiser are no increasing positive"),
+    "σ that is no number": (lambda: odd_sigmas(1.0, float("nan")), "no increasing positive numbers"),
+    "σ of zero": (lambda: odd_sigmas(0.0, 1.0), "no increasing positive numbers"),
+    "no σ": (odd_sigmas, "no increasing positive numbers"),
     "weighted": (lambda: (weighted(),), "mixes two predictions"),
     "unknown objective": (lambda: (GaussianDiffusion(Net(), "pred_w"),), r"'pred_w'.*pred_noise, pred_x0, pred_v"),
     "learned, not of ε": (lambda: (libraries.LearnedGaussianDiffusion(Net(), "pred_x0"),), "allowed are pred_noise$"),

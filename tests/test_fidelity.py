@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import exposure_bias as eb
 from exposure_bias.fidelity import features as feature
 from exposure_bias.fidelity import frechet, inception, manifold, sets
-from exposure_bias.fidelity.jackknife import DELETED, GROUPS, T_QUANTILE, corrected, deletions
 from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values, precision_recall
+from exposure_bias.jackknife import DELETED, GROUPS, T_QUANTILE, corrected, deletions
 
 
 def symmetric_reference(mean1, cov1, mean2, cov2):
@@ -413,7 +413,7 @@ def test_the_classifier_classifies_held_out_digits():
         said = classifier.load()(torch.from_numpy(data.images)).argmax(1).numpy()
     assert (said == data.labels).mean() > 0.98
     assert (classifier.FOLDER / classifier.FILE).stat().st_size <= 100_000
-    assert "digits-classifier" not in eb.adapters.bundled_models()
+    assert "digits-classifier" not in eb.bundled.models()
 
 
 @pytest.mark.parametrize(

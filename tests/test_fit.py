@@ -31,7 +31,7 @@ def recorded(case):
 def test_the_forward_fit_recovers_an_injected_scale(recorded, factor):
     model, recording = recorded[factor]
     value, se = forward_scale(recording)
-    assert abs(value - factor) < 2.13 * se
+    assert abs(value - factor) < 3.3 * se
     assert se < 0.002
     healed, words = fitted_scaling(model, recording, "forward")
     assert f"{value:.6g}" in words
@@ -73,8 +73,8 @@ def test_what_cannot_be_fitted(case, recorded):
         clipped = eb.record(digits, images, steps=2, n=16, clip=clip)
         with pytest.raises(eb.InputError, match=r"x0 clipped .* record it with clip=False"):
             fitted_scaling(digits, clipped, "forward")
-    with pytest.raises(eb.InputError, match="pairs nothing"):
-        fitted_scaling(model, unpaired, "forward")
+    # The forward stream has its own x_0 wherever the chains began.
+    assert "lambda" in fitted_scaling(model, unpaired, "forward")[1]
 
 
 def test_command_line(capsys):
@@ -85,4 +85,4 @@ def test_command_line(capsys):
     assert "digits + es:" in out
     assert main(["norms", *quick, "--remedy", "es:fit:x"]) == 2
     assert main(["rollout", *quick, "--remedy", "es:fit"]) == 2
-    assert "needs a chain" in capsys.readouterr().err
+    assert "needs a recording to fit to" in capsys.readouterr().err

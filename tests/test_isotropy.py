@@ -8,8 +8,8 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias.cli import main
-from exposure_bias.diagnostics.jackknife import T_QUANTILE
 from exposure_bias.diagnostics.normality import power
+from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.statistics.bands import dct_matrix, radial_frequency
 
 N, SIDE = 1024, 6

@@ -17,7 +17,7 @@ import exposure_bias as eb
 from exposure_bias import schedules
 from exposure_bias.errors import InputError
 from exposure_bias.references import Eigen, eigendecomposition, gaussian, gaussian_chain
-from exposure_bias.schedules import Level, Path, Schedule
+from exposure_bias.schedules import Level, Schedule
 
 SHAPE = (3, 2, 2)
 D = 12
@@ -30,7 +30,7 @@ COVARIANCE = (VECTORS * VALUES) @ VECTORS.T
 Operator = Callable[[np.ndarray, Level], np.ndarray]
 
 
-def paper_step(x: np.ndarray, predict: Operator, s: Level, t: Level, sampler: str, path: Path) -> np.ndarray:
+def paper_step(x: np.ndarray, predict: Operator, s: Level, t: Level, sampler: str, path: str) -> np.ndarray:
     """The noise-free part of one step, in each paper's own notation."""
     x0 = predict(x, s)
     if sampler.startswith("ddpm"):  # Ho et al. 2020, eq. 7
@@ -69,7 +69,7 @@ def gain(level: Level) -> np.ndarray:
     return level.alpha * COVARIANCE @ np.linalg.inv(level.alpha**2 * COVARIANCE + level.sigma**2 * np.eye(D))
 
 
-def dense_chain(levels: tuple[Level, ...], path: Path, sampler: str, start: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def dense_chain(levels: tuple[Level, ...], path: str, sampler: str, start: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per level: the mean deviation (D,) of the state and the covariance (3D, 3D) of (chain, teacher, x_0)."""
     one, zero = np.eye(D), np.zeros((D, D))
     chain, teacher, data = (np.hstack([one if i == j else zero for j in range(3)]) for i in range(3))
@@ -106,7 +106,7 @@ def test_equals_dense_matrices(schedule: Schedule, sampler: str, start: str) -> 
     assert eigen.vectors is not None
     reference = gaussian(MEAN, eigen, schedule, sampler, 12, start=start)
     for i, (level, (shift, joint)) in enumerate(
-        zip(levels, dense_chain(levels, schedule.path, sampler, start), strict=True)
+        zip(levels, dense_chain(levels, schedule.parameterisation, sampler, start), strict=True)
     ):
         now = reference.isel(step=i)
         x, teacher, x0 = (slice(D * j, D * (j + 1)) for j in range(3))
@@ -163,7 +163,7 @@ def epsilon_norms(data_variance: np.ndarray, mean: float, start: str) -> tuple[f
     """The reported norm of ε̂ = (x − αμ)/(1 + λ) at α = σ = 1, and ε̂'s mean and variances."""
     levels = (Level(1, 1.0, 1.0), Level(0, 1.0, 0.0))
     mu = np.full((1, 1, len(data_variance)), mean)
-    reference = gaussian_chain(mu, data_variance, levels, "edm", start=start)
+    reference = gaussian_chain(mu, data_variance, levels, start=start)
     score = 1 / (1 + data_variance)
     if start == "data":
         return reference.epsilon_norm_chain.item(0), 0 * score, score
@@ -249,7 +249,7 @@ def test_many_ancestral_steps_reach_the_perfect_sampler(sampler: str) -> None:
     gaps, deltas = [], []
     for steps in (1000, 2000):
         levels = ancestral_levels(2.0, steps)
-        reference = gaussian_chain(MEAN, COVARIANCE, levels, "vp", sampler)
+        reference = gaussian_chain(MEAN, COVARIANCE, levels, sampler)
         s = levels[0]
         inverse = np.linalg.inv(s.alpha**2 * COVARIANCE + s.sigma**2 * np.eye(D))
         posterior = (s.sigma**2 * COVARIANCE @ inverse).diagonal()
@@ -271,7 +271,7 @@ def test_many_ancestral_steps_reach_the_perfect_sampler(sampler: str) -> None:
 def test_last_step_shrinks_every_sampler_alike(schedule: Schedule, sampler: str) -> None:
     """It multiplies λ by α²λ/(α²λ + σ²) from the true law, and the state's variance by k² from any (design §4.4)."""
     level = schedule.level(300)
-    reference = gaussian_chain(MEAN, VALUES, (level, schedule.clean), schedule.path, sampler)
+    reference = gaussian_chain(MEAN, VALUES, (level, schedule.clean), sampler)
     power = level.alpha**2 * VALUES
     np.testing.assert_allclose(reference.mode_variance[-1], VALUES * power / (power + level.sigma**2), rtol=1e-12)
     for steps in (5, 50):
@@ -298,7 +298,7 @@ def test_the_two_fixed_variances_are_exact_for_the_data_they_are_meant_for() -> 
 
 def test_a_rollout_is_a_chain_that_starts_and_ends_anywhere() -> None:
     levels = schedules.edm().levels(30)[5:20]
-    reference = gaussian_chain(MEAN, COVARIANCE, levels, "edm", "ddim:0.3")
+    reference = gaussian_chain(MEAN, COVARIANCE, levels, "ddim:0.3")
     assert reference.sizes == {"step": 15, "mode": 12, "channel": 3, "y": 2, "x": 2}
     np.testing.assert_array_equal(np.transpose([reference.timestep, reference.alpha, reference.sigma]), levels)
     assert reference.attrs == {"sampler": "ddim:0.3", "start": "data"}
@@ -308,7 +308,7 @@ def test_a_rollout_is_a_chain_that_starts_and_ends_anywhere() -> None:
     # The chain from level 5 begins as the forward process does, and one level alone is a chain of no step.
     assert reference.gap[0] == pytest.approx(0, abs=1e-14)
     assert (reference.error_variance[0] == 0).all()
-    alone = gaussian_chain(MEAN, COVARIANCE, levels[:1], "edm")
+    alone = gaussian_chain(MEAN, COVARIANCE, levels[:1])
     np.testing.assert_allclose(alone.variance, reference.variance[:1])
 
 
@@ -339,7 +339,7 @@ CLEAN, NOISY = Level(0, 1.0, 0.0), Level(1, 0.6, 0.8)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": MEAN[0]}, "shape \\(C, H, W\\)"),
+        ({"mean": MEAN[0, 0, 0]}, "a finite state"),
         ({"mean": MEAN * np.nan}, "finite"),
         ({"covariance": np.ones(5)}, "covariance must be a scalar"),
         ({"covariance": np.ones((D, 5))}, "covariance must be a scalar"),
@@ -356,14 +356,13 @@ CLEAN, NOISY = Level(0, 1.0, 0.0), Level(1, 0.6, 0.8)
         ({"sampler": "ddpm:learned_range"}, "fixed_small or ddpm:fixed_large"),
         ({"sampler": "dpm"}, "unknown sampler"),
         ({"start": "pure"}, "data, noise"),
-        ({"path": "ve"}, "vp, edm, flow"),
         ({"levels": ()}, "levels must fall"),
         ({"levels": (CLEAN, NOISY)}, "levels must fall"),
         ({"levels": (NOISY, NOISY)}, "levels must fall"),
     ],
 )
 def test_bad_input(options: dict[str, object], message: str) -> None:
-    good: dict[str, object] = {"mean": MEAN, "covariance": COVARIANCE, "levels": (NOISY, CLEAN), "path": "vp"}
+    good: dict[str, object] = {"mean": MEAN, "covariance": COVARIANCE, "levels": (NOISY, CLEAN)}
     gaussian_chain(**good)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         gaussian_chain(**good | options)  # type: ignore[arg-type]
@@ -400,7 +399,7 @@ def test_remedied_chains_are_those_of_the_remedied_oracle(path, sampler, scale, 
     zero = torch.zeros(1, 1, 4, 4)
     end = streams.rollout(model, start, levels, samplers.parse(sampler), lambda _: zero)
     chain = eb.references.gaussian_chain(
-        np.zeros((1, 4, 4)), variance, levels, schedule.path, sampler, epsilon_scale=scale, gamma=gamma
+        np.zeros((1, 4, 4)), variance, levels, sampler, epsilon_scale=scale, gamma=gamma
     )
     decay = chain["mode_covariance_x0"].values[-1] / variance / levels[0].alpha
     np.testing.assert_allclose(end.numpy().ravel(), decay, rtol=1e-8)

@@ -95,7 +95,7 @@ def test_ip_equivalent_of_the_trained_ddpm_is_the_trained_ip_network(digits):
     x0 = torch.from_numpy(data.batch(np.arange(512))).double()
     for t in range(100, 1000, 100):
         level = digits.schedule.level(t)
-        noise = eb.noise.Noise(0, "test", range(512), digits.shape)
+        noise = eb.paths.Noise(0, "test", range(512), digits.shape)
         y = level.alpha * x0 + level.sigma * (noise(0) + 0.1 * noise(1))
         plain, ip, equivalent = (m.predict(y, level).epsilon for m in (digits, trained, shifted))
         slope = ((ip - plain) * (equivalent - plain)).sum() / (equivalent - plain).square().sum()

@@ -10,7 +10,7 @@ import torch
 from exposure_bias import references, schedules
 from exposure_bias.errors import InputError
 from exposure_bias.samplers import Prediction, Sampler, parse
-from exposure_bias.schedules import Level, Path, Schedule
+from exposure_bias.schedules import Level, Schedule
 
 SAMPLERS = ("ddpm", "ddpm:fixed_large", "ddim", "ddim:0.5", "euler", "heun")
 SCHEDULES = {
@@ -36,8 +36,8 @@ class Probe:
     sources are the constant 1, D for x_0 − μ, D for the start's noise, and D for the noise of each step.
     """
 
-    def __init__(self, sampler: Sampler, levels: tuple[Level, ...], path: Path) -> None:
-        self.sampler, self.levels, self.path = sampler, levels, path
+    def __init__(self, sampler: Sampler, levels: tuple[Level, ...]) -> None:
+        self.sampler, self.levels = sampler, levels
         sources = 1 + 2 * D + D * (len(levels) - 1 if sampler.stochastic else 0)
         self.mean, self.x0, self.start_noise = (np.zeros((sources, D)) for _ in range(3))
         self.mean[0] = self.x0[0] = MEAN
@@ -57,12 +57,13 @@ class Probe:
     def start(self, start: str) -> np.ndarray:
         level = self.levels[0]
         if start == "noise":
-            return self.start_noise if self.path == "vp" else level.sigma * self.start_noise
+            return self.sampler.prior_scale(level) * self.start_noise
         return level.alpha * self.x0 + level.sigma * self.start_noise
 
     def chain(self, denoiser: str, start: str = "data") -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(state, x̂_0 there) at every level; x̂_0 is NaN at the last."""
         predict = {"perfect": self.perfect, "teacher": self.teacher}[denoiser]
+        steps = self.sampler.begin(self.levels)
         x, z = self.start(start), np.zeros_like(self.x0)
         for i, (s, t) in enumerate(pairwise(self.levels)):
             now = predict(x, s)
@@ -70,7 +71,7 @@ class Probe:
             if self.sampler.stochastic:
                 z[:] = 0
                 z[1 + D * (i + 2) : 1 + D * (i + 3)] = np.eye(D)
-            x = self.sampler.step(x, now, s, t, z if self.sampler.stochastic else None, predict, self.path)
+            x = steps.step(x, now, s, t, z if self.sampler.stochastic else None, predict)
         yield x, np.full_like(x, np.nan)
 
 
@@ -102,7 +103,7 @@ def moments(probe: Probe, start: str) -> dict[str, np.ndarray]:
 def test_chain_has_the_moments_of_the_closed_form(schedule: Schedule, name: str, steps: int, start: str) -> None:
     reference = references.gaussian(MEAN.reshape(D, 1, 1), COVARIANCE, schedule, name, steps, start=start)
     tolerance = tolerance_of(schedule, name, steps)
-    for variable, expected in moments(Probe(parse(name), schedule.levels(steps), schedule.path), start).items():
+    for variable, expected in moments(Probe(parse(name), schedule.levels(steps)), start).items():
         got = reference[variable].values.reshape(-1, D)
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=variable)
 
@@ -113,7 +114,7 @@ def test_chain_has_the_moments_of_the_closed_form(schedule: Schedule, name: str,
 def test_teacher_chain_is_the_forward_process(schedule: Schedule, name: str, steps: int) -> None:
     """Given x_0, states are N(α_t x_0, σ_t²) exactly (design §4.1); with β instead of β̃ they are wider, not shifted."""
     sampler = parse(name)
-    probe, tolerance = Probe(sampler, schedule.levels(steps), schedule.path), tolerance_of(schedule, name, steps)
+    probe, tolerance = Probe(sampler, schedule.levels(steps)), tolerance_of(schedule, name, steps)
     for i, (level, (x, _)) in enumerate(zip(probe.levels, probe.chain("teacher"), strict=True)):
         np.testing.assert_allclose(x[: 1 + D], level.alpha * probe.x0[: 1 + D], rtol=tolerance, atol=tolerance)
         noise = x[1 + D :].T @ x[1 + D :]
@@ -128,7 +129,7 @@ def test_teacher_chain_is_the_forward_process(schedule: Schedule, name: str, ste
 def test_samplers_that_are_the_same_step(schedule: Schedule, one: str, other: str) -> None:
     """Euler in straight coordinates is DDIM (Song et al. 2021, §4.3), and η = 1 is DDPM with β̃ (ibid., eq. 16)."""
     levels = schedule.levels(30)
-    chains = [list(Probe(parse(name), levels, schedule.path).chain("perfect")) for name in (one, other)]
+    chains = [list(Probe(parse(name), levels).chain("perfect")) for name in (one, other)]
     for (x, _), (y, _) in zip(*chains, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10 * np.abs(y).max())
     assert not np.allclose(chains[0][0][0], chains[0][-1][0])
@@ -148,7 +149,7 @@ def test_order_of_convergence(schedule: Schedule, name: str, order: int, varianc
         levels = schedule.levels(intervals + 1, "karras")[:-1]
         x = 1.0
         for s, t in pairwise(levels):
-            x = parse(name).step(x, predict(x, s), s, t, None, predict, schedule.path)
+            x = parse(name).step(x, predict(x, s), s, t, None, predict)
         first, last = levels[0], levels[-1]
         growth = (variance + (last.sigma / last.alpha) ** 2) / (variance + (first.sigma / first.alpha) ** 2)
         return abs(x / (last.alpha / first.alpha * np.sqrt(growth)) - 1)
@@ -166,7 +167,7 @@ def test_learned_range_lies_between_the_two_fixed_variances() -> None:
         def step(name: str, fraction: float | None = None, s: Level = s, t: Level = t) -> torch.Tensor:
             variance = None if fraction is None else torch.full_like(x, fraction)
             now = Prediction(x / 2, x / 3, variance)
-            return parse(name).step(x, now, s, t, z, lambda y, level: now, "vp")
+            return parse(name).step(x, now, s, t, z, lambda y, level: now)
 
         small, large = step("ddpm:fixed_small"), step("ddpm:fixed_large")
         torch.testing.assert_close(step("ddpm:learned_range", 0.0), small, rtol=1e-12, atol=1e-12)

@@ -13,8 +13,9 @@ import torch
 
 import exposure_bias as eb
 from exposure_bias.adapters.schedulers import REFUSED, SUPPORTED, sampler_for
-from exposure_bias.noise import Noise
+from exposure_bias.paths import Noise
 from exposure_bias.references import gaussian_of
+from exposure_bias.samplers import DDPM
 from exposure_bias.schedules import Level
 from exposure_bias.streams import chain, forward, noised, prior, rollout
 
@@ -80,7 +81,7 @@ def plain(scheduler, net, x, z, steps=STEPS, **extra):
 
 
 def driven(sampler, model, x, clip=False, ids=range(5)):
-    return rollout(model, x, sampler.levels, sampler, Noise(0, "chain", ids, SHAPE), clip)
+    return rollout(model, x, sampler.own_levels, sampler, Noise(0, "chain", ids, SHAPE), clip)
 
 
 def close(a, b, tolerance=1e-5):
@@ -157,12 +158,12 @@ def test_driven_chain_equals_the_plain_loop(name, path, options, x0):
     step_options = {k: v for k, v in options.items() if k == "eta"}
     config = {k: v for k, v in options.items() if k != "eta"}
     noise = Noise(0, "chain", range(5), SHAPE)
-    start = noised(x0, sampler.levels[0], Noise(0, "start", range(5), SHAPE)(0))
+    start = noised(x0, sampler.own_levels[0], Noise(0, "start", range(5), SHAPE)(0))
     net = model.net.inner if path == "edm" else model.net
     scheduler = plain_scheduler(name, path, config, model.prediction_type)
     expected = plain(scheduler, net, start, noise, **step_options)
     assert close(driven(sampler, model, start), expected)
-    assert len(sampler.levels) == STEPS + 1
+    assert len(sampler.own_levels) == STEPS + 1
     # The same by the object, which stays as it was.
     if not step_options:
         scheduler = plain_scheduler(name, path, config, model.prediction_type)
@@ -172,7 +173,7 @@ def test_driven_chain_equals_the_plain_loop(name, path, options, x0):
         assert scheduler.config == before["_internal_dict"]
         assert str(sampler_for(scheduler, model, STEPS)).partition(":")[0] == name
     again = sampler_for(str(sampler), model, STEPS)
-    assert again.levels == sampler.levels
+    assert again.own_levels == sampler.own_levels
     assert str(again) == str(sampler)
 
 
@@ -206,8 +207,8 @@ def drawn_teacher(sampler, path, shape=(1, 16, 16), n=64):
     schedule, ids = SCHEDULES[path], range(n)
     x0 = 2 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 1
     knows = eb.oracles.Teacher(x0, schedule)
-    start = noised(x0, sampler.levels[0], Noise(5, "start", ids, shape)(0))
-    for step in chain(knows, start, sampler.levels, sampler, Noise(5, "chain", ids, shape), x0=x0):
+    start = noised(x0, sampler.own_levels[0], Noise(5, "start", ids, shape)(0))
+    for step in chain(knows, start, sampler.own_levels, sampler, Noise(5, "chain", ids, shape), x0=x0):
         a = float((step.truth * x0).sum() / x0.square().sum())
         yield a, float((step.truth - a * x0).square().mean())
 
@@ -228,7 +229,7 @@ def test_the_teacher_chain_is_as_rehearsed(name, path, options, exact):
     assert sampler.exact_teacher is exact, sampler.teacher_error
     draws = 64 * 256
     for level, (a, v), (mean, variance) in zip(
-        sampler.levels, sampler.teacher, drawn_teacher(sampler, path), strict=True
+        sampler.own_levels, sampler.teacher, drawn_teacher(sampler, path), strict=True
     ):
         assert abs(variance - v) < 5 * np.sqrt(2 / draws) * v + 1e-8
         assert abs(mean - a) < 5 * np.sqrt(3 * v / draws) + 1e-4
@@ -242,7 +243,7 @@ def test_the_teacher_law_has_teeth():
     assert 0.05 < sampler_for("PNDMScheduler", model_of(), 8).teacher_error < 0.2
     # β in place of β̃: v_t = (σ_t²/σ_s²)² (α_s/α_t)² v_s + β, with x_0's coefficient as it should be.
     sampler = sampler_for("DDPMScheduler:variance_type=fixed_large", model_of(), 10)
-    (_, a_s, s_s), (_, a_t, s_t) = sampler.levels[:2]
+    (_, a_s, s_s), (_, a_t, s_t) = sampler.own_levels[:2]
     r = (a_s / a_t * s_t / s_s) ** 2
     assert sampler.teacher[1][1] == pytest.approx(s_t**2 * r + s_s**2 * (1 - r), rel=1e-5)
     assert sampler.teacher[1][0] == pytest.approx(a_t, rel=1e-5)
@@ -254,7 +255,7 @@ def test_equals_our_own_sampler(name, spacing, x0):
     model, own = model_of(), "ddpm" if name == "DDPMScheduler" else "ddim"
     theirs = sampler_for(f"{name}:timestep_spacing={spacing}", model, 10)
     levels = SCHEDULES["vp"].levels(10, spacing)
-    np.testing.assert_allclose(np.array(theirs.levels), np.array(levels), rtol=1e-4)
+    np.testing.assert_allclose(np.array(theirs.own_levels), np.array(levels), rtol=1e-4)
     start = noised(x0, levels[0], Noise(0, "start", range(5), SHAPE)(0))
     noise = Noise(0, "chain", range(5), SHAPE)
     ours = rollout(model, start, levels, eb.samplers.parse(own), noise)
@@ -266,37 +267,57 @@ def test_states_in_other_coordinates(x0):
     """Euler on x/α is DDIM: each state over √(1 + σ²) is DDIM's at the same levels, and so is what the network says."""
     model = model_of()
     theirs = sampler_for("EulerDiscreteScheduler:use_karras_sigmas=true", model, STEPS)
-    scale = [np.hypot(level.alpha, level.sigma) for level in theirs.levels]
-    levels = tuple(Level(t, a / c, s / c) for (t, a, s), c in zip(theirs.levels, scale, strict=True))
+    scale = [np.hypot(level.alpha, level.sigma) for level in theirs.own_levels]
+    levels = tuple(Level(t, a / c, s / c) for (t, a, s), c in zip(theirs.own_levels, scale, strict=True))
     assert any(level.timestep % 1 for level in levels)
     start = noised(x0, levels[0], Noise(0, "start", range(5), SHAPE)(0))
     noise = Noise(0, "chain", range(5), SHAPE)
     ours = chain(model, start, levels, eb.samplers.parse("ddim"), noise, x0=x0)
-    for a, b, c in zip(chain(model, start * scale[0], theirs.levels, theirs, noise, x0=x0), ours, scale, strict=True):
+    for a, b, c in zip(
+        chain(model, start * scale[0], theirs.own_levels, theirs, noise, x0=x0), ours, scale, strict=True
+    ):
         assert close(a.x / c, b.x)
         assert close(a.truth / c, b.truth)
         assert a.prediction is None or close(a.prediction.x0, b.prediction.x0)
     mine = forward(model, x0, levels, Noise(0, "forward", range(5), SHAPE))
-    for a, b in zip(forward(model, x0, theirs.levels, Noise(0, "forward", range(5), SHAPE)), mine, strict=True):
+    for a, b in zip(forward(model, x0, theirs.own_levels, Noise(0, "forward", range(5), SHAPE)), mine, strict=True):
         assert a.prediction is None or close(a.prediction.epsilon, b.prediction.epsilon)
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("DDPMScheduler", {}), ("DDIMScheduler", {"use_clipped_model_output": True})]
+    ("name", "extra", "convention"),
+    [("DDPMScheduler", {}, "rederive"), ("DDIMScheduler", {"eta": 0.0}, "keep_epsilon")],
 )
-def test_clipping_is_ours_to_decide(name, extra, x0):
-    model, noise = model_of(), Noise(0, "chain", range(5), SHAPE)
-    scheduler = getattr(diffusers, name)(clip_sample=True)
+@pytest.mark.parametrize("bound", [1.0, 0.7])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_an_object_clips_as_it_does_in_diffusers(name, extra, convention, bound, prediction_type, x0):
+    """clip_sample and clip_sample_range; DDIM keeps ε̂ after the clip, DDPM derives it again."""
+    model, noise = model_of(prediction_type=prediction_type), Noise(0, "chain", range(5), SHAPE)
+    options = {"prediction_type": prediction_type, "clip_sample_range": bound, "timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, name)(clip_sample=True, **options)
     sampler = sampler_for(scheduler, model, STEPS)
     assert scheduler.config.clip_sample
-    start = noised(x0, sampler.levels[0], Noise(0, "start", range(5), SHAPE)(0))
+    assert (sampler.clip.convention, sampler.clip.bound) == (convention, bound)
+    start = noised(x0, sampler.own_levels[0], Noise(0, "start", range(5), SHAPE)(0))
     clipped = plain(copy.deepcopy(scheduler), model.net, start, noise, **extra)
-    free = plain(getattr(diffusers, name)(clip_sample=False), model.net, start, noise)
+    free = plain(getattr(diffusers, name)(clip_sample=False, **options), model.net, start, noise)
     assert not close(clipped, free, 1e-2)
-    assert close(driven(sampler, model, start, clip=True), clipped)
-    assert close(driven(sampler, model, start), free)
+    assert close(driven(sampler, model, start, sampler.clip), clipped)
+    own = sampler_for(getattr(diffusers, name)(clip_sample=False, **options), model, STEPS)
+    assert own.clip is None
+    assert close(driven(own, model, start), free)
+    recording = eb.record(model, x0.numpy(), sampler=scheduler, steps=STEPS)
+    assert (recording.run.clip.convention, recording.run.clip.bound) == (convention, bound)
+
+
+def test_what_clips_twice_is_refused(x0):
+    model, data = model_of(), x0.numpy()
+    for clip in ("keep_epsilon", True):
+        scheduler = diffusers.DDPMScheduler(clip_sample=True, clip_sample_range=0.5)
+        with pytest.raises(eb.InputError, match="leave clip out, or turn its clip_sample off"):
+            eb.record(model, data, sampler=scheduler, steps=STEPS, clip=clip)
     with pytest.raises(eb.InputError, match="keep_epsilon"):
-        driven(sampler, model, start, clip="keep_epsilon")
+        eb.record(model, data, sampler="DDIMScheduler", steps=STEPS, clip="keep_epsilon")
 
 
 def test_learned_variance(x0):
@@ -319,7 +340,7 @@ def test_learned_variance(x0):
 def test_noise_belongs_to_the_sample_and_chains_to_themselves(name, x0):
     model = model_of()
     sampler = sampler_for(name, model, STEPS)
-    start = noised(x0, sampler.levels[0], Noise(0, "start", range(5), SHAPE)(0))
+    start = noised(x0, sampler.own_levels[0], Noise(0, "start", range(5), SHAPE)(0))
     whole = driven(sampler, model, start)
     state = torch.get_rng_state()
     parts = [driven(sampler, model, start[rows], ids=rows) for rows in ([3, 4], [0], [1, 2])]
@@ -334,10 +355,10 @@ def test_noise_belongs_to_the_sample_and_chains_to_themselves(name, x0):
 def test_starting_in_mid_chain(name, x0):
     model = model_of(SUPPORTED[name][0])
     sampler = sampler_for(name, model, STEPS)
-    steps = list(chain(model, x0 + 1, sampler.levels[5:], sampler, Noise(0, "chain", range(5), SHAPE), x0=x0))
-    assert [step.level for step in steps] == list(sampler.levels[5:])
+    steps = list(chain(model, x0 + 1, sampler.own_levels[5:], sampler, Noise(0, "chain", range(5), SHAPE), x0=x0))
+    assert [step.level for step in steps] == list(sampler.own_levels[5:])
     assert close(steps[-1].truth, x0, 1e-4)
-    with pytest.raises(eb.InputError, match="its own levels"):
+    with pytest.raises(eb.InputError, match="levels of its own"):
         rollout(model, x0, model.schedule.levels(STEPS), sampler, Noise(0, "chain", range(5), SHAPE))
 
 
@@ -349,8 +370,8 @@ def test_start_from_pure_noise(x0):
         scheduler.set_timesteps(STEPS)
         sampler = sampler_for(scheduler, model, STEPS)
         expected = float(scheduler.init_noise_sigma)
-        assert prior(model, sampler.levels[0], z, sampler).max() == pytest.approx(expected)
-    assert prior(model, SCHEDULES["vp"].levels(5)[0], z).max() == 1
+        assert prior(sampler.own_levels[0], z, sampler).max() == pytest.approx(expected)
+    assert prior(SCHEDULES["vp"].levels(5)[0], z, DDPM()).max() == 1
 
 
 @pytest.mark.parametrize("start", ["data", "noise"])
@@ -402,9 +423,9 @@ def test_record_starts_at_a_timestep_of_the_scheduler():
         ("PNDMScheduler:eta=1", "vp", "no option 'eta'"),
         ("DDPMScheduler:clip_sample=true", "vp", "clip_sample is decided by"),
         ("DDPMScheduler:beta_end=0.5", "vp", "beta_end is decided by the model"),
-        ("EDMEulerScheduler", "vp", "does not sample from models of the vp path: give one of DDPMScheduler"),
-        ("EulerDiscreteScheduler", "flow", "of the flow path: give one of DPMSolver"),
-        ("DDPMScheduler", "edm", "edm path: give one of EDMEulerScheduler"),
+        ("EDMEulerScheduler", "vp", "does not sample from linear .vp. models: give one of DDPMScheduler"),
+        ("EulerDiscreteScheduler", "flow", "from flow .flow. models: give one of DPMSolver"),
+        ("DDPMScheduler", "edm", "edm .edm. models: give one of EDMEulerScheduler"),
         (lambda: diffusers.DDPMScheduler(num_train_timesteps=500), "vp", "500 training timesteps.*trained with 1000"),
         (lambda: diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "vp", "betas are not the model's"),
         (lambda: diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "vp", "betas are not the model's"),
@@ -413,7 +434,7 @@ def test_record_starts_at_a_timestep_of_the_scheduler():
         (lambda: diffusers.LCMScheduler(), "vp", "distilled or consistency"),
         (lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "flow", "use_dynamic_shif"),
         (lambda: diffusers.UniPCMultistepScheduler(), "flow", "expects epsilon, but the model predicts flow"),
-        (lambda: diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "vp", "models of the flow path"),
+        (lambda: diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "vp", "use_flow_sigmas is for flow"),
         (lambda: diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
          "vp", "expects v_prediction"),
         (3, "vp", "named by a string, got int"),
@@ -426,7 +447,7 @@ def test_bad_input(sampler, path, message):
 
 def test_bad_settings():
     with pytest.raises(eb.InputError, match="makes its own grid: set timestep_spacing=trailing"):
-        sampler_for("DDPMScheduler", model_of(), STEPS, grid="trailing")
+        sampler_for("DDPMScheduler", model_of(), STEPS, "trailing")
     with pytest.raises(eb.InputError, match="at least 1, got 0"):
         sampler_for("DDPMScheduler", model_of(), 0)
     with pytest.raises(eb.InputError, match="DDPMScheduler cannot take 1001 steps"):
@@ -442,7 +463,7 @@ def test_rescaled_betas_are_honoured(x0):
         Net(), schedule=eb.schedules.from_alphas_cumprod(abar), prediction_type="v_prediction", shape=SHAPE
     )
     sampler = sampler_for(scheduler, model, STEPS)
-    assert sampler.levels[0] == (999.0, 0.0, 1.0)
+    assert sampler.own_levels[0] == (999.0, 0.0, 1.0)
     noise = Noise(0, "chain", range(5), SHAPE)
     assert close(driven(sampler, model, x0), plain(scheduler, model.net, x0, noise))
 
@@ -454,4 +475,4 @@ def test_an_exact_denoiser_answers_in_any_type():
         if "vp" in SUPPORTED[name]:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                assert sampler_for(name, oracle, STEPS).levels
+                assert sampler_for(name, oracle, STEPS).own_levels

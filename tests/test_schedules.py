@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from exposure_bias import schedules
 from exposure_bias.errors import InputError
-from exposure_bias.schedules import GRIDS, PREDICTION_TYPES, Level, Schedule, conversion, convert
+from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversion, convert
+from exposure_bias.schedules import SPACINGS as GRIDS
 
 LINEAR, COSINE, EDM, FLOW = schedules.linear(), schedules.cosine(), schedules.edm(), schedules.flow(1000)
 SCHEDULES = {s.name: s for s in (LINEAR, COSINE, EDM, FLOW)}
@@ -122,11 +123,11 @@ def test_levels_between_the_points(schedule: Schedule) -> None:
         a, m, b = (schedule.level(i + f) for f in (0, 0.5, 1))
         assert a.timestep < m.timestep < b.timestep
         assert a.snr > m.snr > b.snr
-        if schedule.path == "vp":
+        if schedule.parameterisation == "vp":
             assert m.alpha**2 + m.sigma**2 == pytest.approx(1, abs=1e-14)
             assert m.snr == pytest.approx(math.sqrt(a.snr * b.snr), rel=1e-10)
             assert m.timestep == i + 0.5
-        elif schedule.path == "edm":
+        elif schedule.parameterisation == "edm":
             assert m.sigma ** (1 / 7) == pytest.approx((a.sigma ** (1 / 7) + b.sigma ** (1 / 7)) / 2, rel=1e-12)
             assert m.timestep == pytest.approx(m.sigma)
         else:
@@ -218,6 +219,7 @@ def output(prediction_type: str, x0: float, epsilon: float, level: Level) -> flo
         "sample": x0,
         "v_prediction": level.alpha * epsilon - level.sigma * x0,
         "flow_prediction": epsilon - x0,
+        "score": -epsilon / level.sigma if level.sigma else math.nan,
     }[prediction_type]
 
 
@@ -226,14 +228,17 @@ def output(prediction_type: str, x0: float, epsilon: float, level: Level) -> flo
 def test_conversions_and_round_trips(source: str, target: str, x0: float, epsilon: float, level: Level) -> None:
     x = level.alpha * x0 + level.sigma * epsilon
     there = convert(output(source, x0, epsilon, level), source, target, x, level)
-    assert there == pytest.approx(output(target, x0, epsilon, level), rel=1e-9, abs=1e-9)
+    # A score is −ε/σ, as large as 500 ε.
+    size = 1 / level.sigma if target == "score" else 1.0
+    assert there == pytest.approx(output(target, x0, epsilon, level), rel=1e-9, abs=1e-9 * size)
     # The way back divides by as little as α or σ, 0.002.
     back = convert(there, target, source, x, level)
-    assert back == pytest.approx(output(source, x0, epsilon, level), rel=1e-8, abs=1e-8)
+    size = 1 / level.sigma if source == "score" else 1.0
+    assert back == pytest.approx(output(source, x0, epsilon, level), rel=1e-8, abs=1e-8 * size)
     assert convert(there, target, target, x, level) == there
 
 
-@pytest.mark.parametrize("other", PREDICTION_TYPES)
+@pytest.mark.parametrize("other", [t for t in PREDICTION_TYPES if t != "score"])
 def test_undetermined_conversions_raise(other: str) -> None:
     """ε says nothing about x_0 at α = 0, nor x_0 about ε at σ = 0; v and flow always determine both."""
     noise, clean = Level(1000, 0.0, 1.0), Level(0, 1.0, 0.0)
@@ -251,7 +256,74 @@ def test_undetermined_conversions_raise(other: str) -> None:
             assert got == pytest.approx(output(other, x0, epsilon, level))
 
 
-@pytest.mark.parametrize(("source", "target"), [("eps", "sample"), ("sample", "x0"), ("score", "score")])
+def test_a_score_is_epsilon_over_sigma() -> None:
+    """∇ log q(x_t | x_0) = −ε/σ (Song et al. 2021, arXiv 2011.13456, eq. 3), also where α = 0; none where σ = 0."""
+    noise, clean = Level(1000, 0.0, 1.0), Level(0, 1.0, 0.0)
+    level = LINEAR.level(300)
+    assert conversion("epsilon", "score", level) == (0, pytest.approx(-1 / level.sigma))
+    assert conversion("score", "epsilon", noise) == (0, -1)
+    with pytest.raises(InputError, match="score output does not determine sample"):
+        conversion("score", "sample", noise)
+    for other in ("epsilon", "sample", "v_prediction"):
+        with pytest.raises(InputError, match="a score is infinite"):
+            conversion("score", other, clean)
+
+
+CONTINUOUS = {
+    "vp": (schedules.vp(), lambda t: (math.exp(-0.5 * (0.1 * t + 0.5 * 19.9 * t * t)), None)),
+    "sub-vp": (schedules.sub_vp(), lambda t: (math.exp(-0.5 * (0.1 * t + 0.5 * 19.9 * t * t)), None)),
+    "ve": (schedules.ve(), lambda t: (1.0, 0.01 * 5000**t)),
+    "exp(-t)": (schedules.continuous(lambda t: -t / 2, 1e-3, 10.0), lambda t: (math.exp(-t / 2), None)),
+}
+
+
+def closed_form(name: str, t: float) -> tuple[float, float]:
+    alpha, sigma = CONTINUOUS[name][1](t)
+    if sigma is None:
+        sigma = 1 - alpha**2 if name == "sub-vp" else math.sqrt(-math.expm1(2 * math.log(alpha)))
+    return alpha, sigma
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing", "karras"])
+def test_continuous_schedules_are_their_papers(name: str, spacing: str) -> None:
+    """Song et al. 2021, eq. 29: (α, σ) of every level's own label, to round-off, whatever the spacing."""
+    schedule = CONTINUOUS[name][0]
+    for steps in (3, 20, 97, 1000):
+        levels = schedule.levels(steps, spacing)[:-1]
+        for level in levels:
+            alpha, sigma = closed_form(name, level.timestep)
+            assert level.alpha == pytest.approx(alpha, rel=1e-12)
+            assert level.sigma == pytest.approx(sigma, rel=1e-11)
+        assert all(a.snr < b.snr for a, b in pairwise(levels))
+        if spacing == "karras" and steps > 2:
+            ratios = np.array([level.ratio for level in levels]) ** (1 / 7)
+            np.testing.assert_allclose(np.diff(ratios), np.diff(ratios)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_labels_of_continuous_schedules_are_inverted_exactly(name: str) -> None:
+    schedule = CONTINUOUS[name][0]
+    for t in np.linspace(schedule.timestep[0], schedule.timestep[-1], 57)[1:-1]:
+        level = schedule.at(float(t))
+        back = schedule.at_ratio(level.ratio)
+        assert back.timestep == pytest.approx(t, rel=1e-10)
+        assert back.sigma == pytest.approx(level.sigma, rel=1e-12)
+    for outside in (schedule.timestep[0] / 2, schedule.timestep[-1] * 1.1):
+        with pytest.raises(InputError, match="lies outside"):
+            schedule.at(float(outside))
+
+
+def test_a_schedule_that_is_not_monotone_is_refused() -> None:
+    with pytest.raises(InputError, match="not monotone"):
+        schedules.continuous(lambda t: -((t - 0.5) ** 2) - 0.1, 0.1, 1.0)
+    with pytest.raises(InputError, match="vp or a sub-vp"):
+        schedules.continuous(lambda t: -t, 0.1, 1.0, parameterisation="edm")
+    with pytest.raises(InputError, match="t_min"):
+        schedules.vp(t_min=1.0)
+
+
+@pytest.mark.parametrize(("source", "target"), [("eps", "sample"), ("sample", "x0"), ("eps", "score")])
 def test_unknown_prediction_types_raise(source: str, target: str) -> None:
     with pytest.raises(InputError, match="epsilon, sample, v_prediction, flow_prediction"):
         convert(1.0, source, target, 1.0, LINEAR.level(500))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import exposure_bias as eb
-from exposure_bias.diagnostics.jackknife import T_QUANTILE
+from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.references import Eigen
 from exposure_bias.statistics.bands import dct
 
@@ -47,7 +47,7 @@ def schedule_target(levels, variance):
 def test_the_size_of_a_bias_in_one_frequency_band_is_covered():
     """ε / 0.96 at f ≥ ¼ alone: the spectrum's intervals hold the closed form's power as often as they say."""
     bands, schedule = dct(4, 4), eb.schedules.linear(1000)
-    modes = np.kron(bands.rows, bands.columns)  # one DCT mode a row, pixels in row-major order
+    modes = np.kron(*bands.matrices)  # one DCT mode a row, pixels in row-major order
     high = bands.bins[:, -1] > 0
     scale = np.where(high, 0.96, 1.0)
     alpha, sigma = schedule.alpha, schedule.sigma

@@ -1,12 +1,11 @@
-"""The telescope against `record`, closed forms and biases injected at known levels; refinement and sampled oracles."""
+"""The telescope against `record`, closed forms and biases injected at known levels; refined levels."""
 
 import numpy as np
 import pytest
 
 import exposure_bias as eb
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.diagnostics.jackknife import T_QUANTILE
-from exposure_bias.experiments.refinement import refined, sampled_oracle
+from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.references import gaussian_chain
 
 SCHEDULE = eb.schedules.linear(1000)
@@ -92,8 +91,9 @@ def test_gaussian_oracle_agrees_with_its_closed_form_and_the_test_has_teeth(orac
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
-def test_a_bias_is_found_in_its_block_with_its_sign(oracle, data, factor):
-    t = eb.telescope(Biased(oracle, factor, 400, 600), data, starts=(650, 350), steps=20, n=N, batch_size=N)
+def test_a_bias_is_found_in_its_block_with_its_sign(oracle, factor):
+    n = 4 * N
+    t = eb.telescope(Biased(oracle, factor, 400, 600), images(n, 1), starts=(650, 350), steps=20, n=n, batch_size=n)
     assert t["block"].values.tolist() == ["prior", "999 to 631", "631 to 368", "368 to t+1", "t+1 to t"]
     assert t["timestep"].values.tolist() == [631, 368, -1]
     z = z_scores(t, "bracket")
@@ -114,10 +114,10 @@ def test_intervals_cover(oracle):
     targets = [1, 2, 3, 4, 6]
     r = np.ones((8, 5))
     for column, target in enumerate(targets):
-        noise = gaussian_chain(MEAN, VARIANCES, levels, "vp", start="noise")
+        noise = gaussian_chain(MEAN, VARIANCES, levels, start="noise")
         for row, start in enumerate((None, *starts, target - 1)):
             first = 0 if start is None else start if start < target else target - 1
-            chain = noise if start is None else gaussian_chain(MEAN, VARIANCES, levels[first:], "vp")
+            chain = noise if start is None else gaussian_chain(MEAN, VARIANCES, levels[first:])
             expected = levels[target].alpha ** 2 * VARIANCES.sum() + D * levels[target].sigma ** 2
             r[row, column] = float(chain["variance"][target - first].sum()) / expected
     exact = {"bracket": r[:-1] - r[1:], "gap": r[0] - r[-1], "gap_data": r[1] - r[-1]}
@@ -164,17 +164,18 @@ def test_refinement_keeps_the_levels(oracle, data):
     coarse, fine = (eb.telescope(oracle, data, steps=8, refine=k, n=512) for k in (1, 4))
     assert coarse["origin"].values.tolist() == fine["origin"].values.tolist()
     assert coarse["target"].equals(fine["target"])
-    assert "refined" in fine.attrs["steps"]
+    assert fine.attrs["steps"] == "8, each in 4"
     assert float(coarse["gap"][-1]) < 2 * float(fine["gap"][-1]) < 0
 
 
-def test_small_images_have_no_spectra():
-    oracle = eb.oracles.GaussianOracle(np.zeros((1, 2, 2)), 0.2, SCHEDULE)
-    data = eb.load_data(np.random.default_rng(0).normal(0, 0.4, (16, 1, 2, 2)).astype(np.float32), value_range=None)
-    t = eb.telescope(oracle, data, steps=3)
-    assert not [name for name in t if "spectrum" in name or "high" in name]
-    assert "4x4" in t.attrs["no_spectrum"]
-    assert "16 samples give no interval" in t.attrs["no_interval"]
+def test_the_smallest_images_have_spectra_and_vectors_have_none():
+    for shape, spectra in (((1, 2, 2), True), ((4,), False)):
+        oracle = eb.oracles.GaussianOracle(np.zeros(shape), 0.2, SCHEDULE)
+        rows = np.random.default_rng(0).normal(0, 0.4, (16, *shape)).astype(np.float32)
+        t = eb.telescope(oracle, eb.load_data(rows, value_range=None), steps=3)
+        assert bool([name for name in t if "spectrum" in name or "high" in name]) is spectra
+        assert ("no_spectrum" in t.attrs) is not spectra
+        assert "16 samples give no interval" in t.attrs["no_interval"]
 
 
 def test_bands_without_power_are_empty_with_a_reason(oracle):
@@ -214,38 +215,3 @@ def test_refined_levels_hold_the_given_ones(schedule, grid, factor):
     assert 8 * factor + 1 <= len(finer) - 1 <= 9 * factor
     if grid == "trailing" and schedule is not SCHEDULE:
         np.testing.assert_allclose(finer, schedule.levels(9 * factor, grid), rtol=1e-3, atol=1e-3)
-
-
-def test_refined_recordings_read_like_the_recording(oracle, data):
-    base = eb.record(oracle, data, steps=8, n=512)
-    again, fine = (refined(oracle, data, base, k) for k in (1, 4))
-    for stream in base.streams:
-        assert base[stream].identical(again[stream])
-    spectra = [eb.spectrum(r) for r in (base, fine)]
-    np.testing.assert_array_equal(*(s["timestep"] for s in spectra))
-    np.testing.assert_array_equal(*(s["power_forward"] for s in spectra))
-    hf, hf_fine = (float(s["hf"]) for s in spectra)
-    assert hf < hf_fine < 0
-    assert abs(hf_fine - float(spectra[1]["hf_gaussian"])) < 5 * float(spectra[1]["hf_se"])
-
-
-def test_sampled_oracle_reads_like_the_recording(oracle, data):
-    train = images(64, 5)
-    base = eb.record(oracle, data, steps=6, n=256)
-    sampled = sampled_oracle(oracle, data, train, base)
-    direct = eb.record(eb.oracles.EmpiricalOracle(train.images, SCHEDULE), data, steps=6, n=256)
-    assert sampled["chain"].identical(direct["chain"])
-    assert not sampled["chain"].identical(base["chain"])
-    np.testing.assert_array_equal(sampled["chain"]["step"], base["chain"]["step"])
-
-
-def test_refinement_refuses_what_it_cannot_repeat(oracle, data):
-    base = eb.record(oracle, data, steps=4, n=32)
-    with pytest.raises(eb.InputError, match="model is not the recording's"):
-        refined(eb.oracles.GaussianOracle(MEAN, 0.1, SCHEDULE), data, base, 2)
-    with pytest.raises(eb.InputError, match="data is not the recording's"):
-        refined(oracle, images(N, 2), base, 2)
-    with pytest.raises(eb.InputError, match="whole, unrefined chain"):
-        refined(oracle, data, refined(oracle, data, base, 2), 2)
-    with pytest.raises(eb.InputError, match="whole, unrefined chain"):
-        refined(oracle, data, eb.record(oracle, data, steps=4, n=32, start=333), 2)

@@ -5,11 +5,24 @@ of that family, and a prediction type is read, never guessed.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exposure_bias.adapters import adm, ddpm_pytorch, diffusers, edm, flow_matching, guided_diffusion, k_diffusion
+from exposure_bias import bundled, strangers
+from exposure_bias.adapters import (
+    adm,
+    ddpm_pytorch,
+    diffusers,
+    edm,
+    flow_matching,
+    guided_diffusion,
+    hub,
+    k_diffusion,
+    laws,
+)
+from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import PREDICTION_TYPES
@@ -18,6 +31,7 @@ from exposure_bias.schedules import PREDICTION_TYPES
 FAMILIES = {
     "bundled": ('load_model("digits")', "--model digits"),
     "diffusers": ("adapt(network, scheduler), adapt(pipeline), load_model(FOLDER)", "--model FOLDER"),
+    "the hub's diffusers models": ('load_model("org/name"), load_model("org/name@revision")', "--model ORG/NAME"),
     "ADM checkpoint": ("load_model(FILE, preset=NAME)", "--model FILE --preset NAME"),
     "guided-diffusion": ("adapt(model, diffusion), adapt(model, diffusion, (C, H, W))", ""),
     "EDM, EDM2": ("adapt(net)", ""),
@@ -27,8 +41,7 @@ FAMILIES = {
     "any function or module": ("Denoiser(net, schedule=, prediction_type=, shape=)", ""),
 }
 DISTILLED = ("Consistency", "ECMPrecond", "CTPrecond")
-BUNDLED = Path(__file__).parent.parent / "models"
-CHECKPOINTS = (".pt", ".pth", ".safetensors")
+CHECKPOINTS = adm.SUFFIXES
 PICKLES = (".pkl", ".pickle")
 
 
@@ -45,7 +58,8 @@ def adapt(
     """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, or the objects of one of `FAMILIES`.
 
     The keywords are for diffusers models with prompts, guidance or an unstated prediction type: see
-    `adapters.diffusers.adapt`.
+    `adapters.diffusers.adapt`. Wrapped networks (compiled, parallel, averaged) are unwrapped: see `adapters.unwrap`.
+    Nothing that is given is changed, its mode of training or evaluation included.
 
     Raises InputError for anything else, for distilled models, and for a network alone: what it returns cannot be known.
     """
@@ -59,16 +73,26 @@ def adapt(
         "guidance_scale": guidance_scale,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if any(c.__module__.startswith("diffusers.") for o in objects for c in type(o).__mro__) or (
-        given and _is_path(objects)
-    ):
-        return diffusers.adapt(*(Path(o).expanduser() if _is_path([o]) else o for o in objects), **given)
+    if _is_path(objects):
+        return diffusers.adapt(_place(objects[0]), **given) if given else load_model(objects[0])
+    objects = tuple(unwrapped(o) for o in objects)
+    if any(_is_of_diffusers(o) for o in objects):
+        return diffusers.adapt(*objects, **given)
     if given:
         raise InputError(f"{', '.join(given)} are only for diffusers models: leave them out")
     if len(objects) == 1 and isinstance(objects[0], Denoiser):
         return objects[0]
-    if _is_path(objects):
-        return load_model(objects[0])
+    model = _of_a_family(objects)
+    model.note = "; ".join(filter(None, (model.note, laws.check(objects), precision_note(model.net))))
+    return model
+
+
+def _is_of_diffusers(value: Any) -> bool:
+    return any(base.__module__.startswith("diffusers.") for base in type(value).__mro__)
+
+
+def _of_a_family(objects: tuple[Any, ...]) -> Denoiser:
+    """The Denoiser that the first family makes which recognises one of the objects."""
     _refuse_distilled(objects)
     if any(guided_diffusion.is_diffusion(o) for o in objects):
         return guided_diffusion.adapt(*objects)
@@ -97,38 +121,65 @@ def _is_path(objects: Sequence[Any]) -> bool:
     return len(objects) == 1 and isinstance(objects[0], str | os.PathLike)
 
 
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(p.name for p in BUNDLED.iterdir() if (p / "model_index.json").exists()) if BUNDLED.exists() else []
-
-
 def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None) -> Denoiser:
-    """A bundled model by name, or by path a diffusers folder (with `model_index.json`), a run of `train`, which is its
-    last checkpoint, or an ADM checkpoint.
+    """A bundled model by name; by path a diffusers folder, a run of `train`, which is its last checkpoint, or an ADM
+    checkpoint; and what is none of these but looks like it, "org/name" or "org/name@revision", from the hub.
 
-    preset: what an ADM checkpoint (`.pt`, `.pth`, `.safetensors`) is, see `adm.PRESETS`; only for those.
+    preset: what an ADM checkpoint (a file of `CHECKPOINTS`) is, see `adm.PRESETS`; only for those. Layouts of folders:
+    see `adapters.pipelines`. "module:NAME" is imported, and if it is a function called: it gives what `adapt` takes.
+    What is fetched from the hub: see `adapters.hub`; its model's `source` says what it was.
 
     Raises InputError if it is none of these, naming what is allowed, and for pickles, which are programs.
     """
-    path = Path(name_or_path).expanduser()
-    if str(name_or_path) in bundled_models():
-        path = BUNDLED / str(name_or_path)
-    run, path = path, path / "last" if (path / "last" / "model_index.json").exists() else path
-    allowed = (
-        f"a bundled model ({', '.join(bundled_models())}), a diffusers folder (with model_index.json) or an ADM "
-        f"checkpoint ({', '.join(CHECKPOINTS)}) with its preset"
-    )
-    if not path.exists():
-        raise InputError(f"there is no model {str(name_or_path)!r}: give {allowed}")
-    if path.suffix in CHECKPOINTS and path.is_file():
-        return adm.load(path, preset)
-    if preset is not None:
-        raise InputError(f"a preset is for checkpoints ({', '.join(CHECKPOINTS)}), but {path} is none: leave it out")
-    if path.suffix in PICKLES:
-        edm.refuse_pickle(path)
-    if path.is_file():
-        raise InputError(f"{path} cannot be loaded: give {allowed}; `eb-analyze models` lists what Python can adapt")
-    model = diffusers.adapt(path)
-    if path != run:
+    if strangers.is_name(name_or_path):
+        text = os.fspath(name_or_path)
+        _refuse_preset(preset, text)
+        return adapt(strangers.made(text, "model"))
+    place = _place(name_or_path)
+    if isinstance(place, hub.Downloads):
+        _refuse_preset(preset, place.name)
+        return diffusers.adapt(place)
+    if place.suffix in PICKLES:
+        edm.refuse_pickle(place)
+    if place.is_file() and place.suffix in CHECKPOINTS:
+        return adm.load(place, preset)
+    _refuse_preset(preset, str(place))
+    if not place.is_dir():
+        kind = "is no folder and no regular file" if not place.is_file() else "cannot be loaded"
+        raise InputError(f"{place} {kind}: give {_allowed()}; `eb-analyze models` lists what Python can adapt")
+    run = place
+    if (run / "last" / "model_index.json").exists():
+        place = run / "last"
+    model = diffusers.adapt(place)
+    if place != run:
         model.name = run.name
     return model
+
+
+def _place(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
+    """The file or folder that a name means, or a repository of the hub. Raises InputError where there is none."""
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"a model's name or path is text, got {type(name).__name__}: give {_allowed()}")
+    text = os.fspath(name)
+    if text in bundled.models():
+        if os.path.exists(text):
+            warnings.warn(f"{text!r} is the bundled model, not ./{text}: write ./{text} for that", stacklevel=3)
+        return bundled.FOLDER / text
+    path = Path(os.path.expanduser(text))
+    if text and os.path.exists(path):  # unlike Path.exists, never raises
+        return path
+    if hub.is_name(text, (*CHECKPOINTS, *PICKLES)):
+        return hub.find(text)
+    raise InputError(f"there is no model {text!r}: give {_allowed()}")
+
+
+def _allowed() -> str:
+    return (
+        f"a bundled model ({', '.join(bundled.models())}), a diffusers folder (with model_index.json), a name of the "
+        f"hub (org/name) or an ADM checkpoint ({', '.join(CHECKPOINTS)}) with its preset"
+    )
+
+
+def _refuse_preset(preset: Any, what: str) -> None:
+    if preset is not None:
+        raise InputError(f"a preset is for checkpoints ({', '.join(CHECKPOINTS)}), but {what} is none: leave it out")

@@ -19,9 +19,7 @@ presets are the command lines in the README files of openai/guided-diffusion and
 """
 
 import os
-import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
@@ -31,7 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from exposure_bias import schedules
+from exposure_bias.adapters import weights
 from exposure_bias.adapters.guided_diffusion import rescaled
+from exposure_bias.adapters.library import reason
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 
@@ -42,7 +42,8 @@ CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     256: (1, 1, 2, 2, 4, 4),
     512: (0.5, 1, 1, 2, 2, 4, 4),
 }
-SHOWN = 3
+MOST, MOST_OTHERS = {"num_res_blocks": 100, "steps": 100_000}, 65_536
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -298,34 +299,57 @@ def _sinusoids(timesteps: Tensor, channels: int) -> Tensor:
 def build(preset: str | Preset) -> UNet:
     """The untrained network of a preset, in float32; the last layers of its blocks are zero, as the original's are.
 
-    preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name.
+    preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name, and for a preset that makes no
+    network or one beyond this machine's memory.
     """
-    return UNet(_preset(preset))
+    chosen = _preset(preset)
+    _without_memory(chosen)
+    return UNet(chosen)
+
+
+def _without_memory(preset: Preset) -> UNet:
+    """The network of a preset on torch's meta device, where it has names and shapes only."""
+    numbers = ("image_size", "num_channels", "num_res_blocks", "num_heads", "steps")
+    for name in numbers:
+        value, most = getattr(preset, name), MOST.get(name, MOST_OTHERS)
+        if type(value) is not int or not 0 < value <= most:
+            raise InputError(f"{name} of a preset is a whole number from 1 to {most:,}, got {value!r}")
+    try:
+        with torch.device("meta"):
+            net = UNet(preset)
+    except InputError:
+        raise
+    except Exception as error:  # whatever torch says to widths that do not divide
+        raise InputError(f"this preset makes no network: {reason(error)}") from error
+    weights.check_memory(net, "the preset")
+    return net
 
 
 def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
-    """A Denoiser of a checkpoint, a flat state dict in a `.pt`, `.pth` or `.safetensors` file; computes in float32.
+    """A Denoiser of a checkpoint, a flat state dict in one of the files of `SUFFIXES`; computes in float32.
 
-    preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave no trace.
+    preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave no trace. Names of
+    weights may bear the marks of torch.compile and DataParallel.
 
     Raises InputError, naming the nearest preset, where the preset is missing or the file's keys or shapes are not its
     own; and for a file that is damaged or would have to be unpickled.
     """
     path = Path(path)
     state = _read(path)
+    came = weights.shapes_of(state)
     if preset is None:
         raise InputError(
             f"{path} needs a preset, because a state dict says neither schedule nor attention heads: give preset= or "
-            f"--preset, one of {', '.join(PRESETS)} ({_nearest(state)})"
+            f"--preset, one of {', '.join(PRESETS)} ({_nearest(came)})"
         )
     chosen = _preset(preset)
-    with torch.device("meta"):
-        net = UNet(chosen)
-    problems = _differences(_shapes(state), _shapes(net.state_dict()))
+    net = _without_memory(chosen)
+    problems = weights.differences(came, weights.shapes_of(net.state_dict()))
     if problems:
         name = preset if isinstance(preset, str) else "the preset"
-        raise InputError(f"{path} does not fit {name}: {problems} ({_nearest(state)})")
+        raise InputError(f"{path} does not fit {name}: {problems} ({_nearest(came)})")
     net.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    net.eval()
     return Denoiser(
         net, schedule=chosen.schedule, prediction_type="epsilon", shape=(3, chosen.image_size, chosen.image_size),
         learned_variance=chosen.learn_sigma, classes=chosen.classes, name=path.stem,
@@ -341,54 +365,47 @@ def _preset(preset: str | Preset) -> Preset:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} cannot be read without unpickling it, which may run any code it holds: where you trust it, save "
-            "its weights alone with safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and give that"
-        ) from error
-    except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        raise InputError(f"{path} is damaged, or no checkpoint: {str(error).splitlines()[0]}") from error
+    """The state dict in a file, on the CPU, under plain names."""
+    if path.suffix == ".safetensors":
+        return weights.plain_state(weights.read_safetensors(path))
+    state: Any = weights.read_torch(path)
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         kinds = [f"{k} ({type(v).__name__})" for k, v in state.items()] if isinstance(state, dict) else []
-        what = _few(kinds) if kinds else f"a {type(state).__name__}"
-        raise InputError(f"{path} is no state dict of name and tensor: it holds {what}; save the state dict alone")
-    return state
+        what = weights.few(kinds) if kinds else f"a {type(state).__name__}"
+        raise InputError(f"{path} is no state dict of name and tensor: it holds {what}; {_cure(path, state)}")
+    odd = [f"{k} ({v.dtype}, {v.layout})" for k, v in state.items() if not _is_plain(v)]
+    if odd:
+        raise InputError(f"{path} holds weights that are no plain numbers, {weights.few(odd)}: save them as float32")
+    return weights.plain_state(state)
 
 
-Shapes = dict[str, tuple[int, ...]]
+def _is_plain(value: Tensor) -> bool:
+    return value.layout is torch.strided and (value.is_floating_point() or value.dim() == 0)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> Shapes:
-    return {key: tuple(value.shape) for key, value in state.items()}
+def _cure(path: Path, state: Any) -> str:
+    """How to get the weights alone out of a training checkpoint, where one of its entries is a state dict."""
+    entries = state.items() if isinstance(state, dict) else ()
+    inside = [k for k, v in entries if isinstance(v, dict) and v and all(isinstance(w, Tensor) for w in v.values())]
+    if not inside:
+        return "save the state dict alone"
+    return (
+        f"save the state dict alone, torch.save(torch.load({path.name!r}, weights_only=True)[{inside[0]!r}], "
+        f"'weights.pt'), and give that"
+    )
 
 
-def _differences(came: Shapes, expected: Shapes) -> str:
-    """What keeps a state dict from loading, in words; empty if nothing does."""
-    missing = [key for key in expected if key not in came]
-    unexpected = [key for key in came if key not in expected]
-    shapes = [f"{k} {came[k]} instead of {expected[k]}" for k in expected if k in came and came[k] != expected[k]]
-    found = {"missing keys": missing, "unexpected keys": unexpected, "wrong shapes": shapes}
-    return "; ".join(f"{what} {_few(names)}" for what, names in found.items() if names)
-
-
-def _nearest(state: Mapping[str, Tensor]) -> str:
+def _nearest(came: weights.Shapes) -> str:
     """The presets whose network shares the most tensors with a state dict, in words."""
-    came = _shapes(state).items()
+    pairs = came.items()
     with torch.device("meta"):
-        shared = {name: len(came & _shapes(UNet(preset).state_dict()).items()) for name, preset in PRESETS.items()}
+        shared = {
+            name: len(pairs & weights.shapes_of(UNet(preset).state_dict()).items()) for name, preset in PRESETS.items()
+        }
     best = max(shared.values())
     names = " or ".join(name for name, count in shared.items() if count == best)
-    return f"nearest: {names}, {best} of the file's {len(came)} tensors fit" if best else "it fits no preset at all"
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    if best:
+        return f"nearest: {names}, {best} of the file's {len(came)} tensors fit"
+    prefix = weights.common_prefix(came)
+    inner = {key.removeprefix(prefix): shape for key, shape in came.items()}
+    return _nearest(inner) + f" without {prefix!r}" if prefix else "it fits no preset at all"

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from exposure_bias.adapters.library import class_among
+from exposure_bias.adapters.unwrap import unwrapped
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import from_alphas_cumprod
@@ -32,16 +34,19 @@ def recognises(value: Any) -> bool:
 def adapt(*objects: Any) -> Denoiser:
     """A Denoiser of one `GaussianDiffusion`; of a Trainer's average give `trainer.ema.ema_model`.
 
-    Raises InputError for anything else of the library, for self-conditioning, and for weighted or unknown objectives.
+    Noise other than white (offset, immiscible) and self-conditioning are `laws.check`'s business.
+
+    Raises InputError for anything else of the library, and for weighted or unknown objectives.
     """
     if len(objects) != 1 or not all(hasattr(objects[0], name) for name in READ):
         came = ", ".join(type(o).__name__ for o in objects)
         raise InputError(
             "of denoising-diffusion-pytorch one GaussianDiffusion for images is supported, which holds network and "
-            f"betas, got {came}: say what others leave implicit with Denoiser(net, schedule=, prediction_type=, shape=)"
+            f"betas, got {came}: of a Trainer give trainer.ema.ema_model; of others say what they leave implicit with "
+            "Denoiser(net, schedule=, prediction_type=, shape=)"
         )
     diffusion = objects[0]
-    net, learned = diffusion.model, type(diffusion).__name__ == "LearnedGaussianDiffusion"
+    net, learned = unwrapped(diffusion.model), class_among(diffusion, ("LearnedGaussianDiffusion",)) is not None
     _refuse_unlike(diffusion, learned)
     if hasattr(diffusion, "normalize") and diffusion.normalize(0.0) == 0.0:
         warnings.warn(
@@ -69,12 +74,7 @@ def _call_with_class(net: Any, x: Tensor, timestep: Tensor, labels: Tensor) -> T
 
 
 def _refuse_unlike(diffusion: Any, learned: bool) -> None:
-    if getattr(diffusion, "self_condition", False) or getattr(diffusion.model, "self_condition", False):
-        raise InputError(
-            "self-conditioning is not supported: the network also sees its own last prediction, so that its output is "
-            "not a function of the state, and the forward stream has none to show it"
-        )
-    if type(diffusion).__name__ == "WeightedObjectiveGaussianDiffusion":
+    if class_among(diffusion, ("WeightedObjectiveGaussianDiffusion",)):
         raise InputError("WeightedObjectiveGaussianDiffusion is not supported: its output mixes two predictions")
     allowed = ("pred_noise",) if learned else tuple(OBJECTIVES)
     if diffusion.objective not in allowed:

@@ -16,20 +16,25 @@ With a guidance scale w the network sees both conditionings in one batch and ε�
 2022, arXiv 2207.12598, eq. 6); a learned variance is that of the conditional half, as in `DiTPipeline`.
 """
 
-import json
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from exposure_bias.adapters import pipelines
+from exposure_bias.adapters.hub import Downloads
+from exposure_bias.adapters.library import class_among, reason
+from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Denoiser
+from exposure_bias.denoisers import Denoiser, evaluating
 from exposure_bias.errors import InputError
-from exposure_bias.noise import Noise
+from exposure_bias.paths import Noise
 from exposure_bias.schedules import PREDICTION_TYPES, Schedule, edm, flow, from_alphas_cumprod
 
 Call = Callable[..., Tensor]
@@ -52,7 +57,7 @@ def adapt(
     add_time_ids: Tensor | None = None,
     guidance_scale: float | None = None,
 ) -> Denoiser:
-    """A Denoiser of (network, scheduler), of a pipeline, or of a pipeline's folder (a Path).
+    """A Denoiser of (network, scheduler), of a pipeline, of a pipeline's folder (a Path) or of a repository of the hub.
 
     Networks: UNet2DModel and DiTTransformer2DModel, whose class labels come with the data; UNet2DConditionModel and
     SD3Transformer2DModel, whose embeddings are given here, once for all samples, as the pipeline's `encode_prompt`
@@ -60,13 +65,15 @@ def adapt(
     (1, 6) for SDXL. guidance_scale: w > 1 guides, away from the negative embeddings or from DiT's null class; None and
     1 do not. prediction_type: for a scheduler that does not say.
 
-    A folder's weights are read as float32 and from safetensors only; nothing is downloaded or unpickled.
+    Networks may be wrapped (`unwrap`) and of subclasses. A folder's weights are read as float32 and from safetensors
+    only; nothing is unpickled and no code of a repository runs (`pipelines`, `hub`).
 
     Raises InputError for what is no denoiser of one state (distilled, cascaded, packed, conditioned on images), for a
     scheduler that does not fit the network, for embeddings that are missing, misshapen or of no use, and for a damaged
     folder. Warns of a DDPMPipeline whose own images are wrong under its scheduler.
     """
-    net, common, sigma_data = _common(objects, prediction_type)
+    origin = _parts(objects)
+    net, common, sigma_data = _common(origin, prediction_type)
     guidance = _guidance(guidance_scale)
     embeddings = {
         "prompt_embeds": prompt_embeds,
@@ -83,18 +90,26 @@ def adapt(
     elif guidance is not None:
         call = _guided_by_class(guidance, _null_class(net))
     call = call if sigma_data is None else _preconditioned(call, sigma_data)
-    return Denoiser(net, call=call, guidance=guidance, **common)
+    return _noted(Denoiser(net, call=call, guidance=guidance, **common), origin)
 
 
 def outline(*objects: Any) -> Denoiser:
     """What a pipeline's states and outputs mean, for watching it: `adapt` without prompts, not to be called."""
-    net, common, _ = _common(objects, None)
-    return Denoiser(net, **common)
+    origin = _parts(objects)
+    net, common, _ = _common(origin, None)
+    return _noted(Denoiser(net, **common), origin)
 
 
-def _common(objects: tuple[Any, ...], prediction_type: str | None) -> tuple[Any, dict[str, Any], float | None]:
+def _noted(model: Denoiser, origin: "_Origin") -> Denoiser:
+    """The model, with where it came from and what a reader of its numbers must know."""
+    model.source = origin.source
+    model.note = "; ".join(filter(None, (origin.note, precision_note(origin.net))))
+    return model
+
+
+def _common(origin: "_Origin", prediction_type: str | None) -> tuple[Any, dict[str, Any], float | None]:
     """The network, all of its Denoiser's settings that no prompt bears on, and σ_data if EDM preconditions it."""
-    net, scheduler, name, pipeline = _parts(objects)
+    net, scheduler, name, pipeline = origin.net, origin.scheduler, origin.name, origin.pipeline
     _refuse(net, scheduler)
     if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
         warnings.warn(
@@ -126,8 +141,12 @@ def encode(
     images, labels: as for `load_data`. sample: a draw of the posterior, seeded by image number, instead of its mean.
 
     Returns Data without a value range, whose note says what the latents are. Raises InputError for images that the
-    autoencoder does not take.
+    autoencoder does not take, for a batch_size that is no whole number of at least 1, and for latents that are not
+    finite, as half precision makes of some autoencoders.
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size is a whole number of at least 1, got {batch_size!r}")
+    vae = unwrapped(vae)
     images = load_data(images, labels=labels)
     channels = vae.config.in_channels
     if images.shape[0] != channels:
@@ -135,7 +154,7 @@ def encode(
     parameter = next(vae.parameters())
     latents = []
     for ids in np.array_split(np.arange(len(images)), range(batch_size, len(images), batch_size)):
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(vae):
             encoded = vae.encode(torch.from_numpy(images.batch(ids)).to(parameter.device, parameter.dtype))
         posterior = getattr(encoded, "latent_dist", None)
         if posterior is None and sample:
@@ -144,7 +163,13 @@ def encode(
         if posterior is not None and sample:
             noise = Noise(seed, "latents", ids.tolist(), tuple(z.shape[1:]), z.device)(0)
             z = z + posterior.std.float() * noise
-        latents.append(_scaled(z, vae.config).cpu().numpy())
+        z = _scaled(z, vae.config)
+        if not torch.isfinite(z).all():
+            raise InputError(
+                f"the autoencoder, in {str(parameter.dtype).removeprefix('torch.')}, made NaN or Inf of some of images "
+                f"{ids[0]} to {ids[-1]}: encode in float32, encode(vae.float(), ...)"
+            )
+        latents.append(z.cpu().numpy())
     kind = "latents" if posterior is None else "latents (posterior sample)" if sample else "latents (posterior mean)"
     note = "; ".join(filter(None, (kind, images.note)))
     return Data(np.concatenate(latents), images.name, images.split, images.labels, note, None)
@@ -156,21 +181,39 @@ def _scaled(z: Tensor, config: Any) -> Tensor:
     return (z - shift.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1) * config.get("scaling_factor", 1.0)
 
 
-def _parts(objects: tuple[Any, ...]) -> tuple[Any, Any, str, str]:
-    """Network, scheduler, name and pipeline class of a pair, a pipeline or a folder; the last two "" if none."""
+@dataclass(frozen=True, eq=False)
+class _Origin:
+    """Network and scheduler, and of a pipeline or a repository its class, its name and where it came from."""
+
+    net: Any
+    scheduler: Any
+    name: str = ""
+    pipeline: str = ""
+    source: dict[str, Any] | None = None
+    note: str = ""
+
+
+def _parts(objects: tuple[Any, ...]) -> _Origin:
+    """What a pair, a pipeline, a folder or a repository of the hub holds."""
     if len(objects) == 1 and isinstance(objects[0], Path):
-        return _read_folder(objects[0])
+        return _read(pipelines.local(objects[0]), objects[0].name)
+    if len(objects) == 1 and isinstance(objects[0], Downloads):
+        downloads = objects[0]
+        return replace(_read(downloads.repository, downloads.name), source=downloads.source())
     if len(objects) == 1 and hasattr(objects[0], "components"):
         pipeline, parts = type(objects[0]).__name__, objects[0].components
         _check_pipeline(pipeline, parts)
-        return parts.get("unet") or parts["transformer"], parts["scheduler"], "", pipeline
+        # Not `or`: a compiled module is asked for its length then, which it has none of.
+        net = parts["transformer"] if parts.get("unet") is None else parts["unet"]
+        return _Origin(unwrapped(net), parts["scheduler"], pipeline=pipeline)
     if len(objects) == 2 and hasattr(objects[1], "config"):
-        return *objects, "", ""
+        return _Origin(unwrapped(objects[0]), objects[1])
     came = ", ".join(type(o).__name__ for o in objects)
     raise InputError(f"a diffusers network needs its scheduler, got {came}: give (network, scheduler) or a pipeline")
 
 
 def _check_pipeline(name: str, parts: Any) -> None:
+    """Raise InputError unless a pipeline is one network, that denoises by itself, under one scheduler."""
     if any("Consistency" in word for word in (name, str(parts.get("scheduler")))):
         raise InputError(f"{name} holds a consistency model: {WHY_NOT_DISTILLED}")
     steering = [part for part in STEERING if parts.get(part) is not None]
@@ -182,51 +225,23 @@ def _check_pipeline(name: str, parts: Any) -> None:
         )
 
 
-def _read_folder(folder: Path) -> tuple[Any, Any, str, str]:
-    import diffusers
+def _read(repository: pipelines.Repository, name: str) -> _Origin:
+    read = pipelines.read(repository, _check_classes)
+    note = f"weights of the variant {read.variant[1:]}" if read.variant else ""
+    return _Origin(read.net, read.scheduler, name, read.class_name, note=note)
 
-    if not (folder / "model_index.json").exists():
-        raise InputError(_no_pipeline(folder))
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-        parts = {part: value[1] for part, value in index.items() if isinstance(value, list) and value[1]}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f"{folder}/model_index.json does not list a pipeline's parts: {error}") from error
-    pipeline = str(index.get("_class_name"))
+
+def _check_classes(pipeline: str, parts: dict[str, str]) -> None:
     _check_pipeline(pipeline, parts)
-    part = "unet" if "unet" in parts else "transformer"
-    _check_network_class(parts[part])
-    scheduler_class: Any = getattr(diffusers, str(parts["scheduler"]), None)
-    if scheduler_class is None or not str(parts["scheduler"]).endswith("Scheduler"):
-        raise InputError(f"{folder} names the scheduler {parts['scheduler']}, which diffusers does not have")
-    try:
-        network_class: Any = getattr(diffusers, parts[part])
-        net = network_class.from_pretrained(
-            str(folder / part), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
-        )
-        scheduler = scheduler_class.from_pretrained(str(folder / "scheduler"), local_files_only=True)
-    except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError and safetensors' own
-        raise InputError(f"cannot load the diffusers folder {folder}: {str(error).splitlines()[0]}") from error
-    return net.float(), scheduler, folder.name, pipeline
+    name = parts["unet"] if "unet" in parts else parts["transformer"]
+    if name not in NETWORKS:
+        raise InputError(_not_supported(name))
 
 
-def _no_pipeline(folder: Path) -> str:
-    try:
-        name = json.loads((folder / "config.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{folder} is no diffusers pipeline folder: it has no model_index.json"
-    return (
-        f"{folder} holds a {name} without its scheduler: load both, as in "
-        f"eb.adapt(diffusers.{name}.from_pretrained(folder), diffusers.DDPMScheduler(...)), or save the whole pipeline"
-    )
-
-
-def _check_network_class(name: str) -> None:
-    if name in NETWORKS:
-        return
+def _not_supported(name: str) -> str:
     if name.startswith(PACKED):
-        raise InputError(f"{name} works on latents packed to tokens, which have no rows and columns: not supported")
-    raise InputError(
+        return f"{name} works on latents packed to tokens, which have no rows and columns: not supported"
+    return (
         f"networks of class {name} are not supported with a diffusers scheduler, only {', '.join(NETWORKS)}: of others "
         "say what is implicit with eb.Denoiser(net, schedule=, prediction_type=, shape=, call=)"
     )
@@ -234,9 +249,9 @@ def _check_network_class(name: str) -> None:
 
 def _refuse(net: Any, scheduler: Any) -> None:
     """Raise InputError unless the network maps one noisy state to a prediction, under a scheduler that fits it."""
-    name = type(net).__name__
-    _check_network_class(name)
-    config = net.config
+    name, config = _class(net), getattr(net, "config", None)
+    if name is None or config is None:
+        raise InputError(_not_supported(type(net).__name__))
     if type(scheduler).__name__.startswith(DISTILLED):
         raise InputError(f"{type(scheduler).__name__} samples distilled models: {WHY_NOT_DISTILLED}")
     if config.get("time_cond_proj_dim") is not None:
@@ -251,6 +266,11 @@ def _refuse(net: Any, scheduler: Any) -> None:
             f"a network from {config.in_channels} to {_out_channels(config)} channels also sees another image "
             "(inpainting, cascades, self-conditioning) or predicts no image: not supported"
         )
+    if config.get("time_embedding_type") == "learned" and not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(
+            f"this {name} has a table of whole timesteps (time_embedding_type='learned'), but labels must be whole for "
+            f"that, and {type(scheduler).__name__}'s are fractions: give the scheduler that it was trained with"
+        )
     levels = getattr(scheduler.config, "num_train_timesteps", None)
     if config.get("num_train_timesteps") not in (None, levels):
         raise InputError(
@@ -262,6 +282,11 @@ def _refuse(net: Any, scheduler: Any) -> None:
         raise InputError(f"the scheduler wants a learned variance, which this {name} does not predict: variance_type=")
     if variance == "learned":
         raise InputError("variance_type='learned' (log σ² itself) is not supported, only 'learned_range' is")
+
+
+def _class(net: Any) -> str | None:
+    """Which of `NETWORKS` a network is, or is a subclass of."""
+    return class_among(net, NETWORKS)
 
 
 def _out_channels(config: Any) -> int:
@@ -276,8 +301,14 @@ def _shape(config: Any) -> tuple[int, int, int]:
     size = config.sample_size
     if size is None:
         raise InputError("the network's configuration lacks sample_size: set it to the images' height and width")
-    height, width = (size, size) if isinstance(size, int) else size
-    return config.in_channels, height, width
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    shape = (config.in_channels, *sides)
+    if len(shape) != 3 or not all(type(n) is int and 0 < n <= 65_536 for n in shape):
+        raise InputError(
+            f"the network's configuration has in_channels={config.in_channels!r} and sample_size={reason(str(size))}: "
+            "whole numbers of at least 1 are allowed, sample_size one or (height, width)"
+        )
+    return shape[0], shape[1], shape[2]
 
 
 def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float | None]:
@@ -287,6 +318,11 @@ def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float |
     """
     name, config = type(scheduler).__name__, scheduler.config
     stated = config.get("prediction_type")
+    pipelines.check_timesteps(config.get("num_train_timesteps"), f"num_train_timesteps of {name}")
+    for option in ("sigma_min", "sigma_max", "sigma_data", "snr_shift_scale"):
+        value = config.get(option)
+        if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
+            raise InputError(f"{option} of {name} is {reason(str(value))}: a number above 0 is allowed")
     if config.get("invert_sigmas") or config.get("timestep_type") == "continuous":
         raise InputError(f"{name} with invert_sigmas or timestep_type='continuous' tells time otherwise: not supported")
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or stated == "flow_prediction":
@@ -301,11 +337,28 @@ def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float |
             f"{name} states no schedule (it has no betas and is neither FlowMatch nor EDM): give the scheduler that "
             "the network was trained with, for example a DDPMScheduler"
         )
-    abar = np.cumprod(1 - scheduler.betas.double().cpu().numpy())
+    betas = scheduler.betas.double()
+    if not ((betas > 0) & (betas <= 1)).all():
+        raise InputError(f"{name} has betas from {betas.min():.3g} to {betas.max():.3g}: numbers in (0, 1] are allowed")
+    abar = _alphas_cumprod(scheduler)
     if not np.allclose(abar, scheduler.alphas_cumprod.double().cpu().numpy(), rtol=1e-3, atol=1e-7):
         raise InputError(f"{name} changes ᾱ beyond its betas, which is not supported: give a DDPMScheduler of that ᾱ")
     kind = "trained" if config.get("trained_betas") is not None else config.get("beta_schedule", "custom")
     return from_alphas_cumprod(abar, kind), _prediction_type(stated, given, name), None
+
+
+def _alphas_cumprod(scheduler: Any) -> NDArray[np.float64]:
+    """ᾱ in float64 from a scheduler's betas, and for CogVideoX's from what it does to ᾱ afterwards: a shift of the SNR
+    by 1/s, ᾱ ← ᾱ/(s + (1 − s) ᾱ), and there too the rescaling to zero terminal SNR."""
+    abar: NDArray[np.float64] = np.cumprod(1 - scheduler.betas.double().cpu().numpy())
+    shift = scheduler.config.get("snr_shift_scale")
+    if shift is None:
+        return abar
+    abar = abar / (shift + (1 - shift) * abar)
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        root = np.sqrt(abar)
+        abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return abar
 
 
 def _prediction_type(stated: str | None, given: str | None, scheduler: str) -> str:
@@ -319,10 +372,10 @@ def _prediction_type(stated: str | None, given: str | None, scheduler: str) -> s
 
 
 def _guidance(scale: float | None) -> float | None:
-    if scale is None or scale == 1:
+    if scale is None or (isinstance(scale, int | float) and scale == 1):
         return None
-    if not 1 < scale < np.inf:
-        raise InputError(f"guidance_scale is {scale}: give a number above 1 to guide, None or 1 not to")
+    if not isinstance(scale, int | float) or not 1 < scale < np.inf:
+        raise InputError(f"guidance_scale is {scale!r}: give a number above 1 to guide, None or 1 not to")
     return float(scale)
 
 
@@ -333,14 +386,14 @@ def _classes(config: Any) -> int | None:
 
 def _null_class(net: Any) -> int:
     """DiT's extra label, which stands for no class."""
-    if type(net).__name__ != "DiTTransformer2DModel":
+    if _class(net) != "DiTTransformer2DModel":
         raise InputError(f"{type(net).__name__} has no null class to guide away from: leave guidance_scale out")
     return int(net.config.num_embeds_ada_norm)
 
 
 def _conditions(net: Any, embeddings: dict[str, Tensor | None], guided: bool) -> dict[str, Tensor]:
     """What a prompted network is called with, (1, …) or, guided, (2, …) with the unconditional first; else nothing."""
-    name, config = type(net).__name__, net.config
+    name, config = _class(net), net.config
     if config.get("addition_embed_type") not in (None, "text_time") or config.get("encoder_hid_dim_type"):
         raise InputError(f"this {name} is conditioned on more than text (images or other encoders): not supported")
     takes = ["prompt_embeds"] if name in ("UNet2DConditionModel", "SD3Transformer2DModel") else []

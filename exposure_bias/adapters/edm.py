@@ -30,11 +30,18 @@ SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 class RoundedSchedule(Schedule):
     """A schedule with α = 1 whose levels are those that the network knows. rounded: σ -> the nearest of them."""
 
-    rounded: Callable[[float], float]
+    rounded: Callable[[float], float] = float
 
     def level(self, index: float) -> Level:
         """The level at a (possibly fractional) index between 0, the least noise, and T − 1, rounded."""
-        sigma = self.rounded(super().level(index).sigma)
+        return self._rounded(super().level(index))
+
+    def at_ratio(self, ratio: float) -> Level:
+        """The level nearest to a noise-to-signal ratio σ/α, rounded."""
+        return self._rounded(super().at_ratio(ratio))
+
+    def _rounded(self, level: Level) -> Level:
+        sigma = self.rounded(level.sigma)
         return Level(sigma, 1.0, sigma)
 
 
@@ -58,10 +65,19 @@ def adapt(*objects: Any) -> Denoiser:
             "is not supported, because the guided field is no denoiser of q"
         )
     net = objects[0]
+    for name in ("sigma_min", "sigma_max"):
+        if not isinstance(getattr(net, name, 0), int | float):
+            raise InputError(f"{name} of this {type(net).__name__} is {getattr(net, name)!r:.80}: give a number")
+    if type(net.label_dim) is not int or net.label_dim < 0:
+        raise InputError(
+            f"label_dim of this {type(net).__name__} is {net.label_dim!r:.80}: a number of classes, 0 for none"
+        )
     grid = edm(max(SIGMA_MIN, getattr(net, "sigma_min", 0.0)), min(SIGMA_MAX, getattr(net, "sigma_max", SIGMA_MAX)))
     return Denoiser(
         net,
-        schedule=RoundedSchedule(grid.name, grid.path, grid.timestep, grid.alpha, grid.sigma, _rounding(net)),
+        schedule=RoundedSchedule(
+            grid.name, grid.parameterisation, grid.timestep, grid.alpha, grid.sigma, grid.curve, _rounding(net)
+        ),
         prediction_type="sample",
         shape=(net.img_channels, net.img_resolution, net.img_resolution),
         call=_call,

@@ -9,13 +9,14 @@ In our words x_1 is the data x_0, x_0 is ε, a is α and b is σ. Two kinds of p
 
 The first is `CondOTScheduler`, a = τ: our flow schedule with t = 1 − τ, and `ODESolver`'s "euler" in steps of 1/T′ is
 `sampler="euler", steps=T′, grid="trailing"`. The second is `VPScheduler`, `CosineScheduler` or `LinearVPScheduler`: a
-vp schedule of 1000 levels at τ_i = 1 − (i + ½)/1000, as α may be 0 at τ = 0. There ODESolver's Euler follows a curved
-path in τ and ours the straight one of x/α, so that the predictions are the same but not the chains. ODESolver's
-"midpoint" and "dopri5" have no counterpart.
+vp schedule of 1000 levels at τ_i = 1 − (i + ½)/1000, as α may be 0 at τ = 0. There the predictions are the same, but
+ODESolver's chain cannot be had: its Euler is straight in x and τ, ours in x/α and σ/α (`adapt` warns, `eb.observe`
+watches it). ODESolver's "midpoint" and "dopri5" have no counterpart on any path.
 
 Source: Lipman et al. 2024 (arXiv 2412.06264) and the public interface of facebookresearch/flow_matching.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ def adapt(*objects: Any) -> Denoiser:
     """A Denoiser of (velocity model, path, (C, H, W)); the path is an `AffineProbPath` or its scheduler.
 
     The model is called as ODESolver does, by `x=` and `t=`; bind further arguments in a function of these two.
+
+    Warns of a path other than CondOT's, on which no sampler here takes ODESolver's steps.
 
     Raises InputError for a missing part, a discrete or geodesic path, and a path whose velocity does not determine x_0.
     """
@@ -70,8 +73,17 @@ def adapt(*objects: Any) -> Denoiser:
         factor = (at.sigma_t / at.d_alpha_t).view(-1, 1, 1, 1)
         return -factor * net(x=x, t=tau.float())
 
-    schedule = from_alphas_cumprod(at.alpha_t.square().numpy(), type(scheduler).__name__)
-    return Denoiser(model, schedule=schedule, prediction_type="v_prediction", shape=shapes[0], call=call_curved)
+    name = type(scheduler).__name__
+    note = f"on {name}'s path ODESolver's Euler steps are straight in x, and those here in x/alpha"
+    warnings.warn(
+        f"{note}: predictions are the same, but no sampler here gives ODESolver's chain, as 'euler' does on "
+        "CondOTScheduler's; to see that chain itself, watch it with eb.observe",
+        stacklevel=4,
+    )
+    schedule = from_alphas_cumprod(at.alpha_t.square().numpy(), name)
+    curved = Denoiser(model, schedule=schedule, prediction_type="v_prediction", shape=shapes[0], call=call_curved)
+    curved.note = note
+    return curved
 
 
 def _call_straight(net: Any, x: Tensor, t: Tensor) -> Tensor:

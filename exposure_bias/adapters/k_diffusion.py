@@ -15,7 +15,7 @@ import numpy as np
 
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
-from exposure_bias.schedules import Schedule
+from exposure_bias.schedules import Schedule, edm
 
 
 def recognises(value: Any) -> bool:
@@ -45,7 +45,7 @@ def adapt(*objects: Any) -> Denoiser:
             "eb.schedules.edm(sigma_min, sigma_max), (C, H, W))"
         )
         raise InputError(needs)
-    if schedules and schedules[0].path != "edm":
+    if schedules and schedules[0].parameterisation != "edm":
         raise InputError(f"k-diffusion's states are x_0 + σ ε: give eb.schedules.edm, not {schedules[0].name}")
     latent_diffusion = kind.startswith("CompVis")
     if latent_diffusion and getattr(getattr(wrapper.inner_model, "model", None), "conditioning_key", None) is not None:
@@ -64,5 +64,10 @@ def adapt(*objects: Any) -> Denoiser:
 
 
 def _own(wrapper: Any) -> Schedule:
-    sigma = wrapper.sigmas.double().cpu().numpy()
-    return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma)
+    sigma = np.asarray(getattr(wrapper.sigmas, "cpu", lambda: wrapper.sigmas)(), dtype=np.float64)
+    if sigma.ndim != 1 or not len(sigma) or not (np.diff(sigma, prepend=0) > 0).all() or not np.isfinite(sigma).all():
+        raise InputError(
+            f"the sigmas of this {type(wrapper).__name__} are no increasing positive numbers (T,): give a schedule by "
+            "hand, eb.Denoiser(wrapper, schedule=eb.schedules.edm(...), prediction_type='sample', shape=)"
+        )
+    return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma, edm().curve)

@@ -21,7 +21,9 @@ the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 `TorchFunctionMode` answers each of its draws with our noise of that step, which belongs to the sample (`noise`).
 No module is patched, no other thread sees it, and the same noise reaches the teacher's copy.
 
-*Clipping* is decided by our `clip` alone: a scheduler's own clip_sample is switched off.
+*Clipping.* A class named by a string clips as our `clip` says. An object that clips by itself (`clip_sample`, with its
+`clip_sample_range`) goes on doing so: DDIM keeps ε̂ after the clip, the others derive it again, and the recorded
+predictions are clipped alike.
 
 Classes and options: https://huggingface.co/docs/diffusers/api/schedulers/overview
 """
@@ -30,9 +32,9 @@ import copy
 import inspect
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,13 +43,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
+from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
-from exposure_bias.samplers import Predict, Prediction, Sampler
-from exposure_bias.schedules import Level, Path, Schedule, prediction_coefficients
+from exposure_bias.samplers import Limit, Predict, Prediction, Sampler, Transition
+from exposure_bias.schedules import Level, Schedule, prediction_coefficients
 
-# The paths of networks that a class can sample from.
+# The parameterisations of networks that a class can sample from.
 SUPPORTED = {
     "DDPMScheduler": ("vp",),
     "DDPMParallelScheduler": ("vp",),
@@ -118,23 +121,23 @@ _FROM_MODEL = (
 _FROM_CLIP = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
 
 
-def sampler_for(sampler: Any, model: Denoiser, steps: int, grid: str = "linspace") -> "Sampler | SchedulerSampler":
+def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linspace") -> Sampler:
     """The sampler of `steps` steps that a name or an object stands for.
 
     sampler: what `samplers.parse` takes; a diffusers class by name, with options of its constructor (and `eta` where
     its step takes it) as in "DPMSolverMultistepScheduler:solver_order=3,use_karras_sigmas=true"; or a diffusers
     scheduler, of which a copy is used with all its options. A class named by a string gets the model's noise schedule
-    and prediction type. grid: a scheduler has its own, set by its options, so only the default is taken.
+    and prediction type. spacing: a scheduler has its own, set by its options, so only the default is taken.
 
     Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown option, a scheduler whose
     T, betas or prediction type are not the model's, one that cannot work with that prediction type, and thresholding.
     """
     name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
-    if isinstance(sampler, Sampler) or not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")):
+    if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(sampler, "begin"):
         return samplers.parse(sampler)
     _check_class([name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model)
-    if grid != "linspace":
-        raise InputError(f"{name} makes its own grid: set timestep_spacing={grid} among its options instead of grid")
+    if spacing != "linspace":
+        raise InputError(f"{name} makes its own grid: set timestep_spacing={spacing} among its options instead of grid")
     if not isinstance(sampler, str):
         scheduler = copy.deepcopy(sampler)
         _check_type(scheduler, name, model)
@@ -152,9 +155,8 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
     Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
     """
     _check_class([c.__name__ for c in type(scheduler).__mro__], model)
-    own = copy.deepcopy(scheduler)
+    own = _unclipped(scheduler)
     vars(own).pop("step", None)  # an observer's
-    own.register_to_config(**{option: False for option in ("clip_sample", "thresholding") if option in own.config})
     try:
         with _quiet():
             return _rehearsed(own, model.schedule, eta, model.device)
@@ -170,10 +172,11 @@ def _check_class(names: Sequence[str], model: Denoiser) -> None:
         raise InputError(f"unknown diffusers scheduler {names[0]!r}: supported are {', '.join(SUPPORTED)}")
     if base in REFUSED:
         raise InputError(f"{names[0]} is not supported: {REFUSED[base]}")
-    path = model.schedule.path
-    if path not in SUPPORTED[base]:
-        fit = ", ".join(c for c, paths in SUPPORTED.items() if path in paths)
-        raise InputError(f"{names[0]} does not sample from models of the {path} path: give one of {fit}")
+    kind = model.schedule.parameterisation
+    if kind not in SUPPORTED[base] or (kind == "vp" and model.schedule.continuous):
+        fit = ", ".join(c for c, kinds in SUPPORTED.items() if kind in kinds)
+        one_of = "ddpm, ddim, euler or heun" if model.schedule.continuous and kind not in ("edm", "flow") else fit
+        raise InputError(f"{names[0]} does not sample from {model.schedule.name} ({kind}) models: give one of {one_of}")
 
 
 class _CannotRun(InputError):
@@ -212,11 +215,12 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
             raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(free)}")
     # The singlestep solver's own default is impossible with its default end, and it says so at length.
     given: dict[str, Any] = {"prediction_type": prediction_type, "snr_shift_scale": 1.0, "lower_order_final": True}
-    if schedule.path == "vp":
+    given["clip_sample"] = False
+    if schedule.parameterisation == "vp":
         abar = schedule.alpha**2
         given["trained_betas"] = (1 - abar / np.append(1.0, abar[:-1])).tolist()
         given["num_train_timesteps"] = len(schedule)
-    elif schedule.path == "edm":
+    elif schedule.parameterisation == "edm":
         given |= {"sigma_min": round(float(schedule.sigma[0]), 12), "sigma_max": round(float(schedule.sigma[-1]), 12)}
         given["prediction_type"] = "epsilon"
     else:
@@ -238,12 +242,13 @@ def _option(text: str, name: str) -> tuple[str, Any]:
 def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
     """Raise InputError where a scheduler's prediction type, T, betas or options do not fit the model."""
     config, schedule = scheduler.config, model.schedule
-    if schedule.path != "edm":
+    if schedule.parameterisation != "edm":
         expected = _output_type(scheduler)
         if expected != model.prediction_type and not _answers_any(model):
             raise InputError(f"{name} expects {expected}, but the model predicts {model.prediction_type}")
-    if (schedule.path == "flow") != bool(config.get("use_flow_sigmas", schedule.path == "flow")):
-        raise InputError(f"{name}: use_flow_sigmas is for models of the flow path, and this is {schedule.path}")
+    is_flow = schedule.parameterisation == "flow"
+    if is_flow != bool(config.get("use_flow_sigmas", is_flow)):
+        raise InputError(f"{name}: use_flow_sigmas is for flow models, and this is {schedule.parameterisation}")
     for option in ("thresholding", "use_dynamic_shifting", "invert_sigmas"):
         if config.get(option):
             raise InputError(f"{name} with {option} is not supported: its steps are not ours to reproduce; turn it off")
@@ -253,7 +258,7 @@ def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
     takes_variance = name.startswith("DDPM") and variance == "learned_range" and model.learned_variance
     if variance.startswith("learned") and not takes_variance:
         raise InputError(f"{name} with variance_type={variance} does not fit this model: use fixed_small")
-    if schedule.path != "vp":
+    if schedule.parameterisation != "vp":
         return
     if len(schedule) != config.num_train_timesteps:
         raise InputError(
@@ -275,14 +280,14 @@ def _output_type(scheduler: Any) -> str:
 
 def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None) -> "SchedulerSampler":
     """The sampler of a scheduler that is ours to change, rehearsed."""
-    if "clip_sample" in scheduler.config:
-        scheduler.register_to_config(clip_sample=False)
+    clip = _own_clip(scheduler, name)
     if steps < 1 or steps != int(steps):
         raise InputError(f"steps must be a whole number of at least 1, got {steps}")
     try:
         with _quiet():
             scheduler.set_timesteps(int(steps), device=model.device)
-            return _rehearsed(scheduler, model.schedule, eta, model.device)
+            rehearsed = _rehearsed(_unclipped(scheduler), model.schedule, eta, model.device)
+            return replace(rehearsed, scheduler=scheduler, clip=clip, steps=int(steps))
     except InputError:
         raise
     except Exception as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
@@ -290,6 +295,23 @@ def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float
         raise _CannotRun(
             f"{name} cannot take {steps} steps with a model that predicts {model.prediction_type}: {reason}"
         ) from error
+
+
+def _own_clip(scheduler: Any, name: str) -> Clipping | None:
+    """How a scheduler clips by itself, or None."""
+    if not scheduler.config.get("clip_sample"):
+        return None
+    keeps = "DDIM" in name and not name.startswith("CogVideoX")
+    return Clipping(
+        Convention.KEEP_EPSILON if keeps else Convention.REDERIVE, float(scheduler.config.get("clip_sample_range", 1.0))
+    )
+
+
+def _unclipped(scheduler: Any) -> Any:
+    """A copy of a scheduler that does not clip, whose steps are linear."""
+    own = copy.deepcopy(scheduler)
+    own.register_to_config(**{option: False for option in ("clip_sample", "thresholding") if option in own.config})
+    return own
 
 
 @contextmanager
@@ -309,18 +331,24 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SchedulerSampler:
-    """A diffusers scheduler as a sampler; `sampler_for` makes one.
+    """A diffusers scheduler of a fixed number of steps as a sampler; `sampler_for` makes one.
 
-    scheduler: never stepped itself. nodes: the calls of each step. levels: one for each step, and the end. stochastic:
-    whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's state is N(a x_0, v).
+    scheduler: never stepped itself. nodes: the calls of each step. own_levels: one for each step, and the end.
+    stochastic: whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's state is N(a x_0, v).
+    clip: how it clips by itself, or None. steps: how many were asked of it.
     """
 
     scheduler: Any
     eta: float | None
     nodes: tuple[tuple[Call, ...], ...]
-    levels: tuple[Level, ...]
+    own_levels: tuple[Level, ...]
     stochastic: bool
     teacher: tuple[tuple[float, float], ...]
+    clip: Clipping | None = None
+    steps: int | None = None
+
+    takes_epsilon = False
+    ancestral = False
 
     def __str__(self) -> str:
         config, cls = self.scheduler.config, type(self.scheduler)
@@ -336,10 +364,17 @@ class SchedulerSampler:
         return f"{cls.__name__}:{listed}" if listed else cls.__name__
 
     @property
+    def limit(self) -> Limit | None:
+        """That of the probability flow where no noise is drawn; of the SDE where the right amount is (`SDE`)."""
+        if not self.stochastic:
+            return "ode"
+        return "sde" if _tends_to_sde(self.scheduler, self.eta) else None
+
+    @property
     def teacher_error(self) -> float:
         """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean end)."""
         deviations = []
-        for (_, alpha, sigma), (a, v) in zip(self.levels, self.teacher, strict=True):
+        for (_, alpha, sigma), (a, v) in zip(self.own_levels, self.teacher, strict=True):
             unit = sigma or 1.0
             deviations += [abs(a - alpha) / unit, abs(v - sigma**2) / unit**2]
         return max(deviations)
@@ -349,21 +384,51 @@ class SchedulerSampler:
         """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1), as rehearsed."""
         return self.teacher_error <= EXACT
 
-    def prior_scale(self, level: Level, path: Path) -> float:
+    def levels(self, schedule: Schedule, steps: int, spacing: str = "linspace") -> tuple[Level, ...]:
+        """Its own. Raises InputError for another number of steps than it was made for."""
+        if steps != self.steps:
+            raise InputError(f"this {type(self.scheduler).__name__} was made for {self.steps} steps, not for {steps}")
+        return self.own_levels
+
+    def prior_scale(self, level: Level) -> float:
         """Standard deviation of a start from pure noise, as diffusers' pipelines begin."""
         return float(getattr(self.scheduler, "init_noise_sigma", level.sigma))
+
+    def transition(self, levels: Sequence[Level]) -> tuple[Transition, ...] | None:
+        """None: most schedulers remember earlier steps."""
+        return None
 
     def begin(self, levels: Sequence[Level]) -> "_Chain":
         """A chain of its own through `levels`, a piece of this sampler's, with an empty history.
 
         Raises InputError for other levels, and for PNDM anywhere but at the start.
         """
-        first = next((j for j, level in enumerate(self.levels) if level == levels[0]), 0)
-        if tuple(levels) != self.levels[first : first + len(levels)]:
-            raise InputError(f"{type(self.scheduler).__name__} has its own levels: use those of recorder.chain_levels")
+        name = type(self.scheduler).__name__
+        first = next((j for j, level in enumerate(self.own_levels) if level == levels[0]), 0)
+        if tuple(levels) != self.own_levels[first : first + len(levels)]:
+            raise InputError(f"{name} keeps levels of its own, which cannot be refined or replaced: give it more steps")
         if first and not hasattr(self.scheduler, "set_begin_index") and hasattr(self.scheduler, "counter"):
-            raise InputError(f"{type(self.scheduler).__name__} counts its calls and cannot start in mid-chain")
+            raise InputError(f"{name} counts its calls and cannot start in mid-chain")
         return _Chain(self, first)
+
+
+# Stochastic schedulers whose chains tend to the SDE that ddpm tends to, and what they need for it.
+SDE: dict[str, Callable[[Any, float | None], bool]] = {
+    "DDPMScheduler": lambda config, eta: True,
+    "DDPMParallelScheduler": lambda config, eta: True,
+    "DDIMScheduler": lambda config, eta: eta == 1,
+    "DDIMParallelScheduler": lambda config, eta: eta == 1,
+    "EulerAncestralDiscreteScheduler": lambda config, eta: True,
+    "KDPM2AncestralDiscreteScheduler": lambda config, eta: True,
+    "EDMDPMSolverMultistepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
+    "DPMSolverMultistepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
+    "DPMSolverSinglestepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
+}
+
+
+def _tends_to_sde(scheduler: Any, eta: float | None) -> bool:
+    known = next((SDE[c.__name__] for c in type(scheduler).__mro__ if c.__name__ in SDE), None)
+    return known is not None and known(scheduler.config, eta)
 
 
 class _Chain:
@@ -374,8 +439,8 @@ class _Chain:
         begin = sampler.nodes[first][0].place if first < len(sampler.nodes) else 0
         self._stepper = _Stepper(sampler.scheduler, sampler.eta, begin)
 
-    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict, path: Path) -> Any:
-        """The next step, as `Sampler.step`; `predict` is asked at the step's further calls."""
+    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
+        """The next step; `predict` is asked at the step's further calls."""
         for number, call in enumerate(next(self._nodes)):
             prediction = predict(x, call.level) if number else now
             with nullcontext() if z is None else _Drawing(z):
@@ -392,6 +457,8 @@ class _Stepper:
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
         self._extra = {} if eta is None else {"eta": eta}
+        clip = _own_clip(self.scheduler, type(self.scheduler).__name__)
+        self._rederives = clip is None or clip.convention is not Convention.KEEP_EPSILON
 
     def __call__(self, x: Tensor, prediction: Prediction, call: Call) -> Tensor:
         t = self.scheduler.timesteps[call.place]
@@ -413,7 +480,9 @@ class _Stepper:
         scale = 1 / np.hypot(level.alpha, level.sigma)
         own = Level(level.timestep, scale * level.alpha, scale * level.sigma)
         a, b = prediction_coefficients(_output_type(self.scheduler), own)
-        output = b * prediction.epsilon if a == 0 else a * prediction.x0 + (b * prediction.epsilon if b else 0)
+        # Not prediction.x0: the scheduler clips by itself where it keeps ε̂ (`SchedulerSampler.clip`).
+        x0 = prediction.x0 if self._rederives else (x - level.sigma * prediction.epsilon) / level.alpha
+        output = b * prediction.epsilon if a == 0 else a * x0 + (b * prediction.epsilon if b else 0)
         if vars(self.scheduler).get("variance_type") == "learned_range":
             if prediction.variance is None:
                 raise InputError("variance_type=learned_range needs the model's variance: record its chain stream too")
@@ -489,9 +558,9 @@ def _level(scheduler: Any, index: int, schedule: Schedule) -> Level:
         sigmas, place = scheduler.sigmas_interpol, place - hasattr(scheduler, "sigmas_down")
     alpha, sigma = _alpha_sigma(scheduler, float(sigmas[place]), schedule)
     label = float(t)
-    if schedule.path == "flow":
+    if schedule.parameterisation == "flow":
         label *= float(schedule.timestep[-1] / schedule.sigma[-1]) / scheduler.config.num_train_timesteps
-    return Level(sigma if schedule.path == "edm" else label, alpha, sigma)
+    return Level(sigma if schedule.parameterisation == "edm" else label, alpha, sigma)
 
 
 def _end(scheduler: Any, schedule: Schedule) -> Level:
@@ -509,4 +578,4 @@ def _alpha_sigma(scheduler: Any, sigma: float, schedule: Schedule) -> tuple[floa
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         alpha, noise = scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma, dtype=torch.float64))
         return float(alpha), float(noise)
-    return (1.0 - sigma if schedule.path == "flow" else 1.0), sigma
+    return (1.0 - sigma if schedule.parameterisation == "flow" else 1.0), sigma

@@ -18,15 +18,16 @@ from exposure_bias.errors import InputError
 # Options of a new run, which mean nothing where the result of one is read.
 RUN = (
     "model", "preset", "remedy", "data", "split", "n", "sampler", "samplers", "clip", "seed", "batch_size", "device",
-    "steps", "grid", "start", "starts", "streams", "lengths", "mode", "refine", "refinements", "replicates", "targets",
-    "images", "against", "features", "weights", "reference", "real", "no_quantise", "checkpoints",
+    "steps", "timestep_spacing", "start", "starts", "streams", "statistic", "lengths", "mode", "refine", "replicates",
+    "targets", "margin", "restarts", "images", "against", "features", "weights", "reference", "real", "no_quantise",
+    "checkpoints",
 )  # fmt: skip
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
     _keep_freed_memory()
     try:
         with warnings.catch_warnings():
@@ -59,12 +60,22 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"exposure_bias {version('exposure-bias')}")
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, (run, add_options, summary) in commands.COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
-        add_options(subparser)
+    for name, command in commands.COMMANDS.items():
+        aliases = [old for old, new in commands.ALIASES.items() if new == name]
+        subparser = subparsers.add_parser(name, aliases=aliases, help=command.summary, description=command.summary)
+        command.add_options(subparser)
         defaults = {action.dest: subparser.get_default(action.dest) for action in subparser._actions}
-        subparser.set_defaults(run=run, defaults=defaults)
+        subparser.set_defaults(run=command.run, defaults=defaults)
     return root
+
+
+def _renamed(arguments: list[str]) -> list[str]:
+    """`error-hist --of state`, as `state-error` was once called, under its own name."""
+    if arguments[:1] not in (["error-hist"], ["chain-errors"]) or "--of" not in arguments:
+        return arguments
+    place = arguments.index("--of")
+    name = {"state": "state-error", "chain": "chain-errors"}.get("".join(arguments[place + 1 : place + 2]))
+    return arguments if name is None else [name, *arguments[1:place], *arguments[place + 2 :]]
 
 
 def _check_read(options: argparse.Namespace) -> None:

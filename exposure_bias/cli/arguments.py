@@ -7,7 +7,9 @@ Parser = argparse.ArgumentParser
 
 def _running(parser: Parser) -> None:
     parser.add_argument(
-        "--model", default="digits", help="bundled name, diffusers folder or ADM checkpoint (default: digits)"
+        "--model",
+        default="digits",
+        help="bundled name, diffusers folder, org/name[@revision] of the hub, or ADM checkpoint (default: digits)",
     )
     parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
     parser.add_argument(
@@ -19,13 +21,14 @@ def _running(parser: Parser) -> None:
 
 def _data(parser: Parser) -> None:
     parser.add_argument(
-        "--data", help="bundled name, folder, .npz or .zip (default: digits, or the bundled model's own)"
+        "--data",
+        help="bundled name, folder, .npy, .npz or .zip (default: digits, or the bundled model's own)",
     )
     parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
     parser.add_argument("-n", type=int, help="number of samples")
     parser.add_argument(
         "--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler, heun, or a diffusers scheduler's class "
-        "name[:OPTION=VALUE,...] (default: ddpm)",
+        "name[:OPTION=VALUE,...], or module:Class of yours (default: ddpm)",
     )  # fmt: skip
     parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
     parser.add_argument("--seed", type=int, default=0)
@@ -33,12 +36,34 @@ def _data(parser: Parser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
 
 
-def _chain(parser: Parser) -> None:
-    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+def _spacing(parser: Parser) -> None:
+    parser.add_argument(
+        "--timestep-spacing",
+        "--grid",
+        dest="timestep_spacing",
+        default="linspace",
+        help="linspace, leading, trailing or karras (default: linspace)",
+    )
+
+
+def _steps(parser: Parser, default: int = 100) -> None:
+    parser.add_argument("--steps", type=int, default=default, help=f"chain length (default: {default})")
+    _spacing(parser)
+
+
+def _start(parser: Parser) -> None:
     parser.add_argument("--start", default="data", help="data, noise, or a timestep of the grid (default: data)")
+
+
+def _recording(parser: Parser) -> None:
+    """What a new recording takes beside model, data and sampler."""
+    _steps(parser)
+    _start(parser)
     parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
-    parser.set_defaults(spectra="")
+    parser.add_argument(
+        "--statistic", action="append", default=[], metavar="MODULE:NAME",
+        help="an accumulator of yours to record as well; may be repeated; imports MODULE",
+    )  # fmt: skip
 
 
 def _printing(parser: Parser) -> None:
@@ -48,7 +73,7 @@ def _printing(parser: Parser) -> None:
 
 def record(parser: Parser) -> None:
     _running(parser)
-    _chain(parser)
+    _recording(parser)
     parser.add_argument("--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)")
     parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
 
@@ -112,11 +137,11 @@ def spectrum(parser: Parser) -> None:
 def reading(parser: Parser) -> None:
     parser.add_argument("saved", nargs="?", metavar="RECORDING", help="what `record` wrote; without it, record first")
     _running(parser)
-    _chain(parser)
+    _recording(parser)
     _printing(parser)
 
 
-def norms(parser: Parser) -> None:
+def epsilon_norm(parser: Parser) -> None:
     reading(parser)
     parser.add_argument(
         "--relative-to", choices=("gaussian", "none"), default="gaussian",
@@ -124,13 +149,9 @@ def norms(parser: Parser) -> None:
     )  # fmt: skip
 
 
-def error_hist(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; with --of state a recording"
-    )
+def chain_errors(parser: Parser) -> None:
+    parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; without it, run")
     _running(parser)
-    _chain(parser)
-    parser.add_argument("--of", choices=("chain", "state"), default="chain", help="x0 - x0_hat, or x_hat_t - x_t")
     parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
     parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
     parser.add_argument("--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated")
@@ -144,7 +165,8 @@ def compare(parser: Parser) -> None:
         "models", nargs="+", metavar="MODEL", help='as --model elsewhere, or with remedies: "digits + es:1.005"'
     )
     _data(parser)
-    _chain(parser)
+    _steps(parser)
+    _start(parser)
     parser.add_argument("--lengths", type=int, nargs="*", default=[100, 300], help="of chain errors (default: 100 300)")
     _printing(parser)
 
@@ -165,27 +187,26 @@ def normality(parser: Parser) -> None:
     _printing(parser)
 
 
-def _experiment_options(parser: Parser, kind: str) -> None:
+def _experiment(parser: Parser, kind: str) -> None:
     parser.add_argument("saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run")
     _running(parser)
-    parser.add_argument("--steps", type=int, default=100, help="chain length (default: 100)")
+    _steps(parser)
     parser.add_argument("--refine", type=int, default=1, metavar="K", help="K steps in place of each (default: 1)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
     parser.add_argument("--starts", type=float, nargs="+", help="timesteps (default: five along the chain)")
     _printing(parser)
 
 
-def rollout(parser: Parser) -> None:
-    _experiment_options(parser, "rollout")
+def rollouts(parser: Parser) -> None:
+    _experiment(parser, "rollout")
     parser.add_argument("--replicates", type=int, default=2, help="chains from each start (default: 2)")
 
 
 def telescope(parser: Parser) -> None:
-    _experiment_options(parser, "telescope")
+    _experiment(parser, "telescope")
     parser.add_argument("--targets", type=float, nargs="+", help="timesteps (default: the starts, and the clean end)")
 
 
-def chain_fid(parser: Parser) -> None:
+def chain_length_fid(parser: Parser) -> None:
     parser.add_argument("saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run")
     _running(parser)
     parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise")
@@ -199,10 +220,30 @@ def chain_fid(parser: Parser) -> None:
     parser.add_argument("--reference", metavar="NPZ", help="statistics mu and sigma, as guided-diffusion writes them")
     parser.add_argument("--real", help="other real images for the noise floor (default: the other split, or halves)")
     parser.add_argument("--start", default="noise", help="noise, or data for the reconstruction curve (default: noise)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
+    _spacing(parser)
     parser.add_argument("--no-quantise", action="store_true", help="do not cut images to 8 bits before features")
     parser.add_argument("--checkpoints", metavar="DIR", help="a folder of checkpoints instead of --model")
     parser.add_argument("--baseline", metavar="FILE", help="chain-fid.nc whose best value is to be reached")
+    _printing(parser)
+
+
+def _budget(parser: Parser) -> None:
+    parser.add_argument(
+        "--margin", type=float, default=0.05, help="the score error of the variance that matters (default: 0.05)"
+    )
+    parser.add_argument(
+        "--restarts", type=float, nargs="*", metavar="T", help="timesteps (default: three near the clean end; or none)"
+    )
+    parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")
+
+
+def budget(parser: Parser) -> None:
+    parser.add_argument("saved", nargs="?", metavar="FILE", help="budget.nc of an earlier -o; without it, run")
+    _running(parser)
+    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
+    parser.add_argument("--steps", type=int, nargs="+", default=[50], help="chain lengths (default: 50)")
+    _spacing(parser)
+    _budget(parser)
     _printing(parser)
 
 
@@ -211,10 +252,8 @@ def diagnose(parser: Parser) -> None:
         "saved", nargs="?", metavar="RECORDING|MODEL", help="a recording (.nc), read without the network, or a model"
     )
     _running(parser)
-    parser.add_argument("--steps", type=int, default=50, help="chain length (default: 50)")
-    parser.add_argument("--refinements", type=int, nargs="*", help="cut steps by these (default: 2 4)")
+    _steps(parser, 50)
+    _budget(parser)
     parser.add_argument("--starts", type=float, nargs="+", help="rollouts' timesteps (default: five along the chain)")
     parser.add_argument("--images", help="what the exact denoiser knows (default: bundled data's train split)")
-    parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")
-    parser.add_argument("--grid", default="linspace", help="linspace, leading, trailing or karras")
     _printing(parser)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exposure_bias.cli import arguments
 from exposure_bias.errors import InputError
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
 Options = argparse.Namespace
-# What `diagnose` says in words, above its tables.
-SENTENCES = ("verdict", "levels", "frequencies", "refinement", "calibration", "remedy", "left_out")
 
 
 def record(options: Options) -> None:
@@ -38,51 +36,51 @@ def spectrum(options: Options) -> None:
     output.show(options, "spectrum", spectra, output.spectrum_tables(spectra))
 
 
-def gap(options: Options) -> None:
-    """`eb-analyze gap`."""
+def variance_gap(options: Options) -> None:
+    """`eb-analyze variance-gap`."""
     from exposure_bias.cli import output
-    from exposure_bias.diagnostics.variance_gap import variance_gap
+    from exposure_bias.diagnostics import variance_gap
 
-    gaps = variance_gap(_recording(options))
+    gaps = variance_gap.variance_gap(_recording(options))
     output.show(options, "gap", gaps, output.gap_tables(gaps))
 
 
-def delta(options: Options) -> None:
-    """`eb-analyze delta`."""
+def published_delta(options: Options) -> None:
+    """`eb-analyze published-delta`."""
     from exposure_bias.cli import output
-    from exposure_bias.diagnostics.published_delta import published_delta
+    from exposure_bias.diagnostics import published_delta
 
     if options.start == "noise" and not options.saved:
         raise InputError(
-            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or rollout"
+            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or rollouts"
         )
-    deltas = published_delta(_recording(options))
+    deltas = published_delta.published_delta(_recording(options))
     output.show(options, "delta", deltas, output.delta_tables(deltas))
 
 
-def norms(options: Options) -> None:
-    """`eb-analyze norms`."""
+def epsilon_norm(options: Options) -> None:
+    """`eb-analyze epsilon-norm`."""
     from exposure_bias.cli import output
-    from exposure_bias.diagnostics.epsilon_norm import epsilon_norm
+    from exposure_bias.diagnostics import epsilon_norm
 
-    norms = epsilon_norm(_recording(options), options.relative_to)
+    norms = epsilon_norm.epsilon_norm(_recording(options), options.relative_to)
     output.show(options, "norms", norms, output.norm_tables(norms))
 
 
-def error_hist(options: Options) -> None:
-    """`eb-analyze error-hist`: chain errors, or with --of state the state error."""
+def state_error(options: Options) -> None:
+    """`eb-analyze state-error`."""
     from exposure_bias.cli import output
+    from exposure_bias.diagnostics import state_error
 
-    if options.of == "state":
-        from exposure_bias.diagnostics.state_error import state_error
+    if options.start == "noise" and not options.saved:
+        raise InputError("the state error compares x_hat_t with its own x_t, but --start noise pairs nothing: use data")
+    states = state_error.state_error(_recording(options))
+    output.show(options, "state-error", states, output.state_tables(states))
 
-        if options.start == "noise" and not options.saved:
-            raise InputError(
-                "the state error compares x_hat_t with its own x_t, but --start noise pairs nothing: use data"
-            )
-        states = state_error(_recording(options))
-        output.show(options, "state-error", states, output.state_tables(states))
-        return
+
+def chain_errors(options: Options) -> None:
+    """`eb-analyze chain-errors`."""
+    from exposure_bias.cli import output
     from exposure_bias.diagnostics.normality import normality
     from exposure_bias.experiments.chain_errors import load_errors
 
@@ -107,8 +105,8 @@ def normality(options: Options) -> None:
     output.show(options, "normality", shape, tables, errors)
 
 
-def rollout(options: Options) -> None:
-    """`eb-analyze rollout`."""
+def rollouts(options: Options) -> None:
+    """`eb-analyze rollouts`."""
     from exposure_bias.cli import output
 
     results = _experiment(options, "rollout", replicates=options.replicates)
@@ -123,16 +121,26 @@ def telescope(options: Options) -> None:
     output.show(options, "telescope", results, output.telescope_tables(results))
 
 
-def chain_fid(options: Options) -> None:
-    """`eb-analyze chain-fid`."""
+def chain_length_fid(options: Options) -> None:
+    """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
-    from exposure_bias.experiments.chain_length_fid import describe, load_curve
+    from exposure_bias.experiments.chain_length_fid import load_curve
+    from exposure_bias.sentences import curve as sentences
 
     baseline = load_curve(options.baseline) if options.baseline else None
     curve = load_curve(options.saved) if options.saved else _curve(options)
     output.show(options, "chain-fid", curve, output.curve_tables(curve, baseline))
-    for line in describe(curve):
+    for line in sentences(curve):
         output.message(line)
+
+
+def budget(options: Options) -> None:
+    """`eb-analyze budget`: of one chain, or of several samplers and chain lengths side by side."""
+    from exposure_bias.cli import output
+    from exposure_bias.files import read_dataset
+
+    result = read_dataset(options.saved, "budget") if options.saved else _budget(options)
+    output.show(options, "budget", result, output.budget_tables(result))
 
 
 def diagnose(options: Options) -> None:
@@ -140,10 +148,6 @@ def diagnose(options: Options) -> None:
     from exposure_bias.cli import output
 
     result = _diagnosis(options)
-    verdict = {k: result.attrs.pop(k) for k in SENTENCES if k in result.attrs}
-    if not options.json:
-        print("\n".join(f"{name}: {text}" for name, text in verdict.items()), end="\n\n")
-    result.attrs |= verdict if options.json or options.out else {}
     output.show(options, "diagnosis", result, output.diagnosis_tables(result))
 
 
@@ -175,8 +179,10 @@ def compare(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
 
-    settings = {k: v for k, v in _recording_options(options).items() if k not in ("streams", "spectra")}
-    compared = compare(options.models, lengths=options.lengths, device=options.device, **settings)
+    compared = compare(
+        options.models, _images(options), start=_start(options.start), lengths=options.lengths, device=options.device,
+        **_chain(options),
+    )  # fmt: skip
     output.show(options, "compare", compared, output.compare_tables(compared))
 
 
@@ -184,13 +190,14 @@ def models(options: Options) -> None:
     """`eb-analyze models`."""
     import json
 
-    from exposure_bias.adapters import FAMILIES, adm, bundled_models
+    from exposure_bias import bundled
+    from exposure_bias.adapters import FAMILIES, adm
 
     if options.json:
         rows = [{"family": k, "python": v[0], "command_line": v[1]} for k, v in FAMILIES.items()]
-        print(json.dumps({"bundled": bundled_models(), "presets": list(adm.PRESETS), "families": rows}))
+        print(json.dumps({"bundled": bundled.models(), "presets": list(adm.PRESETS), "families": rows}))
         return
-    print("bundled models:", ", ".join(bundled_models()))
+    print("bundled models:", ", ".join(bundled.models()))
     print("presets:", ", ".join(adm.PRESETS), "\n")
     for family, (python, command_line) in {"": ("in Python, eb.", "at the command line"), **FAMILIES}.items():
         print(f"{family:<30}{command_line:<30}{python}")
@@ -209,9 +216,8 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
     options.checkpoint = output.unfinished(options)
     run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
     return run(
-        _model(options), _images(options), starts=options.starts, steps=options.steps,
-        refine=options.refine, grid=options.grid, n=options.n, sampler=options.sampler, clip=options.clip,
-        seed=options.seed, batch_size=options.batch_size, checkpoint=options.checkpoint, **extra,
+        _model(options), _images(options), starts=options.starts, refine=options.refine,
+        checkpoint=options.checkpoint, **_chain(options), **extra,
     )  # fmt: skip
 
 
@@ -234,90 +240,124 @@ def _errors(options: Options) -> "xr.Dataset":
 
 
 def _curve(options: Options) -> "xr.Dataset":
-    from exposure_bias.experiments.chain_length_fid import LENGTHS, chain_length_fid, fid_by_iteration
+    from exposure_bias.experiments.chain_length_fid import LENGTHS, by_iteration, checkpoints
+    from exposure_bias.experiments.chain_length_fid import chain_length_fid as curve
 
     options.checkpoint = f"{options.out}/cells" if options.out else None
     same = (
-        "features", "n", "start", "grid", "clip", "real", "reference", "weights", "seed", "batch_size", "checkpoint",
-        "device",
+        "features", "n", "start", "timestep_spacing", "clip", "real", "reference", "weights", "seed", "batch_size",
+        "checkpoint", "device",
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
-    settings["quantise"] = False if options.no_quantise else None
-    data = _images(options)
+    if options.no_quantise:
+        settings["quantise"] = False
+    lengths = options.lengths or LENGTHS
     if options.checkpoints:
-        return fid_by_iteration(options.checkpoints, data, options.lengths or (100,), **settings)
-    model = [options.model, *options.against] if options.against else options.model
-    return chain_length_fid(model, data, options.lengths or LENGTHS, **settings)
+        if options.against:
+            raise InputError("--checkpoints already compares models: leave out --against")
+        found = checkpoints(options.checkpoints)
+        models = [_remedied(options, _loaded(options, path)) for path in found.values()]
+        several = curve(models, _images(options), lengths, **settings)
+        return by_iteration(several, list(found))
+    model = _model(options)
+    models = [model, *(_remedied(options, _loaded(options, name)) for name in options.against)]
+    return curve(models if options.against else model, _images(options), lengths, **settings)
+
+
+def _budget(options: Options) -> "xr.Dataset":
+    from exposure_bias.experiments.budget import error_budget
+    from exposure_bias.experiments.solvers import solver_curve
+
+    options.checkpoint = options.out
+    settings: dict[str, Any] = _chain(options)
+    settings |= {"margin": options.margin, "start": options.start, "folder": options.out}
+    sampler, steps = settings.pop("sampler"), settings.pop("steps")
+    samplers = options.samplers or [sampler]
+    if len(samplers) == len(steps) == 1:
+        settings["restarts"] = options.restarts
+        return error_budget(_model(options), _images(options), sampler=samplers[0], steps=steps[0], **settings)
+    if options.restarts:
+        raise InputError("restarts belong to one chain: leave out --restarts, or give one sampler and one --steps")
+    return solver_curve(_model(options), _images(options), samplers, steps, **settings)
 
 
 def _diagnosis(options: Options) -> "xr.Dataset":
     """Of a recording without the network, or of a model."""
+    from exposure_bias.experiments.diagnose import diagnose
+
     if str(options.saved or "").endswith(".nc"):
-        from exposure_bias.diagnostics.diagnosis import diagnosis
         from exposure_bias.recording import load
 
-        return diagnosis(load(options.saved))
+        return diagnose(load(options.saved))
     from exposure_bias.data import load_data
-    from exposure_bias.experiments.diagnose import diagnose
 
     options.model = options.saved or options.model
     options.checkpoint = options.out
-    images = load_data(options.images) if options.images else None
+    images = load_data(options.images) if options.images is not None else None
     return diagnose(
-        _model(options), _images(options), sampler=options.sampler, steps=options.steps,
-        n=options.n, refinements=options.refinements, starts=options.starts, images=images, start=options.start,
-        grid=options.grid, clip=options.clip, seed=options.seed, batch_size=options.batch_size, folder=options.out,
+        _model(options), _images(options), margin=options.margin, restarts=options.restarts, starts=options.starts,
+        images=images, start=options.start, folder=options.out, **_chain(options),
     )  # fmt: skip
 
 
 def _recording(options: Options) -> "Recording":
     """The recording that was given, or a new one."""
-    if options.saved:
-        from exposure_bias.recording import load
+    from exposure_bias.recorder import record
+    from exposure_bias.recording import load
 
+    if options.saved:
         return load(options.saved)
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
-    return _record(options, options.checkpoint)
+    return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
 
 
-def _record(options: Options, checkpoint: str | None) -> "Recording":
-    from exposure_bias.recorder import record
-
-    options.checkpoint = checkpoint
-    return record(_model(options), checkpoint=checkpoint, **_recording_options(options))
+def _chain(options: Options) -> dict[str, Any]:
+    """What every run of chains takes."""
+    names = ("sampler", "steps", "n", "timestep_spacing", "clip", "seed", "batch_size")
+    return {name: getattr(options, name) for name in names}
 
 
 def _recording_options(options: Options) -> dict[str, Any]:
-    start = options.start if options.start in ("data", "noise") else _number(options.start)
-    return {
-        "data": _images(options), "sampler": options.sampler, "steps": options.steps,
-        "n": options.n, "start": start, "grid": options.grid, "clip": options.clip,
-        "streams": options.streams.split(","), "seed": options.seed, "batch_size": options.batch_size,
-        "spectra": options.spectra.split(",") if options.spectra else (),
-    }  # fmt: skip
+    from exposure_bias.strangers import imported
+
+    return _chain(options) | {
+        "data": _images(options),
+        "start": _start(options.start),
+        "streams": options.streams.split(","),
+        "spectra": options.spectra.split(",") if getattr(options, "spectra", None) else (),
+        "statistics": [imported(text, "statistic") for text in options.statistic],
+    }
 
 
 def _images(options: Options) -> Any:
     """The data given, or those that a bundled model was trained on."""
+    from exposure_bias import bundled
     from exposure_bias.data import load_data
 
-    own = "patches" if str(getattr(options, "model", "")).startswith("patches") else "digits"
-    return load_data(options.data or own, options.split)
+    if options.data is not None:
+        return load_data(options.data, options.split)
+    return load_data(bundled.data_of(getattr(options, "model", "")), options.split)
 
 
 def _model(options: Options) -> Any:
+    return _remedied(options, _loaded(options, options.model))
+
+
+def _loaded(options: Options, name: Any) -> Any:
+    """A model by name, on the device."""
     from exposure_bias.adapters import load_model
     from exposure_bias.parallel import local
+    from exposure_bias.setup import placed
 
-    model = load_model(options.model, options.preset)
-    try:
-        model.net.to(local(options.device))
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise InputError(f"cannot use device {options.device!r}: {str(error).splitlines()[0]}") from error
+    return placed(load_model(name, options.preset), local(options.device))
+
+
+def _remedied(options: Options, model: Any) -> Any:
+    """The model with the remedies that were asked for, one after another."""
+    from exposure_bias.remedies import remedied
+
     for remedy in options.remedy:
-        from exposure_bias.remedies import remedied
-
         fit = remedy == "es:fit" or remedy.startswith("es:fit:")
         model = _fitted(options, model, remedy) if fit else remedied(model, remedy)
     return model
@@ -329,35 +369,58 @@ def _fitted(options: Options, model: Any, remedy: str) -> Any:
     from exposure_bias.experiments.fit import fitted_scaling
     from exposure_bias.recorder import record
 
-    if not hasattr(options, "start"):
-        raise InputError("es:fit needs a chain to fit to: fit with `record` or `norms`, and give its es:SCALE here")
-    chain = _recording_options(options) | {"streams": ("forward", "chain"), "spectra": ()}
+    if not hasattr(options, "streams"):
+        raise InputError(
+            "es:fit needs a recording to fit to: fit with `record` or `epsilon-norm`, and give its es:SCALE here"
+        )
+    chain = _recording_options(options) | {"streams": ("forward", "chain"), "spectra": (), "statistics": ()}
     kind = remedy.removeprefix("es:fit").lstrip(":") or "uniform"
     scaled, words = fitted_scaling(model, record(model, **chain), kind)
     output.message(words)
     return scaled
 
 
-def _number(text: str) -> float:
+def _start(text: str) -> str | float:
+    if text in ("data", "noise"):
+        return text
     try:
         return float(text)
     except ValueError:
         raise InputError(f"unknown start {text!r}: allowed are data, noise, or a timestep of the grid") from None
 
 
-COMMANDS: dict[str, tuple[Callable[[Options], None], Callable[[argparse.ArgumentParser], None], str]] = {
-    "diagnose": (diagnose, arguments.diagnose, "is there exposure bias: where, how much, and what would fix it"),
-    "record": (record, arguments.record, "run a model on data and keep the statistics of its streams"),
-    "error-hist": (error_hist, arguments.error_hist, "distribution of chain errors e_t, with normality tests"),
-    "normality": (normality, arguments.normality, "are chain errors Gaussian and white, and is the sampler perfect?"),
-    "spectrum": (spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"),
-    "gap": (gap, arguments.reading, "variance of the chain against the data's: gap, mean shift, eigen-directions"),
-    "delta": (delta, arguments.reading, "the published variance error, beside what it is without a model error"),
-    "norms": (norms, arguments.norms, "norm of the noise prediction in both streams, and the scaling it suggests"),
-    "rollout": (rollout, arguments.rollout, "chains from true states: errors, spread against skill, ranks"),
-    "telescope": (telescope, arguments.telescope, "where along the chain its gap arises, block by block"),
-    "chain-fid": (chain_fid, arguments.chain_fid, "quality of samples (FID and others) against chain length"),
-    "compare": (compare, arguments.compare, "several models or remedies on the same images, noise and levels"),
-    "train": (train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"),
-    "models": (models, arguments.models, "list the models that can be loaded, and how"),
+class Command(NamedTuple):
+    """A subcommand: what runs it, what adds its options, and what it is for."""
+
+    run: Callable[[Options], None]
+    add_options: Callable[[argparse.ArgumentParser], None]
+    summary: str
+
+
+COMMANDS = {
+    "diagnose": Command(diagnose, arguments.diagnose, "whose fault: the network's, the sampler's or the start's"),
+    "budget": Command(budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"),
+    "record": Command(record, arguments.record, "run a model on data and keep the statistics of its streams"),
+    "chain-errors": Command(chain_errors, arguments.chain_errors, "distribution of chain errors e_t, with tests"),
+    "normality": Command(normality, arguments.normality, "are chain errors Gaussian and white?"),
+    "state-error": Command(state_error, arguments.reading, "x_hat_t against x_t along the chain"),
+    "spectrum": Command(spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"),
+    "variance-gap": Command(variance_gap, arguments.reading, "variance of the chain against the data's"),
+    "published-delta": Command(published_delta, arguments.reading, "the published variance error, beside its floor"),
+    "epsilon-norm": Command(epsilon_norm, arguments.epsilon_norm, "norm of the noise prediction in both streams"),
+    "rollouts": Command(rollouts, arguments.rollouts, "chains from true states: errors, spread against skill, ranks"),
+    "telescope": Command(telescope, arguments.telescope, "where along the chain its gap arises, block by block"),
+    "chain-length-fid": Command(chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"),
+    "compare": Command(compare, arguments.compare, "several models or remedies on the same images and noise"),
+    "train": Command(train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"),
+    "models": Command(models, arguments.models, "list the models that can be loaded, and how"),
+}
+# The names that commands had before they got those of their functions.
+ALIASES = {
+    "gap": "variance-gap",
+    "delta": "published-delta",
+    "norms": "epsilon-norm",
+    "error-hist": "chain-errors",
+    "rollout": "rollouts",
+    "chain-fid": "chain-length-fid",
 }

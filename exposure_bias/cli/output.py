@@ -18,6 +18,8 @@ from exposure_bias import files
 from exposure_bias.errors import InputError
 
 Tables = dict[str, pd.DataFrame]
+# What a result says in words, above its tables.
+SENTENCES = ("answer", "restarts", "calibration", "remedy", "left_out")
 Pixel = tuple[int, int, int]
 
 
@@ -43,7 +45,9 @@ def show(options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Ta
         records = {k: json.loads(t.to_json(orient="records", double_precision=15)) for k, t in tables.items()}
         print(json.dumps({"attributes": dataset.attrs, **records}, ensure_ascii=False))
     else:
-        print(", ".join(f"{k}: {v}" for k, v in dataset.attrs.items()))
+        said = {k: v for k, v in dataset.attrs.items() if k in SENTENCES}
+        print(*said.values(), sep="\n", end="\n\n" if said else "")
+        print(", ".join(f"{k}: {v}" for k, v in dataset.attrs.items() if k not in said))
         for title, table in tables.items():
             print(f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}', na_rep='-')}")
 
@@ -68,6 +72,7 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
         "compare": {"": plots.compare},
         "errors": {"": plots.error_histograms, "-std": plots.error_std},
         "chain-fid": {"": plots.chain_length_fid},
+        "budget": {"": plots.budget},
         "diagnosis": {"": plots.diagnosis},
     }
     for suffix, function in figures[name].items():
@@ -280,17 +285,23 @@ def _some_steps(dataset: xr.Dataset, names: list[str]) -> pd.DataFrame:
     return frame.drop(columns=[c for c in ("alpha", "sigma") if c in frame])
 
 
+def budget_tables(result: xr.Dataset) -> Tables:
+    """The parts of every statistic; of several samplers those of the gap."""
+    names = [k for part in ("total", "initialisation", "discretisation", "score") for k in (part, f"{part}_se")]
+    if "sampler" in result.dims:
+        chosen = result.sel(statistic="gap", drop=True)[["calls", *names, "answer", "needed_n"]]
+        return {"variance gap by sampler and steps": chosen.to_dataframe().reset_index()}
+    frame = result[[*names, "answer", "needed_n"]].to_dataframe().reset_index()
+    return {"error budget": frame.drop(columns=[c for c in ("length",) if c in frame])}
+
+
 def diagnosis_tables(result: xr.Dataset) -> Tables:
-    """The gap and its evidence at eleven levels, and the chain lengths side by side."""
-    by_length = result[[k for k in ("hf", "hf_se", "hf_gaussian") if k in result]]
-    by_length["gap"], by_length["gap_se"] = (result[k].isel(step=-1, drop=True) for k in ("gap", "gap_se"))
-    if "gap_gaussian" in result:
-        by_length["gap_gaussian"] = result["gap_gaussian"].isel(step=-1, drop=True)
-    levels = result[["verdict"]]
-    levels["gap"], levels["gap_se"] = (result[k].isel(length=0, drop=True) for k in ("gap", "gap_se"))
-    for evidence in result["evidence"].values:
-        for name in ("excess", "excess_low", "excess_high"):
-            levels[f"{name}_{evidence}"] = result[name].sel(evidence=evidence, drop=True)
-    names = [str(k) for k in levels.data_vars]
-    lengths = by_length.to_dataframe().reset_index()
-    return {"clean end by chain length": lengths, "variance gap by level": _some_steps(levels, names)}
+    """The budget, with context and rollouts; of a recording the gaps."""
+    if "score" not in result:
+        return gap_tables(result)
+    tables = budget_tables(result)
+    if "W_over_U" in result:
+        names = [k for name in ("W_over_U", "U_minus_S_relative") for k in (name, f"{name}_low", f"{name}_high")]
+        columns = result[[k for k in names if k in result]].reset_coords(drop=True)
+        tables["rollouts"] = columns.to_dataframe().reset_index()
+    return tables

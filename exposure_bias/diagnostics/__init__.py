@@ -1,1 +1,3 @@
-"""Diagnostics: pure functions from a recording to a labelled dataset with standard errors. No torch, no plots."""
+"""Diagnostics: pure functions from a recording to a labelled dataset with standard errors. No
+torch, no plots.
+"""

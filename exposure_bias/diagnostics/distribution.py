@@ -3,30 +3,38 @@
 import numpy as np
 import xarray as xr
 
-from exposure_bias.diagnostics.jackknife import Array, jackknife, why_no_interval, with_errors
-from exposure_bias.statistics.accumulator import GROUPS
+from exposure_bias.jackknife import (
+    Array,
+    Estimate,
+    Groups,
+    jackknife,
+    sums_by_group,
+    why_no_interval,
+    with_estimates,
+)
+from exposure_bias.states import axes_of
 
-PIXELS = ("length", "channel", "y", "x")
+BY_PIXEL = ("mean", "std", "skewness", "kurtosis")
 
 
 def distribution(errors: xr.Dataset) -> xr.Dataset:
-    """Add the moments of `error` (length, sample, channel, y, x) to the dataset that `chain_errors` makes.
+    """Add the moments of `error` (length, sample, *state axes) to the dataset that `chain_errors`
+    makes.
 
-    Adds mean, std (divisor n), skewness and kurtosis (excess; both 0 for a Gaussian) over (length, channel, y, x); nu,
-    the mean over pixels of std (Ning et al.'s ν_t), and pooled_rmse over (length); all with `_se` partners by jackknife
-    over groups of images. A pixel that never varies has skewness and kurtosis NaN.
+    Adds mean, std (divisor n), skewness and kurtosis (excess; both 0 for a Gaussian) over (length,
+    *state axes); nu, the mean over pixels of std (Ning et al.'s ν_t), and pooled_rmse over
+    (length); all with `_se` partners by jackknife over groups of images. A pixel that never varies
+    has skewness and kurtosis NaN.
     """
-    error = errors["error"].transpose("sample", *PIXELS).values.astype(np.float64)
-    group = errors["image"].values % GROUPS
-    count = np.bincount(group, minlength=GROUPS).astype(np.float64)
-    # Powers of deviations from the overall mean, so that the jackknife's shifts are small and nothing cancels.
+    axes = ("length", *axes_of(errors["error"].dims))
+    error = errors["error"].transpose("sample", *axes).values.astype(np.float64)
+    images = errors["image"].values
+    count = Groups(images).count
+    # Powers of deviations from the overall mean, so that the jackknife's shifts are small and
+    # nothing cancels.
     centre = error.mean(0)
     deviation = error - centre
-    sums = []
-    power = np.ones_like(error)
-    for _ in range(4):
-        power = power * deviation
-        sums.append(np.stack([power[group == g].sum(0) for g in range(GROUPS)]))
+    sums = [sums_by_group(deviation**power, images) for power in (1, 2, 3, 4)]
 
     def moments(n: float, *totals: Array) -> Array:
         m1, m2, m3, m4 = (t / n for t in totals)
@@ -34,19 +42,21 @@ def distribution(errors: xr.Dataset) -> xr.Dataset:
         third = m3 - 3 * m1 * m2 + 2 * m1**3
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         with np.errstate(divide="ignore", invalid="ignore"):
-            shape = np.where(variance > 0, [third / variance**1.5, fourth / variance**2 - 3], np.nan)
-        return np.stack([centre + m1, np.sqrt(variance), *shape])
+            skewness = np.where(variance > 0, third / variance**1.5, np.nan)
+            kurtosis = np.where(variance > 0, fourth / variance**2 - 3, np.nan)
+        return np.stack([centre + m1, np.sqrt(variance), skewness, kurtosis])
 
     def pooled(n: float, *totals: Array) -> Array:
-        mean, std, *_ = moments(n, *totals)
-        pixels = (-3, -2, -1)
-        return np.stack([std.mean(pixels), np.sqrt((mean**2 + std**2).mean(pixels))])
+        mean, std = moments(n, *totals)[:2].reshape(2, len(centre), -1)
+        return np.stack([std.mean(-1), np.sqrt((mean**2 + std**2).mean(-1))])
 
-    each = dict(
-        zip(("mean", "std", "skewness", "kurtosis"), zip(*jackknife(moments, count, *sums), strict=True), strict=True)
-    )
-    result = with_errors(errors, PIXELS, **each)
-    total = dict(zip(("nu", "pooled_rmse"), zip(*jackknife(pooled, count, *sums), strict=True), strict=True))
-    result = with_errors(result, ("length",), **total)
-    result.attrs = errors.attrs | {"n": str(len(group))} | why_no_interval(count)
+    result = with_estimates(errors, axes, **_named(BY_PIXEL, jackknife(moments, count, *sums)))
+    totals = _named(("nu", "pooled_rmse"), jackknife(pooled, count, *sums))
+    result = with_estimates(result, ("length",), **totals)
+    result.attrs = errors.attrs | {"n": str(len(images))} | why_no_interval(count)
     return result
+
+
+def _named(names: tuple[str, ...], several: Estimate) -> dict[str, Estimate]:
+    """Estimates of several numbers that were made as one, by name."""
+    return {name: Estimate(several.value[i], several.error[i]) for i, name in enumerate(names)}

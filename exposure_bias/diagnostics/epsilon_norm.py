@@ -2,72 +2,92 @@
 
     ΔN_t = E‖ε̂(x̂_t)‖₂ / E‖ε̂(x_t)‖₂,        the Frobenius norm over C·H·W of each sample,
 
-is what Ning et al. (arXiv 2308.15321) compare: above 1 where the chain's states look noisier to the network than x_t
-does. It is not 1 for a perfect denoiser with finitely many steps either, and the sign depends on the sampler's variance
-(design §4.6); the Gaussian reference shows it, and R_t = ΔN_t / ΔN_t(Gaussian) is what is left.
+is what Ning et al. (arXiv 2308.15321) compare: above 1 where the chain's states look noisier to the
+network than x_t does. It is not 1 for a perfect denoiser with finitely many steps either, and the
+sign depends on the sampler's variance (design §4.6); the Gaussian reference shows it, and R_t =
+ΔN_t / ΔN_t(Gaussian) is what is left.
 
-Epsilon scaling divides ε̂ by λ_i at call i, counted as ADM-ES does from the clean side: i = T′ − 1 at the first,
-noisiest call and 0 at the last. They take ΔN_t for the accumulated growth, ΔN_t = ∫_t^T λ; with factors instead of
-exponents that is
+Epsilon scaling divides ε̂ by λ_i at call i, counted as ADM-ES does from the clean side: i = T′ − 1
+at the first, noisiest call and 0 at the last. They take ΔN_t for the accumulated growth, ΔN_t =
+∫_t^T λ; with factors instead of exponents that is
 
     R_t = Π_{calls c up to and with t} λ_c,
 
-so that per level λ = R_t / R_{before}, uniform λ = b has log R_t = (T′ − i) log b, and λ_i = k i + b has, to first
-order, log R_t = (T′ − i)(b − 1) + k Σ_{j ≥ i} j; both are least-squares fits over the recorded levels. (Their LSUN-64
-figure, ΔN = 106.1/83.3 after 20 calls, gives b = 1.012 in this way; searching for the best FID gave them 1.011.) This
-is the literature's recipe and no theorem: whether dividing by λ closes the gap has to be tried.
+so that per level λ = R_t / R_{before}, uniform λ = b has log R_t = (T′ − i) log b, and λ_i = k i +
+b has, to first order, log R_t = (T′ − i)(b − 1) + k Σ_{j ≥ i} j; both are least-squares fits over
+the recorded levels. (Their LSUN-64 figure, ΔN = 106.1/83.3 after 20 calls, gives b = 1.012 in this
+way; searching for the best FID gave them 1.011.) This is the literature's recipe and no theorem:
+whether dividing by λ closes the gap has to be tried.
 """
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from exposure_bias.diagnostics.excess import reference_of
-from exposure_bias.diagnostics.jackknife import Array, jackknife, why_no_interval, with_errors, with_interval
+from exposure_bias.diagnostics.excess import reference_of, with_excess
 from exposure_bias.errors import InputError
+from exposure_bias.jackknife import (
+    Array,
+    Estimate,
+    jackknife,
+    mean_of,
+    ratio_of,
+    sums_by_group,
+    why_no_interval,
+    with_estimates,
+    with_interval,
+)
 from exposure_bias.recording import Recording
-from exposure_bias.statistics.accumulator import GROUPS
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 RELATIVE_TO = ("gaussian", "none")
+LEVEL = ("step",)
 
 
 def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Dataset:
-    """The norms ‖ε̂‖₂ per level in both streams, their ratio, and the epsilon-scaling schedules it suggests.
+    """The norms ‖ε̂‖₂ per level in both streams, their ratio, and the epsilon-scaling schedules it
+    suggests.
 
-    relative_to: "gaussian" fits the schedules to ratio / ratio_gaussian, "none" to the ratio itself, as published.
+    Norms are of what the network said, before any clipping, as published.
 
-    Returns, over (step), for every recorded network call (the clean end has none): norm_forward, norm_chain (means over
-    samples) with `_se`; ratio with a 95 % interval `_low`, `_high` and a band `_band_low`, `_band_high` for claims over
-    all levels, `_se` being that of its logarithm; over (step, quantile) quantile_forward and quantile_chain.
-    norm_forward_gaussian, norm_chain_gaussian, ratio_gaussian: the Gaussian reference; excess_over_gaussian =
-    ratio / ratio_gaussian, with the same intervals.
+    relative_to: "gaussian" fits the schedules to ratio / ratio_gaussian, "none" to the ratio
+    itself, as published.
 
-    The schedules divide ε̂: scale (step), λ of each recorded call, the geometric mean over calls between; scale_uniform,
-    the b of λ = b; scale_slope and scale_offset, the k and b of λ_i = k·i + b, where i is the coordinate call_index of
-    step, T′ − 1 at the first call and 0 at the last. All with `_se`. Without a reference to be relative to they are
-    absent, and the attribute no_schedule says so.
+    Returns, over (step), for every recorded network call (the clean end has none): norm_forward,
+    norm_chain (means over samples) with `_se`; ratio with a 95 % interval `_low`, `_high` and a
+    band `_band_low`, `_band_high` for claims over all levels, `_se` being that of its logarithm;
+    over (step, quantile) quantile_forward and quantile_chain. norm_forward_gaussian,
+    norm_chain_gaussian, ratio_gaussian: the Gaussian reference; excess_over_gaussian = ratio −
+    ratio_gaussian, with its interval and band.
 
-    Source: module docstring. Raises InputError for an unknown relative_to and a recording that lacks a stream.
+    The schedules divide ε̂: scale (step), λ of each recorded call, the geometric mean over calls
+    between; scale_uniform, the b of λ = b; scale_slope and scale_offset, the k and b of λ_i = k·i +
+    b, where i is the coordinate call_index of step, T′ − 1 at the first call and 0 at the last. All
+    with `_se`. Without a reference to be relative to they are absent, and the attribute no_schedule
+    says so.
+
+    Source: module docstring. Raises InputError for an unknown relative_to and a recording that
+    lacks a stream.
     """
     if relative_to not in RELATIVE_TO:
         raise InputError(f"unknown relative_to {relative_to!r}: allowed are {', '.join(RELATIVE_TO)}")
     forward, chain = recording["forward"].isel(step=slice(-1)), recording["chain"].isel(step=slice(-1))
     norms = {"forward": _norms(forward), "chain": _norms(chain)}
-    groups, count = chain["image"].values % GROUPS, chain["count"].values
-    sums = {name: np.stack([norm[groups == g].sum(0) for g in range(GROUPS)]) for name, norm in norms.items()}
-    calls = recording.provenance["run"]["steps"] - chain["step"].values
+    count = chain["count"].values
+    sums = {name: sums_by_group(norm, chain["image"].values) for name, norm in norms.items()}
+    calls = recording.run.steps - chain["step"].values
     result = xr.Dataset(coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma")})
     result = result.assign_coords(call_index=("step", calls - 1), quantile=list(QUANTILES))
     for name, norm in norms.items():
-        result = with_errors(result, ("step",), **{f"norm_{name}": jackknife(lambda n, s: s / n, count, sums[name])})
+        result = with_estimates(result, LEVEL, **{f"norm_{name}": jackknife(mean_of, count, sums[name])})
         result[f"quantile_{name}"] = (("step", "quantile"), np.quantile(norm, QUANTILES, axis=0).T)
     both = (count, sums["chain"], sums["forward"])
-    result = with_interval(result, ("step",), "ratio", _log_ratio, *both, transform=np.exp)
-    result, reasons = _with_reference(result, recording)
+    ratio = jackknife(ratio_of, *both, scale="log", band=True)
+    result = with_interval(result, LEVEL, ratio=ratio)
+    result, reasons = _with_reference(result, recording, ratio)
     if relative_to == "none" or "ratio_gaussian" in result:
-        base = np.log(result["ratio_gaussian"].values) if relative_to == "gaussian" else np.zeros(len(calls))
-        result = _with_schedules(result, base, *both)
+        base = result["ratio_gaussian"].values if relative_to == "gaussian" else np.ones(len(calls))
+        result = _with_schedules(result, np.log(base), *both)
     else:
         reasons["no_schedule"] = f"{reasons['no_reference']}; relative_to='none' fits the ratio itself"
     result.attrs = recording.description | why_no_interval(count) | reasons | {"relative_to": relative_to}
@@ -80,22 +100,14 @@ def _norms(stream: xr.Dataset) -> Array:
     return norms
 
 
-def _log_ratio(_: float, chain: Array, forward: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(chain / forward)
-    return np.where(np.isfinite(ratio), ratio, np.nan)
-
-
-def _with_reference(result: xr.Dataset, recording: Recording) -> tuple[xr.Dataset, dict[str, str]]:
+def _with_reference(result: xr.Dataset, recording: Recording, ratio: Estimate) -> tuple[xr.Dataset, dict[str, str]]:
     reference, reasons = reference_of(recording)
     if reference is None:
         return result, reasons
     for name in ("forward", "chain"):
         result[f"norm_{name}_gaussian"] = ("step", reference[f"epsilon_norm_{name}"].values[:-1])
     result["ratio_gaussian"] = result["norm_chain_gaussian"] / result["norm_forward_gaussian"]
-    for end in ("", "_low", "_high", "_band_low", "_band_high"):
-        result[f"excess_over_gaussian{end}"] = result[f"ratio{end}"] / result["ratio_gaussian"]
-    return result.assign(excess_over_gaussian_se=result["ratio_se"]), reasons
+    return with_excess(result, LEVEL, "ratio", ratio), reasons
 
 
 def _with_schedules(result: xr.Dataset, base: Array, count: Array, chain: Array, forward: Array) -> xr.Dataset:
@@ -106,7 +118,9 @@ def _with_schedules(result: xr.Dataset, base: Array, count: Array, chain: Array,
     since = np.diff(done, prepend=0)
 
     def log_growth(n: float, *sums: Array) -> Array:
-        return _log_ratio(n, *sums) - base
+        with np.errstate(divide="ignore", invalid="ignore"):
+            growth: Array = np.log(ratio_of(n, *sums)) - base
+        return growth
 
     def each(n: float, *sums: Array) -> Array:
         scale: Array = np.exp(np.diff(log_growth(n, *sums), prepend=0) / since)
@@ -120,14 +134,23 @@ def _with_schedules(result: xr.Dataset, base: Array, count: Array, chain: Array,
         k, excess = _fit(np.stack([above, done], axis=1), log_growth(n, *sums))
         return np.array([k, 1 + excess])
 
-    result = with_errors(result, ("step",), scale=jackknife(each, count, chain, forward))
-    (b,), (b_se,) = jackknife(uniform, count, chain, forward)
-    (k, offset), (k_se, offset_se) = jackknife(linear, count, chain, forward)
-    return with_errors(result, (), scale_uniform=(b, b_se), scale_slope=(k, k_se), scale_offset=(offset, offset_se))
+    both = (count, chain, forward)
+    result = with_estimates(result, LEVEL, scale=jackknife(each, *both))
+    k, offset = _halves(jackknife(linear, *both))
+    (b, _) = _halves(jackknife(uniform, *both))
+    return with_estimates(result, (), scale_uniform=b, scale_slope=k, scale_offset=offset)
+
+
+def _halves(pair: Estimate) -> tuple[Estimate, Estimate]:
+    """The first and the last number of an estimate of one or two."""
+    first, last = (Estimate(pair.value[i], pair.error[i]) for i in (0, -1))
+    return first, last
 
 
 def _fit(design: NDArray[np.float64], growth: Array) -> Array:
-    """Least squares over the levels where the growth is known; NaN if they are fewer than the unknowns."""
+    """Least squares over the levels where the growth is known; NaN if they are fewer than the
+    unknowns.
+    """
     known = np.isfinite(growth)
     if known.sum() < design.shape[1]:
         return np.full(design.shape[1], np.nan)

@@ -1,82 +1,109 @@
-"""Is e_t white, and is it centred? What input perturbation assumes beside normality, and what a perfect sampler shows.
+"""Is e_t white, as input perturbation assumes beside normality; and centred, as of a perfect sampler?
 
-Input perturbation adds noise of equal variance that is independent from pixel to pixel. For the deviations d_i of e_t
-from its mean image, over pixels i, and r_ij their correlations,
+Input perturbation adds noise of equal variance that is independent from pixel to pixel. For the
+deviations d_i of e_t from its mean image, over pixels i, and r_ij their correlations,
 
-    correlation      mean over i ≠ j of r_ij², less its expectation 1/(n − 1) for independent pixels
-    autocorrelation  Σ d_i d_{i+1} / Σ ½(d_i² + d_{i+1}²) over horizontal (or vertical) neighbours
-    whiteness        power of d per DCT mode in each radial band, over its mean: 1 everywhere for white e_t
+- correlation, the mean over i ≠ j of r_ij², less its expectation 1/(n − 1) for independent pixels,
+- autocorrelation, Σ d_i d_{i+1} / Σ ½(d_i² + d_{i+1}²) over neighbours along an axis of space, and
+- whiteness, the power of d per DCT mode in each radial band over its mean
 
-are 0, 0 and 1. A perfect sampler need not do that: its e_t is as correlated as the posterior of x_0. It has mean 0 and
-skewness 0 at every pixel instead (design §4.11), hence
+are 0, 0 and 1 for white e_t. A perfect sampler need not do that: its e_t is as correlated as the posterior of
+x_0. It has mean 0 and skewness 0 at every pixel instead (design §4.11), hence
 
-    bias             Σ_i m_i² − Σ_i Var_i/n over Σ_i Var_i, m the mean of e_t: the squared bias in units of the variance
-    skewness         Σ_i E d_i³ / Σ_i Var_i^{3/2}
+- bias, Σ_i m_i² − Σ_i Var_i/n over Σ_i Var_i, m the mean of e_t: the squared bias in units of the
+  variance,
+- skewness, Σ_i E d_i³ / Σ_i Var_i^{3/2}.
 """
 
 import numpy as np
 import xarray as xr
 
-from exposure_bias.diagnostics.jackknife import Array, jackknife, why_no_interval, with_errors
 from exposure_bias.errors import InputError
-from exposure_bias.statistics.accumulator import GROUPS
+from exposure_bias.jackknife import (
+    GROUPS,
+    Array,
+    Estimate,
+    Groups,
+    jackknife,
+    ratio_of,
+    sums_by_group,
+    why_no_interval,
+    with_estimates,
+)
+from exposure_bias.states import axes_of
 from exposure_bias.statistics.bands import dct
 
 
 def isotropy(errors: xr.Dataset) -> xr.Dataset:
     """Whether the errors that `chain_errors` made are white and centred.
 
-    Returns, over (length): correlation; autocorrelation_x and autocorrelation_y; bias; skewness; over (length,
-    frequency): whiteness, over radial frequency in cycles per pixel. All with `_se` partners (jackknife over groups of
-    images). Null values are in the module docstring. Pixels that never vary are left out of correlation; where pixels
-    are independent its error is on the wide side (about √2 times), for the jackknife is made for what is not second
-    order.
+    Returns, over (length): correlation; for each axis of space autocorrelation_x,
+    autocorrelation_y, …; bias; skewness; over (length, frequency): whiteness, over radial frequency
+    in cycles per pixel. All with `_se` partners (jackknife over groups of images). Null values are
+    in the module docstring. Pixels that never vary are left out of correlation; where pixels are
+    independent its error is on the wide side (about √2 times), for the jackknife is made for what
+    is not second order. Vectors have no neighbours and no whiteness, as the attribute no_space
+    says.
 
-    Raises InputError for fewer than 3 samples, or for images smaller than 4 × 4, which have no spectrum.
+    Raises InputError for fewer than 3 samples.
     """
-    error = errors["error"].transpose("length", "sample", "channel", "y", "x").values.astype(np.float64)
-    lengths, samples, _, height, width = error.shape
-    if samples < 3:
-        raise InputError(f"correlations need at least 3 samples, got {samples}")
-    bands = dct(height, width)
-    label, modes = bands.label, bands.count[: len(bands.label)]
-    group = errors["image"].values % GROUPS
-    count = np.bincount(group, minlength=GROUPS).astype(np.float64)
-    curves = {k: np.empty((2, lengths)) for k in ("correlation", *CURVES)}
-    whiteness = np.empty((2, lengths, len(label)))
-    for i, values in enumerate(error):
-        d = values - values.mean(0)
-        curves["correlation"][:, i] = _with_error(d.reshape(samples, -1), group, count)
-        power = bands.power(d)[..., : len(label)].sum(1) / modes
-        whiteness[:, i] = jackknife(_whiteness, count, _by_group(power, group), np.multiply.outer(count, modes))
-        neighbours = [(d[..., :, :-1], d[..., :, 1:]), (d[..., :-1, :], d[..., 1:, :])]
-        for name, (one, other) in zip(CURVES, neighbours, strict=False):
-            sums = [v.sum((1, 2, 3)) for v in (one * other, (one**2 + other**2) / 2)]
-            curves[name][:, i] = jackknife(_ratio, count, *(_by_group(v, group) for v in sums))
-        powers = [_by_group(values.reshape(samples, -1) ** k, group) for k in (1, 2, 3)]
-        for name, estimate in (("bias", _bias), ("skewness", _skewness)):
-            curves[name][:, i] = jackknife(estimate, count, *powers)
-    result = xr.Dataset(coords={"length": errors["length"], "frequency": label})
-    result = with_errors(result, ("length",), **{k: (v[0], v[1]) for k, v in curves.items()})
-    result = with_errors(result, ("length", "frequency"), whiteness=(whiteness[0], whiteness[1]))
-    result.attrs = errors.attrs | {"n": str(samples)} | why_no_interval(count)
+    axes = axes_of(errors["error"].dims)
+    error = errors["error"].transpose("length", "sample", *axes).values.astype(np.float64)
+    if error.shape[1] < 3:
+        raise InputError(f"correlations need at least 3 samples, got {error.shape[1]}")
+    images = errors["image"].values
+    count = Groups(images).count
+    each = [_of_length(values, images, count, axes[1:]) for values in error]
+    result = xr.Dataset(coords={"length": errors["length"]})
+    for name in each[0]:
+        found = [curves[name] for curves in each]
+        stacked = Estimate(np.stack([f.value for f in found]), np.stack([f.error for f in found]))
+        dims = ("length", "frequency") if name == "whiteness" else ("length",)
+        result = with_estimates(result, dims, **{name: stacked})
+    reasons = {} if len(axes) > 1 else {"no_space": "vectors have no neighbours and no frequencies"}
+    if len(axes) > 1:
+        result = result.assign_coords(frequency=dct(*error.shape[3:]).label)
+    result.attrs = errors.attrs | {"n": str(error.shape[1])} | why_no_interval(count) | reasons
     return result
 
 
-CURVES = ("autocorrelation_x", "autocorrelation_y", "bias", "skewness")
+def _of_length(values: Array, images: Array, count: Array, space: tuple[str, ...]) -> dict[str, Estimate]:
+    """Every number of one length's errors (sample, *state axes)."""
+    d = values - values.mean(0)
+    samples = len(d)
+    group = images % GROUPS
+    found = {"correlation": Estimate(*_with_error(d.reshape(samples, -1), group, count))}
+    for axis, name in enumerate(space, start=2):
+        found[f"autocorrelation_{name}"] = _autocorrelation(d, axis, images, count)
+    powers = [sums_by_group(values.reshape(samples, -1) ** k, images) for k in (1, 2, 3)]
+    found["bias"] = jackknife(_bias, count, *powers)
+    found["skewness"] = jackknife(_skewness, count, *powers)
+    if space:
+        bands = dct(*values.shape[2:])
+        width = len(bands.label)
+        modes = bands.count[:width]
+        power = bands.power(d)[..., :width].sum(1) / modes
+        weights = np.multiply.outer(count, modes)
+        found["whiteness"] = jackknife(_whiteness, count, sums_by_group(power, images), weights)
+    return found
 
 
-def _by_group(values: Array, group: Array) -> Array:
-    """Sums over the samples (the first axis) of each group."""
-    return np.stack([values[group == g].sum(0) for g in range(GROUPS)])
+def _autocorrelation(d: Array, axis: int, images: Array, count: Array) -> Estimate:
+    """Of neighbours along an axis; NaN where there are none."""
+    one, other = np.delete(d, -1, axis), np.delete(d, 0, axis)
+    everything = tuple(range(1, d.ndim))
+    together = sums_by_group((one * other).sum(everything), images)
+    apart = sums_by_group(((one**2 + other**2) / 2).sum(everything), images)
+    return jackknife(ratio_of, count, together, apart)
 
 
-def _with_error(d: Array, group: Array, count: Array) -> tuple[float, float]:
+def _with_error(d: Array, group: Array, count: Array) -> tuple[Array, Array]:
     """`_correlation` and its standard error; a group's samples leave it one group at a time."""
+    value = np.asarray(_correlation(d))
     if why_no_interval(count):
-        return _correlation(d), float("nan")
+        return value, np.asarray(np.nan)
     without = np.array([_correlation(d[group != g]) for g in range(GROUPS)])
-    return _correlation(d), float(np.sqrt(GROUPS - 1) * without.std())
+    return value, np.asarray(np.sqrt(GROUPS - 1) * without.std())
 
 
 def _correlation(d: Array) -> float:
@@ -92,10 +119,6 @@ def _correlation(d: Array) -> float:
     return float((np.square(product).sum() / n**2 - pixels) / (pixels * (pixels - 1)) - 1 / (n - 1))
 
 
-def _ratio(_: float, above: Array, below: Array) -> Array:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-
-
 def _whiteness(_: float, power: Array, modes: Array) -> Array:
     weights = modes / modes.sum()
     mean = (power * weights).sum()
@@ -104,11 +127,11 @@ def _whiteness(_: float, power: Array, modes: Array) -> Array:
 
 def _bias(n: float, total: Array, square: Array, _: Array) -> Array:
     variance = np.maximum(square - total**2 / n, 0) / (n - 1)
-    return _ratio(n, ((total / n) ** 2 - variance / n).sum(keepdims=True), variance.sum(keepdims=True))[0]
+    return ratio_of(n, ((total / n) ** 2 - variance / n).sum(), variance.sum())
 
 
 def _skewness(n: float, total: Array, square: Array, cube: Array) -> Array:
     m1, m2, m3 = total / n, square / n, cube / n
     variance = np.maximum(m2 - m1**2, 0)
     third = m3 - 3 * m1 * m2 + 2 * m1**3
-    return _ratio(n, third.sum(keepdims=True), (variance**1.5).sum(keepdims=True))[0]
+    return ratio_of(n, third.sum(), (variance**1.5).sum())

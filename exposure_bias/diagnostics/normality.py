@@ -1,13 +1,14 @@
 """Is e_t Gaussian? Shapiro–Wilk tests per pixel, and what their rejection rate is worth.
 
-The talk tests 50 values a pixel at 5 % and finds few rejections. Two things are missing there: 5 % of true Gaussians
-are rejected as well, and pixels are correlated, so that thousands of tests are worth few. Here the images are split
-into B disjoint blocks of n; a block's rate r_b is the share of pixels rejected in it, and the independent blocks
-give the interval r̄ ± t_{B−1} s/√B and the effective number of tests r̄(1 − r̄)/s² (design §4.11). With one block only,
-the range that Gaussian errors of the same covariance would show is simulated instead.
+The talk tests 50 values a pixel at 5 % and finds few rejections. Two things are missing there: 5 %
+of true Gaussians are rejected as well, and pixels are correlated, so that thousands of tests are
+worth few. Here the images are split into B disjoint blocks of n; a block's rate r_b is the share of
+pixels rejected in it, and the independent blocks give the interval r̄ ± t_{B−1} s/√B and the
+effective number of tests r̄(1 − r̄)/s² (design §4.11). With one block only, the range that Gaussian
+errors of the same covariance would show is simulated instead.
 
-"e_t is Gaussian" is input perturbation's assumption. It is not what a perfect sampler shows: even its e_t is a scale
-mixture.
+"e_t is Gaussian" is input perturbation's assumption. It is not what a perfect sampler shows: even
+its e_t is a scale mixture.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from exposure_bias.diagnostics.jackknife import Array
 from exposure_bias.diagnostics.shapiro import shapiro
 from exposure_bias.errors import InputError
+from exposure_bias.jackknife import Array
+from exposure_bias.states import axes_of
 
 CLASSES = ("regular", "constant_x0", "atoms", "at_bound")
 ATOM_SHARE = 0.01
@@ -30,18 +32,20 @@ SIMULATIONS = 200
 def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
     """Shapiro–Wilk rejection rates of the errors that `chain_errors` made.
 
-    n: values a test, 3 to 5000; the talk takes 50. alpha: level of a test. seed: how images are split into blocks.
+    n: values a test, 3 to 5000; the talk takes 50. alpha: level of a test. seed: how images are
+    split into blocks.
 
-    Returns, over (length): rate, the mean over blocks of the share of regular pixels rejected, with rate_se, rate_low
-    and rate_high (95 %, NaN with one block); effective_tests; fdr_rate, the share rejected by Benjamini–Hochberg at
-    level alpha, mean over blocks; null_low and null_high, the simulated 95 % range of the rate for Gaussian errors of
-    the same covariance (with one block only, else NaN). Over (length, block): block_rate. Over (length, pixels): count
-    and rate_of of regular pixels and of those reported apart, because the test means nothing there: x_0 constant,
-    more than 1 % of errors exactly equal (atoms), more than 1 % of x̂_0 at −1 or 1 (at_bound). Over (length, block,
-    channel, y, x): statistic and pvalue.
+    Returns, over (length): rate, the mean over blocks of the share of regular pixels rejected, with
+    rate_se, rate_low and rate_high (95 %, NaN with one block); effective_tests; fdr_rate, the share
+    rejected by Benjamini–Hochberg at level alpha, mean over blocks; null_low and null_high, the
+    simulated 95 % range of the rate for Gaussian errors of the same covariance (with one block
+    only, else NaN). Over (length, block): block_rate. Over (length, pixels): count and rate_of of
+    regular pixels and of those reported apart, because the test means nothing there: x_0 constant,
+    more than 1 % of errors exactly equal (atoms), more than 1 % of x̂_0 at −1 or 1 (at_bound). Over
+    (length, block, *state axes): statistic and pvalue.
 
-    Blocks are of different images, or they would not be independent: of samples that share an image only the first is
-    tested, and the attribute recycled says so.
+    Blocks are of different images, or they would not be independent: of samples that share an image
+    only the first is tested, and the attribute recycled says so.
 
     Raises InputError if n does not fit the number of images or alpha lies outside (0, 1).
     """
@@ -52,20 +56,14 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     blocks = len(first) // n
     order = first[np.random.default_rng(seed).permutation(len(first))[: blocks * n]]
     recycled = f"{samples} samples of {len(first)} images: one of each is tested, for blocks must not share images"
-    error = errors["error"].transpose("length", "sample", "channel", "y", "x").values
+    axes = axes_of(errors["error"].dims)
+    error = errors["error"].transpose("length", "sample", *axes).values
     split = error[:, order].reshape(len(error), blocks, n, *error.shape[2:])
     kind = _classes(error, errors["x0"].values)
-    constant = split.min(2) == split.max(2)
-    with np.errstate(all="ignore"):
-        # A constant pixel has no shape to test: a line keeps `shapiro` quiet, and its result is taken out again.
-        filled = np.where(constant[:, :, None], np.linspace(-1, 1, n).reshape(n, 1, 1, 1), split)
-        statistic, pvalue = shapiro(filled, axis=2)
-    statistic[constant], pvalue[constant] = np.nan, np.nan
+    statistic, pvalue = _tested(split)
+    tests = ("length", "block", *axes)
     result = xr.Dataset(
-        {
-            "statistic": (("length", "block", "channel", "y", "x"), statistic),
-            "pvalue": (("length", "block", "channel", "y", "x"), pvalue),
-        },
+        {"statistic": (tests, statistic), "pvalue": (tests, pvalue)},
         coords={"length": errors["length"], "pixels": list(CLASSES)},
         attrs=errors.attrs
         | {"n_per_test": str(n), "blocks": str(blocks), "alpha": str(alpha)}
@@ -73,10 +71,12 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     )
     rejected = np.where(np.isnan(pvalue), np.nan, pvalue < alpha)
     by_class = [np.where(kind[:, None] == c, rejected, np.nan) for c in range(len(CLASSES))]
-    block_rate = _share(by_class[0], (2, 3, 4))
+    pixels = tuple(range(2, rejected.ndim))
+    block_rate = _share(by_class[0], pixels)
+    counts = [(kind == c).reshape(len(kind), -1).sum(1) for c in range(len(CLASSES))]
     result["block_rate"] = (("length", "block"), block_rate)
-    result["count"] = (("length", "pixels"), np.stack([(kind == c).sum((1, 2, 3)) for c in range(len(CLASSES))], 1))
-    result["rate_of"] = (("length", "pixels"), np.stack([_share(r, (1, 2, 3, 4)) for r in by_class], 1))
+    result["count"] = (("length", "pixels"), np.stack(counts, 1))
+    result["rate_of"] = (("length", "pixels"), np.stack([_share(r, (1, *pixels)) for r in by_class], 1))
     regular = [pvalue[i][:, kind[i] == 0] for i in range(len(kind))]
     result["fdr_rate"] = ("length", np.array([_benjamini_hochberg(p, alpha) for p in regular]))
     null = [
@@ -92,8 +92,25 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
 POWER_DRAWS = 4000
 
 
+def _tested(split: Array) -> tuple[Array, Array]:
+    """W and p of every (length, block, pixel), from values (length, block, n, pixel); NaN where
+    they are all the same.
+    """
+    n = split.shape[2]
+    constant = split.min(2) == split.max(2)
+    line = np.linspace(-1, 1, n).reshape(n, *(1,) * (split.ndim - 3))
+    with np.errstate(all="ignore"):
+        # A constant pixel has no shape to test: a line keeps `shapiro` quiet, and its result is
+        # taken out again.
+        statistic, pvalue = shapiro(np.where(constant[:, :, None], line, split), axis=2)
+    statistic[constant], pvalue[constant] = np.nan, np.nan
+    return statistic, pvalue
+
+
 def check_test(n: int, alpha: float, samples: int) -> None:
-    """Raise InputError unless tests of n values at level alpha can be made of so many samples of different images."""
+    """Raise InputError unless tests of n values at level alpha can be made of so many samples of
+    different images.
+    """
     if not 3 <= n <= min(samples, 5000):
         raise InputError(f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}")
     if not 0 < alpha < 1:
@@ -101,10 +118,12 @@ def check_test(n: int, alpha: float, samples: int) -> None:
 
 
 def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
-    """How often a Shapiro–Wilk test of n values rejects what is not Gaussian: rate (n, alternative), by simulation.
+    """How often a Shapiro–Wilk test of n values rejects what is not Gaussian: rate (n,
+    alternative), by simulation.
 
-    alternative: normal (the rate is alpha), Laplace, Student's t with 5 degrees of freedom, and a Gaussian whose
-    standard deviation is log-normal (s = 0.4), the kind of scale mixture that a perfect e_t is. rate_se is binomial.
+    alternative: normal (the rate is alpha), Laplace, Student's t with 5 degrees of freedom, and a
+    Gaussian whose standard deviation is log-normal (s = 0.4), the kind of scale mixture that a
+    perfect e_t is. rate_se is binomial.
     """
     rng = np.random.default_rng(seed)
     rates = []
@@ -128,7 +147,7 @@ def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int 
 
 
 def _classes(error: Array, x0: Array) -> NDArray[np.int64]:
-    """The index into CLASSES of every (length, channel, y, x)."""
+    """The index into CLASSES of every (length, *state axes)."""
     samples = error.shape[1]
     ordered = np.sort(error, axis=1)
     run = max(2, int(ATOM_SHARE * samples) + 1)
@@ -162,7 +181,9 @@ def _across_blocks(block_rate: Array, tests: Sequence[int]) -> dict[str, Array]:
 
 
 def _benjamini_hochberg(pvalue: Array, alpha: float) -> float:
-    """Share of the tests in each block (blocks, tests) that the step-up procedure rejects, mean over blocks."""
+    """Share of the tests in each block (blocks, tests) that the step-up procedure rejects, mean
+    over blocks.
+    """
     tests = pvalue.shape[1]
     if tests == 0:
         return float("nan")
@@ -172,7 +193,9 @@ def _benjamini_hochberg(pvalue: Array, alpha: float) -> float:
 
 
 def _null_range(error: Array, alpha: float, seed: int) -> tuple[float, float]:
-    """95 % range of the rate over SIMULATIONS Gaussian samples with the covariance of `error` (n, pixels)."""
+    """95 % range of the rate over SIMULATIONS Gaussian samples with the covariance of `error`
+    (n, pixels).
+    """
     n, pixels = error.shape
     if pixels == 0:
         return float("nan"), float("nan")

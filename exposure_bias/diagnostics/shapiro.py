@@ -4,15 +4,17 @@ For the order statistics y_1 ≤ … ≤ y_n of one sample,
 
     W = (Σ a_i y_i)² / Σ (y_i − ȳ)²,        Σ a_i = 0,  Σ a_i² = 1,
 
-compares the slope of the normal quantile plot with the sample's spread: W ≤ 1, and W = 1 only where y is exactly
-linear in a. Royston approximates the weights a (exact ones need the covariance of normal order statistics) and maps
-1 − W to a normal deviate z, whose upper tail is the p-value.
+compares the slope of the normal quantile plot with the sample's spread: W ≤ 1, and W = 1 only where
+y is exactly linear in a. Royston approximates the weights a (exact ones need the covariance of
+normal order statistics) and maps 1 − W to a normal deviate z, whose upper tail is the p-value.
 
-The cost is the sorting, so every sample of a chunk is sorted by one call and the rest happens in the same buffer.
+The cost is the sorting, so every sample of a chunk is sorted by one call and the rest happens in
+the same buffer.
 
-Source: P. Royston, "Remark AS R94: A remark on Algorithm AS 181: the W-test for normality", Applied Statistics
-44(4), 1995, pp. 547–551, doi 10.2307/2986146; normal quantiles from J. D. Beasley & S. G. Springer, "Algorithm AS 111",
-Applied Statistics 26(1), 1977, pp. 118–121, doi 10.2307/2346889. Polynomials below are in ascending powers.
+Source: P. Royston, "Remark AS R94: A remark on Algorithm AS 181: the W-test for normality", Applied
+Statistics 44(4), 1995, pp. 547–551, doi 10.2307/2986146; normal quantiles from J. D. Beasley & S.
+G. Springer, "Algorithm AS 111", Applied Statistics 26(1), 1977, pp. 118–121, doi 10.2307/2346889.
+Polynomials below are in ascending powers.
 """
 
 import math
@@ -43,7 +45,8 @@ C4 = (1.3822, -0.77857, 0.062767, -0.0020322)
 C5 = (-1.5861, -0.31082, -0.083751, 0.0038915)
 C6 = (-0.4803, -0.082676, 0.0030302)
 
-# Normal quantile of p = ½ − q (AS 111): q·A(q²)/B(q²) for q ≤ 0.42, and C(r)/D(r) with r = √(−log p) beyond.
+# Normal quantile of p = ½ − q (AS 111): q·A(q²)/B(q²) for q ≤ 0.42, and C(r)/D(r) with r = √(−log
+# p) beyond.
 A = (2.50662823884, -18.61500062529, 41.39119773534, -25.44106049637)
 B = (1.0, -8.47351093090, 23.08336743743, -21.06224101826, 3.13082909833)
 C = (-2.78718931138, -2.29796479134, 4.85014127135, 2.32121276858)
@@ -51,35 +54,40 @@ D = (1.0, 3.54388924762, 1.63706781897)
 
 
 class ShapiroResult(NamedTuple):
-    """W and its p-value, one of each per sample: float64 arrays, or scalars for a single 1-d sample."""
+    """W and its p-value, one of each per sample: float64 arrays, or scalars for a single 1-d
+    sample.
+    """
 
     statistic: Any
     pvalue: Any
 
 
 def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
-    """Shapiro–Wilk test of normality of every 1-d sample along `axis` (Royston 1995, Algorithm AS R94).
+    """Shapiro–Wilk test of normality of every 1-d sample along `axis` (Royston 1995, Algorithm AS
+    R94).
 
-    Agrees with `scipy.stats.shapiro(x, axis=axis)` to 1e−10 in W and 1e−7 in p, and is some fifty times faster on many
-    samples of 50 values. Beside the result it needs a few MB, however large `x` is.
+    Agrees with `scipy.stats.shapiro(x, axis=axis)` to 1e−10 in W and 1e−7 in p, and is some fifty
+    times faster on many samples of 50 values. Beside the result it needs a few MB, however large
+    `x` is.
 
     Parameters
     ----------
     x : real array, shape (…, n, …)
-        3 ≤ n ≤ 5000 values along `axis`; the other axes index independent tests. Integers, and floats of any
-        precision, are computed in float64, a chunk at a time.
+        3 ≤ n ≤ 5000 values along `axis`; the other axes index independent tests. Integers, and
+        floats of any precision, are computed in float64, a chunk at a time.
     axis : int
         Where the n values of a sample lie, −x.ndim ≤ axis < x.ndim.
 
     Returns
     -------
     ShapiroResult
-        `statistic` W in (0, 1] and `pvalue` in [0, 1]: float64, shape of `x` without `axis` (scalars for 1-d `x`).
-        Both are unchanged under x → s·x + c with s ≠ 0, up to rounding.
+        `statistic` W in (0, 1] and `pvalue` in [0, 1]: float64, shape of `x` without `axis`
+        (scalars for 1-d `x`). Both are unchanged under x → s·x + c with s ≠ 0, up to rounding.
 
-        A sample with a NaN, with an infinity, or whose range overflows float64 has W = p = NaN. A constant sample
-        has W = p = 1 by convention, as in scipy, which is no evidence of normality. Constant means a range of
-        exactly zero; scipy already calls a range below 1e−19 zero, whatever the scale of the data.
+        A sample with a NaN, with an infinity, or whose range overflows float64 has W = p = NaN. A
+        constant sample has W = p = 1 by convention, as in scipy, which is no evidence of normality.
+        Constant means a range of exactly zero; scipy already calls a range below 1e−19 zero,
+        whatever the scale of the data.
 
     Warns
     -----
@@ -89,8 +97,8 @@ def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
     Raises
     ------
     InputError
-        `x` is empty, masked or not real, `axis` is not one of its axes, n < 3, or n > 5000 (beyond the range for
-        which the p-value was fitted).
+        `x` is empty, masked or not real, `axis` is not one of its axes, n < 3, or n > 5000 (beyond
+        the range for which the p-value was fitted).
     """
     samples = _samples(x, axis)
     shape, n = samples.shape[:-1], samples.shape[-1]
@@ -102,7 +110,8 @@ def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
     for start in range(0, count, len(buffer)):
         index = np.arange(start, min(start + len(buffer), count))
         ordered = buffer[: len(index)]
-        # Gathered by index: reshaping to (count, n) would copy all of x wherever `axis` lies in the middle.
+        # Gathered by index: reshaping to (count, n) would copy all of x wherever `axis` lies in the
+        # middle.
         ordered[...] = samples[np.unravel_index(index, shape)] if shape else samples
         ordered.sort(axis=-1)
         deficit, flat = _deficit(ordered, weights)
@@ -161,23 +170,26 @@ def _weights(n: int) -> Floats:
 
 
 def _upper_quantile(p: NDArray[Any]) -> Floats:
-    """The z that a standard normal variable exceeds with probability p < ½: AS 111, good to 6e−7 for n ≤ 5000.
+    """The z that a standard normal variable exceeds with probability p < ½: AS 111, good to 6e−7
+    for n ≤ 5000.
 
-    Not an exact quantile, because scipy has this one too: at n = 5000 the two differ by 1e−8 in W and 1e−6 in p.
+    Not an exact quantile, because scipy has this one too: at n = 5000 the two differ by 1e−8 in W
+    and 1e−6 in p.
     """
     q, r = 0.5 - p, np.sqrt(-np.log(p))
     return np.where(q <= 0.42, q * polyval(q**2, A) / polyval(q**2, B), polyval(r, C) / polyval(r, D))
 
 
 def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """1 − W of every row, in [0, 1] or NaN, and which rows are constant (1 − W = 0). Overwrites `ordered`.
+    """1 − W of every row, in [0, 1] or NaN, and which rows are constant (1 − W = 0). Overwrites
+    `ordered`.
 
     1 − W rather than W, because the p-value is a function of its logarithm.
     """
     n = len(weights)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are answered by NaN; 0/0 is a constant row
-        # A large common offset leaves here, exactly. The median is within one standard deviation of the mean, so that
-        # Σ y² − n ȳ² below loses at most one bit.
+        # A large common offset leaves here, exactly. The median is within one standard deviation of
+        # the mean, so that Σ y² − n ȳ² below loses at most one bit.
         ordered -= ordered[:, n // 2, None].copy()
         span = ordered[:, -1] - ordered[:, 0]
         ordered /= span[:, None]  # so that squares neither overflow nor underflow
@@ -188,7 +200,9 @@ def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_
 
 
 def _pvalue(deficit: Floats, n: int) -> Floats:
-    """Probability of a larger 1 − W in a normal sample: exact for n = 3, otherwise the tail of a normal deviate z."""
+    """Probability of a larger 1 − W in a normal sample: exact for n = 3, otherwise the tail of a
+    normal deviate z.
+    """
     if n == MIN_N:
         return np.maximum(1 - 6 / np.pi * np.arcsin(np.sqrt(deficit)), 0.0)  # rounding at the least W, ¾, goes below 0
     with np.errstate(divide="ignore"):  # log 0 = −∞ has the right limit: p = 1 at W = 1, p = 0 beyond γ

@@ -1,10 +1,11 @@
 """The data's variance as an estimate: what a gap is held against has a sampling error too.
 
-σ_i² is the variance of the N images given to `record`; a claim about the law that they were drawn from counts its
-error. n of them were recorded, with sums by group, so that the jackknife can take a group's images out of σ² and out of
-the chain at once: whatever the chain remembers of its images is then in the error as well. The other N − n images are
-independent of all that. With w = n/N their part in the variance of σ² is w (1 − w) times that of the recorded images'
-own variance, and is added in quadrature.
+σ_i² is the variance of the N images given to `record`; a claim about the law that they were drawn
+from counts its error. n of them were recorded, with sums by group, so that the jackknife can take a
+group's images out of σ² and out of the chain at once: whatever the chain remembers of its images is
+then in the error as well. The other N − n images are independent of all that. With w = n/N their
+part in the variance of σ² is w (1 − w) times that of the recorded images' own variance, and is
+added in quadrature.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.diagnostics.jackknife import Array, grouped, jackknife
+from exposure_bias.jackknife import Array, grouped, jackknife
 from exposure_bias.recording import Recording
 from exposure_bias.statistics.law import COVARIANCE_IMAGES, DENSE, SUBSPACE_IMAGES
 
@@ -21,8 +22,9 @@ from exposure_bias.statistics.law import COVARIANCE_IMAGES, DENSE, SUBSPACE_IMAG
 class DataVariance:
     """The variance of the data at P places (pixels, directions), and what is needed for its error.
 
-    images: N. mean, variance (P,): of all N, the mean less μ, divisor N. count (G,), total and square (G, P): Σ 1, Σ d
-    and Σ d² by group of the samples that were recorded. once: by how much these shrink if each image counts once.
+    images: N. mean, variance (P,): of all N, the mean less μ, divisor N. count (G,), total and
+    square (G, P): Σ 1, Σ d and Σ d² by group of the samples that were recorded. once: by how much
+    these shrink if each image counts once.
     """
 
     images: float
@@ -40,7 +42,8 @@ class DataVariance:
 
     def remaining(self, count: Array, total: Array, square: Array) -> Array:
         """The variance (P,) of all images but those that these sums of the recorded ones lack."""
-        gone = [self.once * (mine.sum(0) - left) for mine, left in zip(self.sums, (count, total, square), strict=True)]
+        kept = zip(self.sums, (count, total, square), strict=True)
+        gone = [self.once * (mine.sum(0) - left) for mine, left in kept]
         images = self.images - gone[0]
         mean = (self.images * self.mean - gone[1]) / images
         second = (self.images * (self.variance + self.mean**2) - gone[2]) / images
@@ -48,7 +51,8 @@ class DataVariance:
         return np.where(self.variance > 0, np.maximum(second - mean**2, 0), 0.0)
 
     def elsewhere(self, pools: Array | None = None) -> Array:
-        """Standard error of the variance, or of its sums over pools (P, K), that images not recorded are to blame for.
+        """Standard error of the variance, or of its sums over pools (P, K), that images not
+        recorded are to blame for.
 
         NaN where there are too few samples for an interval.
         """
@@ -58,16 +62,19 @@ class DataVariance:
             return variance if pools is None else variance @ pools
 
         share = self.once * float(self.count.sum()) / self.images
-        error: Array = np.sqrt(max(share * (1 - share), 0)) * jackknife(own, self.count, *self.sums)[1]
+        unseen = np.sqrt(max(share * (1 - share), 0))
+        error: Array = unseen * jackknife(own, self.count, *self.sums).error
         return error
 
 
 def direction_variance(recording: Recording) -> DataVariance:
-    """The data's variance along the recorded directions: its largest eigenvalues, which are too large (`optimism`)."""
+    """The data's variance along the recorded directions: its largest eigenvalues, which are too
+    large (`optimism`).
+    """
     data = recording["data"]
-    total, square = (grouped(data, f"state_projection_{part}")[:, 0] for part in ("sum", "square"))
+    total, square = (grouped(data, name)[:, 0] for name in ("state_projection_sum", "state_projection_square"))
     values = data["eigenvalue"].values[: total.shape[-1]]
-    images, pixels = recording.provenance["run"]["data"]["images"], data["mean"].size
+    images, pixels = recording.run.data.images, data["mean"].size
     # The covariance may be of fewer images than there are; the recorded ones then stand for those.
     used = min(images, COVARIANCE_IMAGES if pixels <= DENSE else SUBSPACE_IMAGES)
     once = min(len(np.unique(data["image"].values)), used) / data.sizes["sample"]
@@ -75,11 +82,13 @@ def direction_variance(recording: Recording) -> DataVariance:
 
 
 def optimism(recording: Recording) -> Array:
-    """About how much too large, relatively, eigenvalues are as variances along their eigenvectors, (direction,).
+    """About how much too large, relatively, eigenvalues are as variances along their eigenvectors,
+    (direction,).
 
-    λ_k and its eigenvector v_k are of the same N images: v_k is turned to where these happen to vary. To first order
-    λ_k is above v_kᵀΣv_k by (2/N) Σ_j λ_j/(λ_k − λ_j) of itself (Anderson 1963, Ann. Math. Stat. 34, 122; Lawley 1956,
-    Biometrika 43, 128). Differences are damped by their sampling error: within it, eigenvectors only trade places.
+    λ_k and its eigenvector v_k are of the same N images: v_k is turned to where these happen to
+    vary. To first order λ_k is above v_kᵀΣv_k by (2/N) Σ_j λ_j/(λ_k − λ_j) of itself (Anderson
+    1963, Ann. Math. Stat. 34, 122; Lawley 1956, Biometrika 43, 128). Differences are damped by
+    their sampling error: within it, eigenvectors only trade places.
     """
     known, values = direction_variance(recording), recording["data"]["eigenvalue"].values
     mine = values[: len(known.variance)]
@@ -91,11 +100,13 @@ def optimism(recording: Recording) -> Array:
 
 
 def pixel_variance(recording: Recording) -> tuple[DataVariance, NDArray[np.int64]]:
-    """The data's variance at the pixels that chain and data both keep by group, and where the chain has those."""
+    """The data's variance at the pixels that chain and data both keep by group, and where the
+    chain has those.
+    """
     data, chain = recording["data"], recording["chain"]
     pixels, places, theirs = np.intersect1d(chain["pixel"].values, data["pixel"].values, return_indices=True)
     found = DataVariance(
-        images=recording.provenance["run"]["data"]["images"],
+        images=recording.run.data.images,
         mean=np.zeros(len(pixels)),
         variance=data["variance"].values.ravel()[pixels],
         count=data["count"].values,

@@ -1,57 +1,62 @@
 """Quality against chain length T′: "ideally, the more steps the better", yet FID rises again, the talk says.
 
-For every model, sampler and length, n samples are drawn, quantised as samples are saved, and compared with real images:
-Fréchet distance, KID, precision and recall (`fidelity`). Sample i meets the same noise in every model and at every
-length, so that a difference is known better than either value. Real against real images gives the noise floor.
+For every model, sampler and length, n samples are drawn, quantised as samples are saved, and
+compared with real images: Fréchet distance, KID, precision and recall (`fidelity`). Sample i walks
+on one Brownian path in every model and at every length, so that a difference is known better than
+either value. Real against real images gives the noise floor.
 
-    start = "noise"   x̂_0 from N(0, I) in T′ steps (Nichol & Dhariwal 2021, Fig. 11; Ning et al. 2023, Tab. 3)
-    start = "data"    the reconstruction curve: x_0 noised to the T′-th noise level, the chain of T′ steps from there,
-                      and the set of x̂_0 against the set of x_0; as many steps as levels, whatever the length
+- start = "noise": x̂_0 from N(0, I) in T′ steps (Nichol & Dhariwal 2021, Fig. 11; Ning et al. 2023,
+  Tab. 3).
+- start = "data", the reconstruction curve: x_0 noised to the T′-th noise level, the chain of T′
+  steps from there, and the set of x̂_0 against the set of x_0; as many steps as levels.
 
-Sample i of a class-conditional model has the label of image i mod N. A curve that rises says that long chains are
-worse, not why: `diagnose` separates model from solver.
+With limit=True the distance of the model's limit, FID∞, stands beside the curve: that of the same
+network on the same paths with steps that shrink to nothing (`experiments.limits`), from the longest
+of the lengths up to 50 that the schedule can refine. Then FID(T′) − FID∞ is the solver's doing, and
+FID∞ less the floor the network's and the start's.
+
+Sample i of a class-conditional model has the label of image i mod N.
 """
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from exposure_bias import files
+from exposure_bias import bundled, files
 from exposure_bias.adapters.schedulers import sampler_for
-from exposure_bias.data import BUNDLED, SPLITS, Data, load_data
-from exposure_bias.denoisers import CLIP_CONVENTIONS, Clip, Denoiser, probe
-from exposure_bias.diagnostics.jackknife import jackknife
+from exposure_bias.data import SPLITS, Data, load_data
+from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.setting import placed
+from exposure_bias.experiments.budget import Bench, Scheme
+from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
-from exposure_bias.fidelity.features import Extractor, Features, extract, extract_real, extractor, quantised
+from exposure_bias.fidelity.features import Extractor, Features, extract_real, extracted, extractor, quantised
 from exposure_bias.fidelity.frechet import Normal
-from exposure_bias.fidelity.jackknife import GROUPS, corrected
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
-from exposure_bias.noise import Noise
-from exposure_bias.recorder import chain_levels, check_fit, made
-from exposure_bias.recording import PROBE, refuse_differences
-from exposure_bias.schedules import CONTINUOUS_POINTS, Level
-from exposure_bias.streams import AnySampler, noised, prior, rollout
+from exposure_bias.jackknife import DELETED, Groups, corrected, jackknife, sums_by_group, with_estimates
+from exposure_bias.loop import SumsLedger, batches, write
+from exposure_bias.run import Run
+from exposure_bias.setup import Setup, made, placed, prepare, with_options
+from exposure_bias.statistics.accumulator import Sums
+from exposure_bias.streams import noised, prior, rollout
 
 Array = NDArray[np.float64]
 
 LENGTHS = (10, 20, 50, 100, 300)
 DEFAULT_SAMPLES = 1024
 KIND = "chain-fid"
+LIMIT_STEPS = 50
 
 
 def chain_length_fid(
@@ -64,7 +69,8 @@ def chain_length_fid(
     n: int | None = None,
     start: str = "noise",
     grid: str = "linspace",
-    clip: Clip = False,
+    timestep_spacing: str | None = None,
+    clip: Any = False,
     quantise: bool | None = None,
     real: Any = None,
     reference: str | os.PathLike[str] | None = None,
@@ -73,67 +79,79 @@ def chain_length_fid(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
+    limit: bool = False,
 ) -> xr.Dataset:
     """How close n samples come to real images, by chain length.
 
-    model: what `adapt` takes, or a sequence of it. data: the real images compared with, what `load_data` takes.
-    lengths: numbers of steps T′ ≤ T. features: see `fidelity.features`; only "inception" gives FID. sampler: one or
-    several, as in `record`. n: by default the data's, at most 1024; literature uses 50,000. start: "noise" or "data",
-    see the module docstring. grid, clip, seed, batch_size: as in `record`. quantise: to 8 bits before features, by
-    default unless the data were loaded with value_range=None. real: other real images for the floor; by default the
-    other split of bundled data, otherwise the data is halved. reference: an .npz of statistics as guided-diffusion
-    writes them; the Fréchet distances are then to these. weights: of Inception. checkpoint: a folder that keeps every
-    finished (model, sampler, length); the same call goes on from there. device: where to move the models, by default
-    they stay where they are.
+    model: what `adapt` takes, or a sequence of it. data: the real images compared with, what
+    `load_data` takes. lengths: numbers of steps T′ ≤ T. features: see `fidelity.features`; only
+    "inception" gives FID. sampler: one or several, as in `record`. n: by default the data's, at
+    most 1024; literature uses 50,000. start: "noise" or "data", see the module docstring. grid,
+    clip, seed, batch_size: as in `record`. quantise: to 8 bits before features, by default unless
+    the data were loaded with value_range=None. real: other real images for the floor; by default
+    the other split of bundled data, otherwise the data is halved. reference: an .npz of statistics
+    as guided-diffusion writes them; the Fréchet distances are then to these. weights: of Inception.
+    checkpoint: a folder that keeps every finished (model, sampler, length); the same call goes on
+    from there. device: where to move the models, by default they stay where they are. limit: measure
+    each model's limit too, which takes 7 × min(50, the longest length) network evaluations a sample.
 
-    Returns, over (model, sampler, length), the first two only where a sequence was given: frechet (plug-in, what the
-    literature prints, biased upwards), frechet_corrected (by jackknife), kid, precision, recall, with `_se`; for
-    Inception spatial_frechet (sFID); for start="data" rmse, of x̂_0 − x_0 in the data's units. change: frechet_corrected
-    minus that of the length before. against_first: minus that of the first model. floor_…: the same of real against
-    real images. frechet_jackknife: the numbers behind (`fidelity.jackknife`). Values are NaN, and the attribute
+    Returns, over (model, sampler, length), the first two only where a sequence was given: frechet
+    (plug-in, what the literature prints, biased upwards), frechet_corrected (by jackknife), kid,
+    precision, recall, with `_se`; for Inception spatial_frechet (sFID); for start="data" rmse, of
+    x̂_0 − x_0 in the data's units. change: frechet_corrected minus that of the length before.
+    against_first: minus that of the first model. floor_…: the same of real against real images.
+    With limit: limit, frechet_corrected of the model's limit, over (model, sampler), and
+    discretisation, frechet_corrected minus it, paired; limit_steps, the length it was taken from, and
+    limit_bias with `_se`, the extrapolation's estimated error.
+    frechet_jackknife: the numbers behind (`jackknife.deletions`). Values are NaN, and the attribute
     `no_interval` says why, where the samples are too few.
 
-    Raises InputError for lengths above T, images that do not fit, features that do not suit, and whatever else.
+    Raises InputError for lengths above T, images that do not fit, features that do not suit, and
+    whatever else.
     """
     models = list(model) if isinstance(model, list | tuple) else [model]
     chosen = list(sampler) if isinstance(sampler, list | tuple) else [sampler]
     if not models or not chosen:
         raise InputError("there is no model or no sampler to measure: give at least one")
-    data = load_data(data)
     denoiser = placed(models[0], device)
-    run = _Run(
-        data,
-        extractor(features, data.shape, weights, denoiser.device),
-        min(len(data), DEFAULT_SAMPLES) if n is None else n,
-        start,
-        grid,
-        clip,
-        data.value_range is not None if quantise is None else quantise,
-        seed,
-        batch_size,
+    data = load_data(data).fitted(denoiser.shape)
+    gallery = _Gallery(
+        data=data,
+        extractor=extractor(features, data.shape, weights, denoiser.device),
+        n=min(len(data), DEFAULT_SAMPLES) if n is None else n,
+        start=start,
+        quantise=data.value_range is not None if quantise is None else quantise,
+        batch_size=batch_size,
+        options={"grid": grid, "timestep_spacing": timestep_spacing, "clip": clip, "seed": seed},
     )
     lengths = _lengths(lengths)
-    run.check(denoiser, chosen, lengths)
-    target = run.target(reference)
-    floor, floor_n = run.floor(target, real)
-    rows: list[xr.Dataset] = []
-    labels: list[str] = []
-    total = len(models) * len(chosen) * sum(lengths) * run.n
-    with tqdm(total=total, unit="step", unit_scale=True, desc=KIND, disable=None, leave=False, delay=1) as bar:
-        for i, one in enumerate(models):
-            denoiser = placed(one, device) if i else denoiser
-            run.check(denoiser, chosen, lengths)
-            labels.append(_distinct(str(denoiser.name), labels))
-            cells = [[_cell(run, denoiser, s, length, target, checkpoint, bar) for length in lengths] for s in chosen]
-            rows.append(xr.concat([xr.concat(row, "length") for row in cells], "sampler"))
+
+    def planned(denoiser: Denoiser) -> list[list[Setup]]:
+        return [[gallery.setup(denoiser, one, length) for length in lengths] for one in chosen]
+
+    setups = planned(denoiser)  # what does not fit is said before anything runs
+    target = gallery.target(reference)
+    floor, floor_n = gallery.floor(target, real)
+    rows, names = [], []
+    for k, one in enumerate(models):
+        setups = planned(placed(one, device)) if k else setups
+        names.append(setups[0][0].model.name)
+        cells = [[_cell(gallery, setup, target, checkpoint) for setup in row] for row in setups]
+        curves = [xr.concat(row, "length") for row in cells]
+        if limit:
+            curves = [c.merge(_limit(gallery, row, target, checkpoint)) for c, row in zip(curves, setups, strict=True)]
+        rows.append(xr.concat(curves, "sampler"))
     curve = xr.concat(rows, "model", combine_attrs="drop_conflicts")
     curve = curve.assign_coords(
-        model=labels, sampler=[str(run.chain(denoiser, s, lengths[0])[0]) for s in chosen], length=list(lengths)
+        model=_distinct(names),
+        sampler=[row[0].run.sampler for row in setups],
+        length=list(lengths),
     )
     floor = _estimates(floor)
-    curve = _estimates(curve.merge(floor.rename({name: f"floor_{name}" for name in floor.data_vars})))
+    curve = _estimates(curve).merge(floor.rename({name: f"floor_{name}" for name in floor.data_vars}))
     curve["floor_n"] = floor_n
-    curve.attrs = run.description | {"reference": target.name} | {k: v for k, v in rows[0].attrs.items() if v}
+    described = gallery.describe(setups[-1][-1])
+    curve.attrs = described | {"reference": target.name} | {k: v for k, v in rows[0].attrs.items() if v}
     single = {"model": not isinstance(model, list | tuple), "sampler": not isinstance(sampler, list | tuple)}
     return curve.isel({dim: 0 for dim, alone in single.items() if alone})
 
@@ -143,20 +161,26 @@ def fid_by_iteration(
 ) -> xr.Dataset:
     """`chain_length_fid` of every checkpoint in a folder, over (iteration, …): the talk's Fig. 3.
 
-    A checkpoint is an entry of the folder that `load_model` reads and whose name ends in its iteration, such as
-    `step-20000` or `ema_0.9999_120000.pt`. options: as in `chain_length_fid`, which refuses those it does not know.
+    A checkpoint is an entry of the folder that `load_model` reads and whose name ends in its
+    iteration, such as `step-20000` or `ema_0.9999_120000.pt`. options: as in `chain_length_fid`,
+    which refuses those it does not know.
 
     Raises InputError for a folder without checkpoints.
     """
     found = checkpoints(folder)
     curve = chain_length_fid(list(found.values()), data, lengths, **options)
-    return (
-        curve.drop_vars("against_first", errors="ignore").rename(model="iteration").assign_coords(iteration=list(found))
-    )
+    return by_iteration(curve, list(found))
+
+
+def by_iteration(curve: xr.Dataset, iterations: Sequence[int]) -> xr.Dataset:
+    """The curves of several checkpoints of one training, by iteration."""
+    plain = curve.drop_vars(["against_first", "against_first_se"], errors="ignore")
+    return plain.rename(model="iteration").assign_coords(iteration=list(iterations))
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
-    """The entries of a folder by iteration, which is the last number of the name; hidden and unnumbered ones are not.
+    """The entries of a folder by iteration, which is the last number of the name; hidden and
+    unnumbered ones are not.
 
     Raises InputError if there are none, or two of one iteration.
     """
@@ -184,9 +208,10 @@ def speed_up(
 ) -> xr.Dataset:
     """How much sooner a candidate reaches the baseline's best value: the talk's Table 4.
 
-    candidate, baseline: curves with the dimension `along`, "iteration" or "length". Returns best (the baseline's least
-    value), baseline_at (where it has it), candidate_at (the first place where the candidate is as low, NaN if nowhere)
-    and factor = baseline_at / candidate_at. Point values: read them with the curves' intervals.
+    candidate, baseline: curves with the dimension `along`, "iteration" or "length". Returns best
+    (the baseline's least value), baseline_at (where it has it), candidate_at (the first place where
+    the candidate is as low, NaN if nowhere) and factor = baseline_at / candidate_at. Point values:
+    read them with the curves' intervals.
     """
     for curve in (candidate, baseline):
         if along not in curve.dims or measure not in curve:
@@ -204,34 +229,15 @@ def speed_up(
     return xr.Dataset(found, attrs={"measure": measure, "along": along})
 
 
-def describe(curve: xr.Dataset) -> list[str]:
-    """For every curve one line: where it is lowest and whether it rises after that. What, not why."""
-    name = "frechet_corrected" if np.isfinite(curve["frechet_corrected"]).all() else "frechet"
-    others = [dim for dim in curve[name].dims if dim != "length"]
-    lines = []
-    for place in np.ndindex(*(curve.sizes[dim] for dim in others)):
-        one = curve[name].isel(dict(zip(others, place, strict=True)))
-        low, last = int(one.argmin("length")), one.sizes["length"] - 1
-        known = [dim for dim in ("model", "iteration", "sampler") if dim in one.coords]
-        where = ", ".join(str(one[dim].values) for dim in known) or "curve"
-        lowest = f"{where}: lowest at T′ = {int(one['length'][low])} ({float(one[low]):.4g})"
-        if low == last:
-            lines.append(f"{lowest}, the longest chain")
-            continue
-        rise = float(one[last] - one[low])
-        lines.append(
-            f"{lowest}, {rise:.2g} higher at T′ = {int(one['length'][last])}; the curve does not say why: see diagnose"
-        )
-    return lines
-
-
 def save_curve(curve: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write the result of `chain_length_fid` to one file, atomically."""
     files.write_tree(path, xr.DataTree(curve), {"kind": KIND, "made": made()})
 
 
 def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_curve` wrote. Raises InputError if it is missing, corrupt or something else."""
+    """Read what `save_curve` wrote. Raises InputError if it is missing, corrupt or something
+    else.
+    """
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != KIND:
         raise InputError(f"{path} holds no chain-length curve: give the {KIND}.nc that `eb-analyze {KIND} -o` wrote")
@@ -240,7 +246,9 @@ def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class _Target:
-    """What generated images are compared with: features of real images, and perhaps statistics from a file."""
+    """What generated images are compared with: features of real images, and perhaps statistics
+    from a file.
+    """
 
     name: str
     real: Features
@@ -272,62 +280,70 @@ class _Target:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What all models, samplers and lengths have in common."""
+class _Gallery:
+    """What all models, samplers and lengths have in common. options: the chain's, as `prepare`
+    takes them.
+    """
 
     data: Data
     extractor: Extractor
     n: int
     start: str
-    grid: str
-    clip: Clip
     quantise: bool
-    seed: int
     batch_size: int
+    options: dict[str, Any]
 
-    def check(self, model: Denoiser, samplers: Sequence[Any], lengths: Sequence[int]) -> None:
-        """Raise InputError where model, data and settings do not fit."""
+    def __post_init__(self) -> None:
         if self.start not in ("noise", "data"):
             raise InputError(f"unknown start {self.start!r}: allowed are noise and data")
         if self.n < 2:
             raise InputError(f"a distribution needs at least 2 samples, got n={self.n}: give more")
         if self.quantise and self.data.value_range is None:
             raise InputError("images loaded with value_range=None cannot be quantised: pass quantise=False")
-        used = self.n if self.start == "data" else min(self.n, len(self.data))
-        check_fit(model, self.data, used, self.batch_size, self.clip)
-        for sampler in samplers:
-            for length in lengths:
-                self.chain(model, sampler, length)
 
-    def chain(self, model: Denoiser, sampler: Any, length: int) -> tuple[AnySampler, tuple[Level, ...]]:
-        """A chain's sampler and levels. Raises InputError for a length above T, or an unknown sampler."""
+    def setup(self, model: Denoiser, sampler: Any, length: int) -> Setup:
+        """The chain of one model, sampler and length. Raises InputError for a length above T, or
+        an unknown sampler.
+        """
+        # Chains from noise take nothing of the data but labels, so that images may recur in
+        # silence.
+        n = self.n if self.start == "data" else min(self.n, len(self.data))
+        common: dict[str, Any] = {**self.options, "kind": KIND, "n": n, "batch_size": self.batch_size}
         if self.start == "noise":
-            found = sampler_for(sampler, model, length, self.grid)
-            return found, chain_levels(model, length, self.grid, "noise", found)
-        total = min(CONTINUOUS_POINTS, len(model.schedule))
-        if length > total:
-            raise InputError(f"length {length} was asked of a schedule of {total} levels: use at most {total}")
-        found = sampler_for(sampler, model, total)
-        return found, chain_levels(model, total, "linspace", "data", found)[-length - 1 :]
+            setup = prepare(model, self.data, sampler=sampler, steps=length, start="noise", **common)
+        else:
+            total = points(model)
+            if length > total:
+                raise InputError(f"length {length} was asked of a schedule of {total} levels: use at most {total}")
+            levels = sampler_for(sampler, model, total).levels(model.schedule, total, "linspace")
+            begin = levels[-length - 1].timestep
+            setup = prepare(model, self.data, sampler=sampler, steps=total, start=begin, **common)
+        return replace(setup, n=self.n)
 
-    @property
-    def description(self) -> dict[str, str]:
+    def against(self, setup: Setup, target: "_Target") -> Setup:
+        """The setup, whose run says what its images are compared with, and how."""
+        reference = [target.name, target.identity]
+        about = {"features": self.extractor.identity, "quantised": self.quantise, "reference": reference}
+        return with_options(setup, about)
+
+    def describe(self, setup: Setup) -> dict[str, str]:
         """What was measured, in words."""
+        known = setup.run.describe()
         described = {
             "measure": self.extractor.measure,
             "features": self.extractor.identity,
-            "data": " ".join(filter(None, (self.data.name, self.data.split))),
+            "data": known["data"],
             "data_hash": self.data.hash,
             "n": str(self.n),
             "start": self.start,
-            "grid": self.grid,
-            "clip": CLIP_CONVENTIONS[self.clip],
+            "timestep_spacing": known["timestep_spacing"],
+            "clip": known["clip"],
             "quantised": "uint8, cut as guided-diffusion does" if self.quantise else "no",
-            "seed": str(self.seed),
+            "seed": known["seed"],
         }
         return described | ({"note": self.extractor.note} if self.extractor.note else {})
 
-    def target(self, reference: str | os.PathLike[str] | None) -> _Target:
+    def target(self, reference: str | os.PathLike[str] | None) -> "_Target":
         """The real images, and the statistics in a file if there is one."""
         real = self._real(self.data, np.arange(len(self.data)))
         if reference is None:
@@ -335,12 +351,14 @@ class _Run:
         about = {"features": self.extractor.identity, "image_shape": list(self.data.shape)}
         return _Target(Path(reference).name, real, sets.read_statistics(reference, real.pool.dimension, about))
 
-    def floor(self, target: _Target, real: Any) -> tuple[xr.Dataset, int]:
-        """Real images against real images, and how many: `real`, or the other split, or one half against the other."""
-        if real is None and self.data.name in BUNDLED and self.data.split in SPLITS:
+    def floor(self, target: "_Target", real: Any) -> tuple[xr.Dataset, int]:
+        """Real images against real images, and how many: `real`, or the other split, or one half
+        against the other.
+        """
+        if real is None and self.data.name in bundled.DATA and self.data.split in SPLITS:
             real = load_data(self.data.name, SPLITS[1 - SPLITS.index(self.data.split)])
         if real is not None:
-            other = load_data(real)
+            other = load_data(real).fitted(self.data.shape)
             if other.shape != self.data.shape:
                 raise InputError(
                     f"the floor's images are {other.shape}, the data's {self.data.shape}: give images alike"
@@ -354,76 +372,114 @@ class _Run:
         halves = [_subset(target.real, half) for half in (ids[::2], ids[1::2][:n])]
         return _Target(target.name, halves[0]).compare(halves[1]), n
 
-    def sample(
-        self, model: Denoiser, sampler: AnySampler, levels: tuple[Level, ...], bar: Any
-    ) -> tuple[Features, Array]:
-        """Features of n generated images, and Σ (x̂_0 − x_0)²/d by sample for start="data" (else NaN)."""
-        square = np.full(self.n, np.nan)
-
-        def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-            for first in range(0, self.n, self.batch_size):
-                ids = np.arange(first, min(first + self.batch_size, self.n))
-                images = ids % len(self.data)
-                one = model.given(self.data.labels_of(images))
-                epsilon = Noise(self.seed, "start", ids.tolist(), model.shape, model.device)(0)
-                if self.start == "data":
-                    x0 = torch.from_numpy(self.data.batch(images)).to(model.device, torch.float64)
-                    x = noised(x0, levels[0], epsilon)
-                else:
-                    x = prior(model, levels[0], epsilon, sampler)
-                noise = Noise(self.seed, "chain", ids.tolist(), model.shape, model.device)
-                x = rollout(one, x, levels, sampler, noise, self.clip)
-                if self.start == "data":
-                    square[ids] = (x - x0).square().mean((1, 2, 3)).cpu().numpy()
-                bar.update(len(ids) * (len(levels) - 1))
-                yield (
-                    quantised(x) if self.quantise else (x.float() + 1) * 127.5,
-                    images if self.start == "data" else ids,
-                )
-
-        return extract(self.extractor, batches()), square
-
     def _real(self, data: Data, ids: NDArray[np.int64]) -> Features:
         return extract_real(self.extractor, data, ids, self.quantise, self.batch_size)
 
 
-def _cell(
-    run: _Run,
-    model: Denoiser,
-    sampler: Any,
-    length: int,
-    target: _Target,
-    folder: str | os.PathLike[str] | None,
-    bar: Any,
-) -> xr.Dataset:
+class _Walk(Sums):
+    """Features of the images at the ends of chains, kept by sample, and Σ (x̂_0 − x_0)²/d for
+    paired chains.
+    """
+
+    def __init__(self, gallery: _Gallery, setup: Setup, real: Features) -> None:
+        super().__init__()
+        self.gallery, self.setup = gallery, setup
+        for name, part in zip(("pool", "spatial"), real, strict=True):
+            if part is not None:
+                self.add_rows(name, setup.n, feature=part.features.shape[1])
+        self.add_rows("square", setup.n)
+
+    def add(self, rows: slice) -> None:
+        """Walk a batch's chains to their ends and keep the features of those."""
+        setup, levels = self.setup, self.setup.levels
+        batch = setup.samples(rows)
+        path = setup.path(batch.ids)
+        epsilon = path.start(0)
+        x = noised(batch.x0, levels[0], epsilon) if setup.run.paired else prior(levels[0], epsilon, setup.sampler)
+        x = rollout(setup.conditioned(batch.images), x, levels, setup.sampler, path, setup.clip)
+        images = quantised(x) if self.gallery.quantise else (x.float() + 1) * 127.5
+        for name, part in zip(("pool", "spatial"), extracted(self.gallery.extractor, images), strict=True):
+            if part is not None:
+                self.state[name][rows] = part
+        if setup.run.paired:
+            square = (x - batch.x0).square().flatten(1).mean(1)
+            self.state["square"][rows] = square.cpu().numpy()
+
+    def features(self) -> Features:
+        """All of them; samples of one image are deleted together where chains are paired with
+        images.
+        """
+        setup = self.setup
+        ids = setup.ids % len(setup.data) if setup.run.paired else setup.ids
+        spatial = self.state.get("spatial")
+        return Features(FeatureSet(self.state["pool"], ids), None if spatial is None else FeatureSet(spatial, ids))
+
+
+def _cell(gallery: _Gallery, setup: Setup, target: "_Target", folder: str | os.PathLike[str] | None) -> xr.Dataset:
     """One point of a curve: read from the folder if it is there, else measured and kept."""
-    sampler, levels = run.chain(model, sampler, length)
-    settings: dict[str, Any] = {
-        **run.description,
-        "model": [model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance],
-        "labels": None if model.classes is None else run.data.label_hash,
-        "sampler": str(sampler),
-        "levels": [list(level) for level in levels],
-        "reference": target.name if target.normals is None else [target.name, target.identity],
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = None if folder is None else Path(folder) / f"{length}-{digest}.nc"
-    if path is not None:
-        settings[PROBE] = probe(model)
-    if path is not None and path.exists():
-        tree, provenance = files.read_tree(path)
-        refuse_differences(provenance["run"], settings, f"{path} belongs to another run (choose another folder)")
-        bar.update(run.n * length)
-        return tree.to_dataset().drop_vars("probe", errors="ignore")  # earlier files kept it among the data
-    generated, square = run.sample(model, sampler, levels, bar)
+    setup = gallery.against(setup, target)
+    done, part = _paths(setup, folder)
+    if done is not None and done.exists():
+        tree, known = files.read_tree(done)
+        what = f"{done} belongs to another run (choose another folder)"
+        Run.from_json(known.get("run")).refuse_differences(setup.run, what)
+        return tree.to_dataset()
+    walk = _Walk(gallery, setup, target.real)
+    ledger, steps = SumsLedger(walk), setup.run.steps
+    with batches(setup, ledger, size=gallery.batch_size, evaluations=steps, checkpoint=part) as turns:
+        for turn in turns:
+            walk.add(turn.rows)
+            turn.report((turn.rows.stop - turn.rows.start) * steps)
+    generated = walk.features()
     result = target.compare(generated)
-    if run.start == "data":
-        group = generated.pool.ids % GROUPS
-        sums = np.bincount(group, square, GROUPS).astype(np.float64)
-        result["rmse"], result["rmse_se"] = jackknife(lambda n, total: np.sqrt(total / n), generated.pool.count, sums)
-    if path is not None:
-        files.write_tree(path, xr.DataTree(result), {"kind": KIND, "run": settings})
+    if setup.run.paired:
+        ids = generated.pool.ids
+        square = sums_by_group(walk.state["square"].astype(np.float64), ids)
+        rmse = jackknife(lambda n, total: np.sqrt(total / n), Groups(ids).count, square)
+        result = with_estimates(result, (), rmse=rmse)
+    if done is not None and part is not None:
+        write(done, setup, xr.DataTree(result), setup.n, gallery.batch_size)
+        part.unlink(missing_ok=True)
     return result
+
+
+def _limit(
+    gallery: _Gallery, setups: Sequence[Setup], target: "_Target", folder: str | os.PathLike[str] | None
+) -> xr.Dataset:
+    """The numbers of the jackknife at a model's limit, and of the extrapolation's error; NaN where there is none."""
+    numbers, bias, steps = np.full(len(DELETED), np.nan), np.full(len(DELETED), np.nan), 0
+    found = _refinable(gallery, setups)
+    if found is not None:
+        bench, scheme, setup = found
+        chains = [bench.limit_setup(setup, factor, slice(0, setup.n), to_clean=True) for factor in scheme.ladder]
+        each = [_cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains]
+        weights = dict(zip(scheme.factors, scheme.weights, strict=True))
+        numbers = np.sum([weights.get(f, 0.0) * v for f, v in zip(scheme.ladder, each, strict=True)], axis=0)
+        bias = -scheme.curvature * ((each[0] - each[1]) - scheme.order * (each[1] - each[2]))
+        steps = setup.run.steps
+    dims = ("deleted",)
+    return xr.Dataset({"limit_jackknife": (dims, numbers), "limit_bias_jackknife": (dims, bias), "limit_steps": steps})
+
+
+def _refinable(gallery: _Gallery, setups: Sequence[Setup]) -> tuple[Bench, Scheme, Setup] | None:
+    """The longest chain of at most LIMIT_STEPS whose levels can be refined as a limit needs, else the shortest."""
+    for setup in sorted(setups, key=lambda s: (s.run.steps > LIMIT_STEPS, abs(s.run.steps - LIMIT_STEPS))):
+        bench = Bench(setup, gallery.batch_size)
+        scheme = bench.scheme
+        if scheme is None:
+            return None
+        with suppress(InputError):
+            bench.check_levels(setup)
+            return bench, scheme, setup
+    return None
+
+
+def _paths(setup: Setup, folder: str | os.PathLike[str] | None) -> tuple[Path | None, Path | None]:
+    """Where a point is kept, and while it is measured the features so far."""
+    if folder is None:
+        return None, None
+    name = f"{setup.run.steps}-{setup.run.digest}-{setup.n}"
+    return Path(folder) / f"{name}.nc", Path(folder) / f"{name}.part.nc"
 
 
 def _estimates(curve: xr.Dataset) -> xr.Dataset:
@@ -436,6 +492,11 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
         if name == "kid":
             continue
         _with_errors(curve, f"{name}_corrected", numbers)
+        if name == "frechet" and "limit_jackknife" in curve:
+            ideal = curve["limit_jackknife"].transpose(..., "deleted")
+            _with_errors(curve, "limit", ideal)
+            _with_errors(curve, "discretisation", numbers - ideal)
+            _with_errors(curve, "limit_bias", curve["limit_bias_jackknife"].transpose(..., "deleted"))
         if "length" in numbers.dims:
             before = numbers.shift(length=1)
             _with_errors(curve, "change" if name == "frechet" else f"{name}_change", numbers - before)
@@ -458,8 +519,9 @@ def _lengths(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(int(length) for length in lengths))
 
 
-def _distinct(name: str, taken: Sequence[str]) -> str:
-    return name if name not in taken else f"{name} ({len(taken) + 1})"
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one occurs again."""
+    return [name if name not in names[:k] else f"{name} ({k + 1})" for k, name in enumerate(names)]
 
 
 def _subset(features: Features, rows: NDArray[np.int64]) -> Features:

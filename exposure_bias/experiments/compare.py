@@ -1,19 +1,27 @@
-"""Several models or remedies on the same images, noise and levels: every diagnostic side by side, and differences.
+"""Several models or remedies on the same images, noise and levels: every diagnostic side by side,
+and differences.
 
-A difference is paired: both models meet the same noise on the same images, so its standard error comes from deleting
-the same group of images from both (`diagnostics.jackknife`), and is much smaller than that of either value.
+A difference is paired: both models meet the same noise on the same images, so its standard error
+comes from deleting the same group of images from both (`jackknife`), and is much smaller than that
+of either value.
 
-What is compared, each zero or one for a perfect model up to the solver's share (see its own diagnostic):
+What is compared, each zero or one for a perfect model up to the solver's share (see its own
+diagnostic):
 
-    hf               dB      power at high frequencies of x̂_0 against the data's                (`spectrum`)
-    gap              -       Σ Var(x̂_t) / Σ (α²σ_i² + σ²) − 1, per step                         (`variance_gap`)
-    epsilon_ratio    -       E‖ε̂(x̂_t)‖ / E‖ε̂(x_t)‖, per step                                    (`epsilon_norm`)
-    state_rmse       units   RMSE of x̂_t − x_t against the teacher chain, per step, if paired    (`state_error`)
-    error_rmse       units   RMSE of the chain error x_0 − x̂_0, per length                       (`chain_errors`)
+- hf, dB: power at high frequencies of x̂_0 against the data's (`spectrum`);
+- gap: Σ Var(x̂_t) / Σ (α²σ_i² + σ²) − 1, per step (`variance_gap`);
+- epsilon_ratio: E‖ε̂(x̂_t)‖ / E‖ε̂(x_t)‖, per step (`epsilon_norm`);
+- state_rmse, in the data's units: RMSE of x̂_t − x_t against the teacher chain, per step, where
+  paired (`state_error`);
+- error_rmse, in the data's units: RMSE of the chain error x_0 − x̂_0, per length (`chain_errors`);
+- gap_score, gap_discretisation, hf_score, hf_discretisation: the network's and the solver's part of gap and hf at the
+  last noisy level (`error_budget`). A remedy that closes the gap and leaves the network's part where it was, or makes
+  it larger, only compensates the solver, and the attribute `answer` says so.
 
-Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed alone are one entry,
-their mean; the standard error over seeds stands beside that over images and a difference counts both (design §4.7). A
-difference that rests on one seed says so: it is about these weights, not about the objective they were trained with.
+Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed
+alone are one entry, their mean; the standard error over seeds stands beside that over images and a
+difference counts both (design §4.7). A difference that rests on one seed says so: it is about these
+weights, not about the objective they were trained with.
 """
 
 import json
@@ -22,33 +30,50 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from exposure_bias.adapters import BUNDLED, adapt
-from exposure_bias.adapters.schedulers import SchedulerSampler, sampler_for
-from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import UNHASHED, Clip, Denoiser
-from exposure_bias.diagnostics.jackknife import Array, grouped, jackknife, why_no_interval, with_errors
-from exposure_bias.diagnostics.variance_gap import PIXELS, pooled_gap
+from exposure_bias import bundled, sentences
+from exposure_bias.adapters import adapt
+from exposure_bias.data import load_data
+from exposure_bias.denoisers import UNHASHED, Denoiser
+from exposure_bias.diagnostics.denoising import check_denoises
+from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
+from exposure_bias.experiments.budget import PARTS, Bench, Parts
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
-from exposure_bias.experiments.setting import placed
-from exposure_bias.recorder import record
+from exposure_bias.experiments.limits import residual_power
+from exposure_bias.jackknife import (
+    DECIBEL,
+    Array,
+    Estimate,
+    grouped,
+    jackknife,
+    ratio_of,
+    sums_by_group,
+    why_no_interval,
+    with_estimates,
+)
+from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import Remedied, remedied
-from exposure_bias.statistics.accumulator import GROUPS
+from exposure_bias.run import Spacing, Start, Stream
+from exposure_bias.setup import Setup, placed, prepare
 
 ONE_SEED = "one seed each: a difference between these weights, not between the ways they were trained"
+NO_LEVELS = "chain errors start at the schedule's own levels, which this sampler does not visit"
 
 
-class Statistic(NamedTuple):
-    """A number or curve: its dimensions, how to estimate it, and the sums by group that it is estimated from.
+@dataclass(frozen=True)
+class Statistic:
+    """A number or curve: its dimensions, how to estimate it, and the sums by group that it is
+    estimated from.
 
-    given: the value itself, where the sums are of a subset of the pixels and only good for the error. further: a signed
-    standard error that the groups do not show, of one source for all models.
+    given: the value itself, where the sums are of a subset of the pixels and only good for the
+    error. further: a signed standard error that the groups do not show, of one source for all
+    models.
     """
 
     dims: tuple[str, ...]
@@ -58,14 +83,20 @@ class Statistic(NamedTuple):
     further: Array | float = 0.0
 
     def value(self, count: Array) -> Array:
+        """The value over all images."""
         if self.given is not None:
             return self.given
         return np.asarray(self.estimate(count.sum(), *(total.sum(0) for total in self.sums)))
 
 
+Statistics = dict[str, Statistic]
+
+
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: a name, its members (one model, or several that differ in the training seed), their seeds."""
+    """What is compared: a name, its members (one model, or several that differ in the training
+    seed), their seeds.
+    """
 
     name: str
     models: tuple[Denoiser, ...]
@@ -76,161 +107,225 @@ def compare(
     models: Sequence[Any],
     data: Any,
     *,
-    sampler: str = "ddpm",
+    sampler: Any = "ddpm",
     steps: int = 100,
     n: int | None = None,
     start: str | float = "data",
     grid: str = "linspace",
-    clip: Clip = False,
+    timestep_spacing: str | None = None,
+    clip: Any = False,
     lengths: Sequence[int] = (100, 300),
     seed: int = 0,
     batch_size: int = 256,
-    device: str = "cpu",
+    device: str | None = None,
+    budget: bool = True,
+    folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Record every model on the same images, noise and levels, and compare; the first entry is what others differ from.
+    """Record every model on the same images, noise and levels, and compare; the first entry is what
+    others differ from.
 
-    models: at least two of what `adapt` takes; text may add remedies, "digits + es:1.005 + ts:20,300". Folders of
-    `train` that differ in the seed only form one entry. data: what `load_data` takes. lengths: of the chain errors,
-    none to leave them out, as they are for diffusers' schedulers (attribute `no_error_rmse`). device: where the
-    networks go, but for plain functions. The others as in `record`.
+    models: at least two of what `adapt` takes; text may add remedies, "digits + es:1.005 +
+    ts:20,300". Folders of `train` that differ in the seed only form one entry. data: what
+    `load_data` takes. lengths: of the chain errors, none to leave them out, as they are for
+    diffusers' schedulers (attribute `no_error_rmse`). device: where the networks go, but for plain
+    functions; by default they stay where they are. budget: split every gap (`experiments.budget`),
+    which takes six chains more a model. folder: where the chains are kept; the same call goes on
+    there. The others as in `record`.
 
-    Returns, over (entry) and step or length: the statistics of the module docstring with `_se` over images, `_se_seeds`
-    over training seeds (NaN for one); their `_difference` from the first entry, with paired `_difference_se`,
-    `_difference_se_seeds` and `_difference_se_total`. coords: seeds, how many; note, what a difference rests on.
+    Returns, over (entry) and step or length: the statistics of the module docstring with `_se` over
+    images, `_se_seeds` over training seeds (NaN for one); their `_difference` from the first entry,
+    with paired `_difference_se`, `_difference_se_seeds` and `_difference_se_total`. coords: seeds,
+    how many; note, what a difference rests on.
 
-    Raises InputError for fewer than two models, models that do not share schedule and shape, and what `record` refuses.
+    Raises InputError for fewer than two models, models that do not share schedule and shape, one that is no denoiser
+    of these data (`denoising_check`), and what `record` refuses.
     """
     data, entries = load_data(data), _entries(models)
-    everyone = [placed(model, None if device == "cpu" else device) for entry in entries for model in entry.models]
+    everyone = [placed(model, device) for entry in entries for model in entry.models]
     _check_alike(everyone)
-    left_out = {}
-    # Before anything runs: a sampler or a length that does not fit.
-    if lengths and any(isinstance(sampler_for(sampler, m, steps, grid), SchedulerSampler) for m in everyone):
-        lengths, left_out = (
-            (),
-            {"no_error_rmse": "chain errors start at levels that diffusers' schedulers do not visit"},
-        )
-    if lengths:
-        lengths = checked_lengths(lengths, everyone[0])
-    options: dict[str, Any] = {"sampler": sampler, "n": n, "clip": clip, "seed": seed, "batch_size": batch_size}
-    members: list[list[dict[str, Statistic]]] = []
-    for entry in entries:
-        members.append([])
-        for model in entry.models:
-            recording = record(model, data, steps=steps, start=start, grid=grid, **options)
-            statistics = _statistics(recording)
-            if lengths:
-                statistics["error_rmse"] = _chain_error(model, data, lengths, options | {"n": recording.n})
-            members[-1].append(statistics)
+    common: dict[str, Any] = {"sampler": sampler, "n": n, "clip": clip, "seed": seed, "batch_size": batch_size}
+    chain: dict[str, Any] = {"steps": steps, "start": start, "grid": grid, "timestep_spacing": timestep_spacing}
+    # Before anything runs: what does not fit one of the models.
+    streams = (Stream.CHAIN, Stream.FORWARD)
+    setups = [prepare(model, data, kind="recording", streams=streams, **common, **chain) for model in everyone]
+    left_out = {"no_error_rmse": NO_LEVELS} if setups[0].run.spacing is Spacing.SAMPLER else {}
+    lengths = checked_lengths(lengths, everyone[0]) if len(lengths) and not left_out else ()
+
+    place = None if folder is None else Path(folder)
+    left_out |= {"no_budget": why} if (why := _no_budget(setups, budget)) else {}
+
+    def measured(setup: Setup) -> tuple[Recording, Statistics]:
+        desk = None if place is None else place / setup.run.digest
+        recording = recorded(setup, [residual_power], batch_size, desk and desk / "recording.nc")
+        check_denoises(recording)
+        statistics = _statistics(recording)
+        if "no_budget" not in left_out:
+            statistics |= _budget(Bench(setup, batch_size, desk, recording))
+        if lengths:
+            options = common | {"n": recording.n, "checkpoint": desk and desk / "errors.nc"}
+            statistics["error_rmse"] = _chain_error(setup.model, data, lengths, options)
+        return recording, statistics
+
+    waiting = iter(setups)
+    found = [[measured(next(waiting)) for _ in entry.models] for entry in entries]
+    recording = found[-1][-1][0]
     count = recording["chain"]["count"].values
     result = xr.Dataset(coords={k: recording["chain"][k] for k in ("step", "timestep", "alpha", "sigma")})
-    if lengths:
-        result = result.assign_coords(length=list(lengths))
+    result = result.assign_coords({"length": list(lengths)} if lengths else {})
     result = result.assign_coords(
         entry=[entry.name for entry in entries],
         seeds=("entry", [len(entry.models) for entry in entries]),
         note=("entry", [_note(entries[0], entry) for entry in entries]),
     )
-    for name in members[0][0]:
-        result = _compared(result, name, [[m[name] for m in ms] for ms in members], count, entries)
+    comparison = Comparison(entries, [[statistics for _, statistics in members] for members in found], count)
+    for name in found[0][0][1]:
+        result = comparison.assigned(result, name)
     described = {k: v for k, v in recording.description.items() if k != "model"}
     result.attrs = described | why_no_interval(count) | left_out | {"against": entries[0].name}
-    return result
+    return result.assign_attrs({"answer": said} if (said := sentences.compared(result)) else {})
 
 
-def _compared(
-    result: xr.Dataset, name: str, members: list[list[Statistic]], count: Array, entries: list[Entry]
-) -> xr.Dataset:
-    """The dataset with a statistic of every entry and its difference from the first one's."""
-    dims, first = ("entry", *members[0][0].dims), members[0]
-    values = [_over_images(m, [], count) for m in members]
-    # The first entry does not differ from itself.
-    nothing = (np.zeros_like(values[0][0]), np.zeros_like(values[0][1]))
-    differences = [nothing, *(_over_images(m, first, count) for m in members[1:])]
-    seeds = [_over_seeds(m, [], count) for m in members]
-    same = [entry.seeds == entries[0].seeds for entry in entries]
-    difference_seeds = [
-        nothing[0],
-        *(_over_seeds(m, first, count, p) for m, p in zip(members[1:], same[1:], strict=True)),
-    ]
-    value, se = (np.stack(part) for part in zip(*values, strict=True))
-    difference, difference_se = (np.stack(part) for part in zip(*differences, strict=True))
-    result = with_errors(result, dims, **{name: (value, se), f"{name}_difference": (difference, difference_se)})
-    total = np.sqrt(difference_se**2 + np.nan_to_num(np.stack(difference_seeds)) ** 2)
-    return result.assign(
-        {
-            f"{name}_se_seeds": (dims, np.stack(seeds)),
-            f"{name}_difference_se_seeds": (dims, np.stack(difference_seeds)),
-            f"{name}_difference_se_total": (dims, total),
-        }
-    )
+def _no_budget(setups: Sequence[Setup], wanted: bool) -> str:
+    """Why gaps are not split, or ""."""
+    if not wanted:
+        return "it was not asked for"
+    run = setups[0].run
+    if run.start is not Start.DATA:
+        return "chains that do not start on data at the first level are not split here: see error_budget"
+    if setups[0].sampler.limit is None:
+        return f"{run.sampler} tends to no known limit"
+    for setup in setups:
+        try:
+            bench = Bench(setup, 1)
+            bench.check_levels(setup)
+        except InputError as error:
+            return str(error)
+    return ""
 
 
-def _over_images(members: list[Statistic], against: list[Statistic], count: Array) -> tuple[Array, Array]:
-    """Mean over members less mean over `against`, and its standard error over images: a group goes from all at once."""
-    everyone = [*members, *against]
-    ends = np.cumsum([0, *(len(s.sums) for s in everyone)]).tolist()
+def _budget(bench: Bench) -> Statistics:
+    """The parts of the gap, and of HF where there are spectra, at the last noisy level."""
+    parts = Parts.of(bench, bench.setup, "chain")
+    sums, found = tuple(parts.sums), {}
+    for name in ("gap", "hf"):
+        if name not in parts.measure.names:
+            continue
+        row = parts.measure.names.index(name)
+        for part in ("discretisation", "score"):
+            place = PARTS.index(part), row, -1
 
-    def estimate(n: float, *totals: Array) -> Array:
-        return mean([s.estimate(n, *totals[a:b]) for s, (a, b) in zip(everyone, pairwise(ends), strict=True)])
+            def estimate(n: float, *totals: Array, place: tuple[int, int, int] = place) -> Array:
+                return np.asarray(parts.estimate(n, *totals)[place])
 
-    def mean(parts: list[Array]) -> Array:
-        first: Array = np.mean(parts[: len(members)], axis=0)
-        return first - np.mean(parts[len(members) :], axis=0) if against else first
-
-    _, error = jackknife(estimate, count, *(total for s in everyone for total in s.sums))
-    value, further = mean([s.value(count) for s in everyone]), mean([np.asarray(s.further) for s in everyone])
-    return value, np.hypot(error, further)
-
-
-def _over_seeds(members: list[Statistic], against: list[Statistic], count: Array, paired: bool = False) -> Array:
-    """Standard error over training seeds of the mean over members, less that over `against`; NaN for one seed.
-
-    paired: both were trained with the same seeds, hence the same draws, and are subtracted seed by seed.
-    """
-    values, others = ([s.value(count) for s in group] for group in (members, against))
-    if paired and others:
-        values, others = [a - b for a, b in zip(values, others, strict=True)], []
-    if len(values) < 2 or len(others) == 1:
-        return np.full_like(values[0], np.nan)
-    error: Array = np.sqrt(sum(np.var(group, axis=0, ddof=1) / len(group) for group in (values, others) if group))
-    return error
-
-
-def _statistics(recording: Recording) -> dict[str, Statistic]:
-    """What a recording gives; the sums have the group first."""
-    chain, forward, data = recording["chain"], recording["forward"], recording["data"]
-    group_of = chain["image"].values % GROUPS
-
-    def by_group(values: Array) -> Array:
-        return np.stack([values[group_of == g].sum(0) for g in range(GROUPS)])
-
-    def hf(_: float, above: Array, below: Array) -> Array:
-        return np.asarray(10 * np.log10(above / below))
-
-    def ratio(_: float, above: Array, below: Array) -> Array:
-        return above / below
-
-    high = grouped(chain, "state_high")[:, -1].sum(1), grouped(data, "state_high")[:, 0].sum(1)
-    gap = pooled_gap(recording)
-    norms = [s["epsilon_norm"].transpose("sample", "step").values.astype(np.float64) for s in (chain, forward)]
-    found = {
-        "hf": Statistic((), hf, high),
-        "gap": Statistic(("step",), gap.estimate, gap.sums, gap.value, gap.further),
-        "epsilon_ratio": Statistic(("step",), ratio, (by_group(norms[0]), by_group(norms[1]))),
-    }
-    if recording.paired:
-        square, everywhere = grouped(chain, "error_group_square").mean(-1), chain["error_square"].mean(PIXELS[1:])
-        found["state_rmse"] = Statistic(("step",), _rmse, (square,), _rmse(recording.n, everywhere.values))
+            found[f"{name}_{part}"] = Statistic((), estimate, sums, parts.value[place])
     return found
 
 
-def _chain_error(model: Denoiser, data: Data, lengths: Sequence[int], options: dict[str, Any]) -> Statistic:
+@dataclass(frozen=True)
+class Comparison:
+    """The statistics of every member of every entry, and how they differ from the first entry's."""
+
+    entries: list[Entry]
+    members: list[list[Statistics]]
+    count: Array
+
+    def assigned(self, result: xr.Dataset, name: str) -> xr.Dataset:
+        """The dataset with a statistic of every entry and its difference from the first one's."""
+        each = [[statistics[name] for statistics in members] for members in self.members]
+        dims = ("entry", *each[0][0].dims)
+        values = [self.over_images(members) for members in each]
+        seeds = [self.over_seeds(members) for members in each]
+        differences, difference_seeds = zip(*(self._difference(each, k) for k in range(len(each))), strict=True)
+        result = with_estimates(result, dims, **{name: _stacked(values), f"{name}_difference": _stacked(differences)})
+        total = [np.hypot(d.error, np.nan_to_num(s)) for d, s in zip(differences, difference_seeds, strict=True)]
+        further = {"_se_seeds": seeds, "_difference_se_seeds": difference_seeds, "_difference_se_total": total}
+        return result.assign({f"{name}{suffix}": (dims, np.stack(v)) for suffix, v in further.items()})
+
+    def _difference(self, each: list[list[Statistic]], k: int) -> tuple[Estimate, Array]:
+        """Entry k less the first: over images, and its error over seeds. The first does not
+        differ from itself.
+        """
+        if k == 0:
+            nothing = np.zeros_like(each[0][0].value(self.count))
+            return Estimate(nothing, nothing), nothing
+        paired = self.entries[k].seeds == self.entries[0].seeds
+        return self.over_images(each[k], each[0]), self.over_seeds(each[k], each[0], paired)
+
+    def over_images(self, members: Sequence[Statistic], against: Sequence[Statistic] = ()) -> Estimate:
+        """Mean over members less mean over `against`; a group of images goes from all of them at
+        once.
+        """
+        everyone = [*members, *against]
+        ends = np.cumsum([0, *(len(s.sums) for s in everyone)]).tolist()
+
+        def difference(parts: Sequence[Array]) -> Array:
+            ours: Array = np.mean(parts[: len(members)], axis=0)
+            return ours - np.mean(parts[len(members) :], axis=0) if against else ours
+
+        def estimate(n: float, *totals: Array) -> Array:
+            parts = zip(everyone, pairwise(ends), strict=True)
+            return difference([s.estimate(n, *totals[a:b]) for s, (a, b) in parts])
+
+        sums = [total for s in everyone for total in s.sums]
+        own = jackknife(estimate, self.count, *sums)
+        value = difference([s.value(self.count) for s in everyone])
+        return own.beside(value, difference([np.asarray(s.further) for s in everyone]))
+
+    def over_seeds(
+        self, members: Sequence[Statistic], against: Sequence[Statistic] = (), paired: bool = False
+    ) -> Array:
+        """Standard error over training seeds of the mean over members, less that over `against`;
+        NaN for one seed.
+
+        paired: both were trained with the same seeds, hence the same draws, and are subtracted seed
+        by seed.
+        """
+        values, others = ([s.value(self.count) for s in group] for group in (members, against))
+        if paired and others:
+            values, others = [a - b for a, b in zip(values, others, strict=True)], []
+        if len(values) < 2 or len(others) == 1:
+            return np.full_like(values[0], np.nan)
+        variances = [np.var(group, axis=0, ddof=1) / len(group) for group in (values, others) if group]
+        error: Array = np.sqrt(sum(variances))
+        return error
+
+
+def _stacked(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(np.stack([e.value for e in estimates]), np.stack([e.error for e in estimates]))
+
+
+def _statistics(recording: Recording) -> Statistics:
+    """What a recording gives; the sums have the group first."""
+    chain, forward, data = recording["chain"], recording["forward"], recording["data"]
+    gap = pooled_gap(recording)
+    norms = [s["epsilon_norm"].transpose("sample", "step").values.astype(np.float64) for s in (chain, forward)]
+    by_group = tuple(sums_by_group(norm, chain["image"].values) for norm in norms)
+    found = {
+        "gap": Statistic(("step",), gap.estimate, gap.sums, gap.value, gap.further),
+        "epsilon_ratio": Statistic(("step",), ratio_of, by_group),
+    }
+    if "state_high" in chain:
+        high = grouped(chain, "state_high")[:, -1].sum(1), grouped(data, "state_high")[:, 0].sum(1)
+        found = {"hf": Statistic((), _decibel, high)} | found
+    if recording.paired:
+        square = grouped(chain, "error_group_square").mean(-1)
+        everywhere = chain["error_square"].values.reshape(len(chain["step"]), -1).mean(1)
+        found["state_rmse"] = Statistic(("step",), _rmse, (square,), _rmse(recording.n, everywhere))
+    return found
+
+
+def _decibel(n: float, above: Array, below: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value: Array = DECIBEL * np.log(ratio_of(n, above, below))
+    return value
+
+
+def _chain_error(model: Denoiser, data: Any, lengths: Sequence[int], options: dict[str, Any]) -> Statistic:
     """RMSE of x_0 − x̂_0 by length, of the images that are recorded too."""
     errors = chain_errors(model, data, lengths, **options)
-    square = np.square(errors["error"].values.astype(np.float64)).mean((2, 3, 4)).T
-    groups = errors["image"].values % GROUPS
-    return Statistic(("length",), _rmse, (np.stack([square[groups == g].sum(0) for g in range(GROUPS)]),))
+    error = errors["error"].values.astype(np.float64)
+    square = np.square(error).reshape(*error.shape[:2], -1).mean(2).T
+    return Statistic(("length",), _rmse, (sums_by_group(square, errors["image"].values),))
 
 
 def _rmse(n: float, square: Array) -> Array:
@@ -270,7 +365,7 @@ def _model(given: Any) -> tuple[Denoiser, dict[str, Any]]:
     model = adapt(name)
     for remedy in remedies:
         model = remedied(model, remedy)
-    for folder in (BUNDLED / name, Path(name).expanduser() / "last", Path(name).expanduser()):
+    for folder in (bundled.FOLDER / name, Path(name).expanduser() / "last", Path(name).expanduser()):
         try:
             return model, json.loads((folder / "training.json").read_text())["run"]
         except (OSError, ValueError, KeyError):

@@ -1,27 +1,38 @@
-"""The one command: record a chain, refine it, put an exact denoiser in the model's place, and say what was found."""
+"""The one command: the error budget of a chain, how its rollouts are calibrated, and what would
+help.
+"""
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from exposure_bias.adapters import adapt
-from exposure_bias.adapters.schedulers import sampler_for
+from exposure_bias import bundled, sentences
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Clip, Denoiser
-from exposure_bias.diagnostics.diagnosis import PROBE, diagnosis
+from exposure_bias.denoisers import Denoiser
+from exposure_bias.diagnostics.excess import reference_of
+from exposure_bias.diagnostics.spectra import spectrum
+from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.refinement import refined, sampled_oracle
+from exposure_bias.experiments.budget import MARGIN, SAMPLES, STEPS, Answer, Bench, budget_of
+from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
-from exposure_bias.recorder import chain_levels, record, refined_levels
+from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
+from exposure_bias.oracles import EmpiricalOracle
+from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
-from exposure_bias.samplers import Sampler
-from exposure_bias.streams import AnySampler
+from exposure_bias.run import Stream
+from exposure_bias.setup import Setup, identities, prepare, varied
 
-STEPS, SAMPLES, REFINEMENTS = 50, 512, (2, 4)
+PROBE_SCALE = 1.01
+PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one
+FARTHEST = 4.0
+BLOW_UP = 10.0
 
 
 def diagnose(
@@ -31,88 +42,210 @@ def diagnose(
     sampler: Any = "ddpm",
     steps: int = STEPS,
     n: int | None = None,
-    refinements: Sequence[int] | None = None,
+    margin: float = MARGIN,
+    restarts: Sequence[float] | None = None,
     starts: Sequence[float] | None = None,
     images: Any = None,
     start: str = "data",
     grid: str = "linspace",
-    clip: Clip = False,
+    timestep_spacing: str | None = None,
+    clip: Any = False,
     seed: int = 0,
     batch_size: int = 256,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Does this model suffer from exposure bias: `diagnosis` with everything it can be given.
+    """What is wrong with this model's samples: `error_budget`, with rollouts and a remedy to try.
 
-    model: a `Denoiser`, or what `adapt` takes; or a `Recording`, which is diagnosed as it is, without a network. data:
-    held-out images. n: by default the data's, at most 512. refinements: factors by which the steps are cut, by default
-    2 and 4 as far as the schedule has levels for them; none for diffusers' schedulers, which choose their own. starts:
-    timesteps of the rollouts, at most five by default. images: what the exact denoiser knows, by default the train
-    split where `data` is the test split of bundled data, else there is none. folder: where the recordings are kept; the
-    same call continues there. The rest as in `record`.
+    model: a `Denoiser`, or what `adapt` takes; or a `Recording`, whose gaps are told without a
+    network and not split. data: held-out images. n: by default the data's, at most 512. margin,
+    restarts: as in `error_budget`. starts: timesteps of the rollouts, by default five. images: what
+    the exact denoiser beside the model knows, by default the train split where `data` is the test
+    split of bundled data, else there is none. folder: where the chains are kept; the same call goes
+    on there. The rest as in `record`.
 
-    The forward stream runs at the base levels only. In units of n network evaluations the cost is
-    T′ (2 + Σ refinements + 1) and, for ancestral samplers, 2 Σ of the rollouts' lengths.
+    Returns what `error_budget` does, and: gaussian and oracle over (statistic), the same of a
+    perfect denoiser of Gaussian data and of the exact denoiser of `images`, as context that decides
+    nothing; what `rollouts` returns of W_over_U and U_minus_S_relative, over (start); es_scale and
+    es_scale_score, the uniform epsilon scalings that would close the whole gap and the network's
+    share of it, by proportion, with `_se`; NaN, with the attribute `reason`, where a proportion
+    says nothing. Attributes: answer, the first line, and restarts, calibration, remedy and
+    left_out, a sentence each.
 
-    What of this was left out, and why, is in the attribute `left_out`. Raises InputError for whatever does not fit.
+    It takes T′ evaluations more than the budget for the forward stream and for the probe of the
+    remedy each, and twice the rollouts' lengths. Raises InputError for whatever does not fit.
     """
     if isinstance(model, Recording):
-        return diagnosis(model)
+        return of_recording(model)
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
-    model, data = adapt(model), load_data(data)
-    n = min(len(data), SAMPLES) if n is None else n
-    common: dict[str, Any] = {"sampler": sampler, "steps": steps, "n": n, "grid": grid, "clip": clip, "seed": seed}
-
-    def kept(name: str) -> str | None:
-        return None if folder is None else str(Path(folder) / f"{name}.nc")
-
-    own = sampler_for(sampler, model, steps, grid)
-    factors, left_out = _possible(model, own, steps, grid, start, refinements)
-    base = record(model, data, start=start, batch_size=batch_size, checkpoint=kept("recording"), **common)
-    finer = [
-        refined(model, data, base, k, batch_size=batch_size, checkpoint=kept(f"refined-{k}")) for k in sorted(factors)
-    ]
-    known = _known_images(data) if images is None else load_data(images)
-    oracle = None
-    if known is not None and isinstance(own, Sampler) and own.variance == "learned_range":
-        left_out.append(f"the exact denoiser, which has no variance of its own for {own}")
-    elif known is not None and isinstance(own, Sampler):
-        oracle = sampled_oracle(model, data, known, base, batch_size=batch_size, checkpoint=kept("oracle"))
-    calibration = None
-    if isinstance(own, Sampler) and own.ancestral:
-        calibration = rollouts(model, data, starts=starts, batch_size=batch_size, checkpoint=kept("rollouts"), **common)
-    probe = record(
-        epsilon_scaled(model, PROBE), data, start=start, streams=("chain",), batch_size=batch_size,
-        checkpoint=kept("probe"), **common,
+    if not margin > 0:
+        raise InputError(f"margin is the score error that matters: it must be above 0, got {margin}")
+    setup = prepare(
+        model, data, kind="recording", sampler=sampler, steps=steps, n=n, most=SAMPLES, start=start, grid=grid,
+        timestep_spacing=timestep_spacing, clip=clip, seed=seed, batch_size=batch_size,
+        streams=(Stream.CHAIN, Stream.FORWARD), options={"statistics": ["residual_power"]},
     )  # fmt: skip
-    result = diagnosis(base, finer, oracle, calibration, probe)
-    return result.assign_attrs({"left_out": "; ".join(left_out)} if left_out else {})
+    place = None if folder is None else Path(folder)
+    desk = _Desk(varied(setup), batch_size, place)
+    base = desk.recorded(setup, "recording", (residual_power,))
+    bench = Bench(setup, batch_size, place, recording=base)
+    result = budget_of(bench, margin, restarts)
+    left_out: list[str] = []
+    if str(result["answer"].values[0]) != Answer.NO_DENOISER:
+        result = _with_context(result, desk, base, images, left_out)
+        result = _with_rollouts(result, desk, starts, left_out)
+        result = _with_remedy(result, desk, base)
+    words = {
+        "answer": sentences.budget(result),
+        "restarts": sentences.restarts(result),
+        "calibration": sentences.calibration(result) if "W_over_U" in result else "",
+        "remedy": sentences.remedy(result),
+        "left_out": "; ".join(left_out),
+    }
+    return result.assign_attrs({k: v for k, v in words.items() if v})
 
 
-def _possible(
-    model: Denoiser, sampler: AnySampler, steps: int, grid: str, start: str, refinements: Sequence[int] | None
-) -> tuple[list[int], list[str]]:
-    """The refinements that the schedule has levels for, and words for those of the default that it has none for.
+class _Desk:
+    """What all parts of a diagnosis are made with."""
 
-    Raises InputError for one that was asked for and is not possible.
+    def __init__(self, setup: Setup, batch_size: int, folder: Path | None) -> None:
+        self.setup, self.batch_size, self.folder = setup, batch_size, folder
+
+    def path(self, name: str) -> Path | None:
+        """Where a part is kept."""
+        return None if self.folder is None else self.folder / f"{name}.nc"
+
+    def recorded(self, setup: Setup, name: str, statistics: Sequence[Any] = ()) -> Recording:
+        """A recording, kept under a name."""
+        return recorded(setup, statistics, self.batch_size, self.path(name))
+
+    def with_model(self, model: Denoiser, streams: tuple[Stream, ...]) -> Setup:
+        """The same chain of another model on the same data and paths."""
+        run = replace(self.setup.run, **identities(model, self.setup.data), streams=streams, options={}, probe=None)
+        return replace(self.setup, run=run, model=model, light=True)
+
+
+def _with_context(result: xr.Dataset, desk: _Desk, base: Recording, images: Any, left_out: list[str]) -> xr.Dataset:
+    """The same statistics of perfect denoisers, as context: Gaussian in closed form, and of
+    given images.
     """
-    if not isinstance(sampler, Sampler):
-        return [], []
-    if any(factor < 2 for factor in refinements or ()):
-        raise InputError(f"refinements cut steps by 2 or more, got {', '.join(map(str, refinements or ()))}")
-    levels, possible, left_out = chain_levels(model, steps, grid, start, sampler), [], []
-    for factor in sorted(REFINEMENTS if refinements is None else refinements):
-        try:
-            refined_levels(model, levels, sampler, factor)
-        except InputError as error:
-            if refinements is not None:
-                raise InputError(f"{error}; give other refinements, or fewer steps") from error
-            left_out.append(f"refinement, because {error}")
-        else:
-            possible.append(factor)
-    return possible, left_out
+    reference, reasons = reference_of(base)
+    if reference is None:
+        left_out.append(f"the Gaussian reference, because {reasons['no_reference']}")
+    else:
+        result["gaussian"] = ("statistic", _context(result, base, float(reference["gap"].values[-2])))
+    known = _known_images(desk.setup.data) if images is None else load_data(images)
+    if known is None or desk.setup.run.model.guided:
+        return result
+    if desk.setup.sampler.limit is None or (not desk.setup.run.exact_teacher and "learned" in desk.setup.run.sampler):
+        left_out.append(f"the exact denoiser, which has no variance of its own for {desk.setup.run.sampler}")
+        return result
+    oracle = EmpiricalOracle(known.batch(np.arange(len(known))), desk.setup.model.schedule)
+    perfect = desk.recorded(desk.with_model(oracle, (Stream.CHAIN,)), "oracle")
+    result["oracle"] = ("statistic", _context(result, base, float(pooled_gap(perfect).value[-2])))
+    return result
+
+
+def _context(result: xr.Dataset, base: Recording, gap: float) -> Array:
+    """A reference's number for the gap, NaN for the other statistics."""
+    return np.where(result["statistic"].values == "gap", gap, np.nan)
+
+
+def _with_rollouts(result: xr.Dataset, desk: _Desk, starts: Sequence[float] | None, left_out: list[str]) -> xr.Dataset:
+    setup = desk.setup
+    if not setup.sampler.ancestral:
+        left_out.append(f"rollouts, because {setup.run.sampler} does not draw from p(x_0 | x_s)")
+        return result
+    found = rollouts(
+        setup.model, setup.data, starts=starts, sampler=setup.sampler, steps=setup.run.steps,
+        grid="linspace" if setup.run.spacing == "sampler" else setup.run.spacing.value, n=setup.n,
+        clip=setup.run.clip, seed=setup.run.seed, batch_size=desk.batch_size, checkpoint=desk.path("rollouts"),
+    )  # fmt: skip
+    names = [k for k in found.data_vars if str(k).startswith(("W_over_U", "U_minus_S_relative"))]
+    chosen = found[names].rename({k: f"start_{k}" for k in ("timestep", "alpha", "sigma")})
+    return result.merge(chosen.drop_vars("length")).assign_attrs(result.attrs)
+
+
+def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset:
+    """The epsilon scalings that would close the gap, and the network's share of it, by
+    proportion.
+    """
+    setup = desk.setup
+    if setup.run.model.guided:
+        return result
+    scaled = epsilon_scaled(setup.model, PROBE_SCALE)
+    probe = desk.recorded(desk.with_model(scaled, (Stream.CHAIN,)), "probe")
+    here, there = pooled_gap(base), pooled_gap(probe)
+    gap = result.sel(statistic="gap")
+    score = float(gap["score"])
+    whole = _scaling(here, there)
+    share = _scaling(here, there, score, float(gap["score_se"]))
+    estimates = {"es_scale": whole, "es_scale_score": share}
+    reason = _not_straight(setup, float(whole.value), float(whole.error))
+    if reason:
+        estimates = {k: Estimate(e.value * np.nan, e.error * np.nan) for k, e in estimates.items()}
+    result = with_estimates(result, (), **estimates)
+    for name in estimates:
+        result[name].attrs |= {"reason": reason} if reason else {}
+    return result
+
+
+def _scaling(here: PooledGap, there: PooledGap, target: float | None = None, error: float = 0.0) -> Estimate:
+    """λ at which the gap at the last noisy level, or a part of it, would close, as a probe's
+    effect is proportional.
+    """
+    level = -2
+
+    def closing(own: Array, probed: Array) -> Array:
+        part = own if target is None else np.asarray(target)
+        return np.asarray(1 - (PROBE_SCALE - 1) * part / (probed - own))
+
+    def estimate(n: float, *sums: Array) -> Array:
+        data = sums[4:]
+        own = here.estimate(n, *sums[:2], *data)[level]
+        probed = there.estimate(n, *sums[2:4], *data)[level]
+        return closing(own, probed)
+
+    sums = (*here.sums[:2], *there.sums[:2], *here.sums[2:])
+    found = jackknife(estimate, here.count, *sums)
+    slope = (PROBE_SCALE - 1) / (there.value[level] - here.value[level])
+    return found.beside(closing(here.value[level], there.value[level]), slope * error)
+
+
+def _not_straight(setup: Setup, scale: float, error: float) -> str:
+    """Why the probe's proportion says nothing about the λ that it leads to, or ""."""
+    farthest = max((level.ratio for level in setup.levels if level.alpha), default=0.0) * (1 - 1 / PROBE_SCALE)
+    if not setup.run.clip and farthest > BLOW_UP:
+        return (
+            f"epsilon scaling by {PROBE_SCALE} moves x0 by {farthest:.3g} epsilon where the chain is noisiest, so that "
+            "its effect is not proportional: sample with clipping"
+        )
+    steps = (PROBE_SCALE - 1) / abs(scale - 1) if scale != 1 else np.inf
+    if steps >= FARTHEST and abs(scale - 1) > T_QUANTILE * error:
+        return f"the probe at {PROBE_SCALE} moved the gap {steps:.3g} times as far as it would have to go"
+    if not PLAUSIBLE_SCALE[0] < scale < PLAUSIBLE_SCALE[1]:
+        return f"it would take a scale of {scale:.3g}, far beyond what a proportion holds for"
+    return ""
 
 
 def _known_images(data: Data) -> Data | None:
     """The train split of bundled data's test split."""
-    return load_data(data.name, "train") if data.split == "test" and data.name in ("digits", "patches") else None
+    known = data.split == "test" and data.name in bundled.DATA
+    return load_data(data.name, "train") if known else None
+
+
+def of_recording(recording: Recording) -> xr.Dataset:
+    """The gaps of a recording, which cannot be split without the network."""
+    gaps = variance_gap(recording)
+    result = gaps[[k for k in gaps.data_vars if str(k).startswith(("gap", "excess"))]]
+    if "state_spectrum" in recording["chain"] and "forward" in recording:
+        spectra = spectrum(recording)
+        high = [k for k in ("hf", "hf_se", "hf_low", "hf_high", "hf_gaussian") if k in spectra]
+        result = result.merge(spectra[high])
+    end = gaps.isel(step=-1)
+    gap = sentences.percent(float(end["gap"]), float(end["gap_se"]))
+    answer = (
+        f"The variance gap at the clean end is {gap}; how much of it is the sampler's and how much the network's takes "
+        "the network: diagnose MODEL --data IMAGES."
+    )
+    return result.assign_attrs(gaps.attrs | {"answer": answer})

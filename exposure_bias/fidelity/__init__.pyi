@@ -2,7 +2,6 @@ from . import classifier as classifier
 from . import features as features
 from . import frechet as frechet
 from . import inception as inception
-from . import jackknife as jackknife
 from . import kernel as kernel
 from . import manifold as manifold
 from . import moments as moments

@@ -7,16 +7,14 @@
     pixel                C·H·W          any                                Fréchet distance (features)
     module:function      its own        what it takes                      Fréchet distance (features)
 
-Images reach an extractor as (B, C, H, W) in 0…255: uint8, quantised as guided-diffusion does before it saves samples,
+Images reach an extractor as (B, *shape) in 0…255: uint8, quantised as guided-diffusion does before it saves samples,
 ((x + 1)·127.5).clamp(0, 255) cut to whole numbers, or float32 where quantisation is skipped.
 """
 
 import hashlib
-import importlib
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,8 @@ from exposure_bias.data import Data
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity import classifier, inception
 from exposure_bias.fidelity.sets import FeatureSet
+from exposure_bias.states import State, described
+from exposure_bias.strangers import imported
 
 NAMES = ("inception", "classifier", "random-conv", "pixel")
 FID, STAND_IN = "FID", "Fréchet distance (features)"
@@ -48,7 +48,7 @@ class Extractor:
     """A function from images to features, with what makes its numbers comparable.
 
     identity: name and hash of the weights; distances compare only within one identity. measure: what the Fréchet
-    distance is called. call: images (B, C, H, W) in 0…255 to features (B, d) and spatial features (B, e) or None.
+    distance is called. call: images (B, *shape) in 0…255 to features (B, d) and spatial features (B, e) or None.
     note: what was done to the images. costly: whether features of real images are worth keeping on disk.
     """
 
@@ -68,7 +68,7 @@ class Features(NamedTuple):
 
 def extractor(
     features: str | Callable[[Tensor], Tensor],
-    shape: tuple[int, int, int],
+    shape: State,
     weights: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Extractor:
@@ -84,14 +84,15 @@ def extractor(
         raise InputError(f"weights are for Inception, but the features are {features!r}: leave them out")
     if features == "classifier":
         if tuple(shape) != classifier.SHAPE:
-            came = "×".join(map(str, shape))
             raise InputError(
-                f"the classifier knows 1×8×8 digits, got {came} images: use inception, random-conv or pixel"
+                f"the classifier knows 1×8×8 digits, got {described(shape)}: use inception, random-conv or pixel"
             )
         net = classifier.load()
         digest = hashlib.sha256((classifier.FOLDER / classifier.FILE).read_bytes()).hexdigest()[:8]
         return Extractor(f"classifier {digest}", STAND_IN, lambda x: (net.features(_unit(x.cpu())), None))
     if features == "random-conv":
+        if len(shape) != 3:
+            raise InputError(f"random-conv is for images (C, H, W), got {described(shape)}: use pixel")
         return Extractor("random-conv", STAND_IN, _random_convolutions(shape[0]))
     if features == "pixel":
         return Extractor("pixel", STAND_IN, lambda x: (_unit(x).flatten(1), None))
@@ -104,7 +105,7 @@ def quantised(x: Tensor) -> Tensor:
 
 
 def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
-    """Real images (B, C, H, W) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a level."""
+    """Real images (B, *shape) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a level."""
     if data.images.dtype == np.uint8:
         images = torch.from_numpy(data.images[ids])
         return images if quantise else images.float()
@@ -113,20 +114,16 @@ def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
 
 
 def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int64]]]) -> Features:
-    """Features of batches of (images (B, C, H, W) in 0…255, image ids (B,)); the images are let go one by one.
+    """Features of batches of (images (B, *shape) in 0…255, image ids (B,)); the images are let go one by one.
 
     Raises InputError if the extractor does not return finite floats of shape (B, d).
     """
     pools, spatials, ids = [], [], []
     for images, numbers in batches:
-        with torch.no_grad():
-            pool, spatial = extractor.call(images)
-        if not isinstance(pool, Tensor) or pool.ndim != 2 or len(pool) != len(images):
-            came = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
-            raise InputError(f"an extractor returns a tensor (B, d), {extractor.identity} returned {came}: correct it")
-        pools.append(pool.float().cpu().numpy())
+        pool, spatial = extracted(extractor, images)
+        pools.append(pool)
         if spatial is not None:
-            spatials.append(spatial.float().cpu().numpy())
+            spatials.append(spatial)
         ids.append(numbers)
     if not ids:
         raise InputError("there are no images to take features of: give at least two")
@@ -135,6 +132,16 @@ def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int
         FeatureSet(np.concatenate(pools), everyone),
         FeatureSet(np.concatenate(spatials), everyone) if spatials else None,
     )
+
+
+def extracted(extractor: Extractor, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Features (B, d) of one batch of images in 0…255, and spatial ones (B, e) or None."""
+    with torch.no_grad():
+        pool, spatial = extractor.call(images)
+    if not isinstance(pool, Tensor) or pool.ndim != 2 or len(pool) != len(images):
+        came = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
+        raise InputError(f"an extractor returns a tensor (B, d), {extractor.identity} returned {came}: correct it")
+    return pool.float().cpu().numpy(), None if spatial is None else spatial.float().cpu().numpy()
 
 
 def extract_real(
@@ -175,11 +182,9 @@ def _unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _inception(
-    shape: tuple[int, int, int], weights: str | os.PathLike[str] | None, device: torch.device | str
-) -> Extractor:
-    if shape[0] not in (1, 3):
-        raise InputError(f"Inception takes images of 3 channels, or 1 that is repeated, got {shape[0]}: use pixel")
+def _inception(shape: State, weights: str | os.PathLike[str] | None, device: torch.device | str) -> Extractor:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(f"Inception takes images of 3 channels, or 1 repeated, got {described(shape)}: use pixel")
     net, digest = inception.load(weights)
     net.to(device)
 
@@ -204,11 +209,11 @@ def _random_convolutions(channels: int) -> Callable[[Tensor], Pair]:
     return call
 
 
-def _users(
-    features: str | Callable[[Tensor], Tensor], shape: tuple[int, int, int], device: torch.device | str
-) -> Extractor:
-    """A user's function of images (B, C, H, W) in 0…255; what it says of three fixed images is its identity."""
-    function: Any = _imported(features) if isinstance(features, str) else features
+def _users(features: str | Callable[[Tensor], Tensor], shape: State, device: torch.device | str) -> Extractor:
+    """A user's function of images (B, *shape) in 0…255; what it says of three fixed images is its identity."""
+    if isinstance(features, str) and ":" not in features:
+        raise InputError(f"unknown features {features!r}: allowed are {', '.join(NAMES)}, or module:function")
+    function: Any = imported(features, "features") if isinstance(features, str) else features
     name = features if isinstance(features, str) else getattr(features, "__name__", type(features).__name__)
     probe = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8))
 
@@ -219,18 +224,3 @@ def _users(
     rounded = [f"{value:.2e}" for value in np.abs(said).mean(1)]
     digest = hashlib.sha256(f"{said.shape}{rounded}".encode()).hexdigest()[:8]
     return Extractor(f"{name} {digest}", STAND_IN, call)
-
-
-def _imported(name: str) -> Any:
-    module, separator, function = name.partition(":")
-    if not separator:
-        raise InputError(f"unknown features {name!r}: allowed are {', '.join(NAMES)}, or module:function")
-    sys.path.insert(0, os.getcwd())  # a console script, unlike python -m, does not look there
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"cannot import the features {name!r}: {error}; give module:function, importable here"
-        ) from error
-    finally:
-        sys.path.pop(0)

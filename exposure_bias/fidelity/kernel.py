@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.fidelity.jackknife import GROUPS
+from exposure_bias.jackknife import GROUPS
 
 Array = NDArray[np.float64]
 

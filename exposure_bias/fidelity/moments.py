@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity.frechet import Normal
-from exposure_bias.fidelity.jackknife import GROUPS
+from exposure_bias.jackknife import GROUPS
 
 Array = NDArray[np.float64]
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias import files
+from exposure_bias import files, jackknife
 from exposure_bias.errors import InputError
-from exposure_bias.fidelity import frechet, jackknife, kernel, manifold
+from exposure_bias.fidelity import frechet, kernel, manifold
 from exposure_bias.fidelity.frechet import Normal
-from exposure_bias.fidelity.jackknife import GROUPS
 from exposure_bias.fidelity.moments import Moments, checked
+from exposure_bias.jackknife import GROUPS
 
 Array = NDArray[np.float64]
 CHUNK = 4096
@@ -91,7 +91,7 @@ def frechet_values(p: FeatureSet, q: FeatureSet | Normal) -> tuple[Array, str]:
                 f"compare it at equal N only, and take {jackknife.MINIMUM_PER_FEATURE * s.dimension} or more",
                 stacklevel=3,
             )
-    reason = jackknife.why_no_interval([s.count for s in sets], p.dimension)
+    reason = jackknife.too_few([s.count for s in sets], p.dimension)
 
     def estimate(without: Sequence[int]) -> float:
         if not without:
@@ -106,7 +106,7 @@ def frechet_values(p: FeatureSet, q: FeatureSet | Normal) -> tuple[Array, str]:
 def kid_values(p: FeatureSet, q: FeatureSet) -> tuple[Array, str]:
     """KID of all samples and with groups deleted, (25,); and why only the first, or ""."""
     cross = kernel.kernel_sums(p.features, p.ids, q.features, q.ids)
-    reason = jackknife.why_no_interval([p.count, q.count])
+    reason = jackknife.too_few([p.count, q.count])
     sums = (p.count, p.kernel_sums, q.count, q.kernel_sums, cross)
     return jackknife.deletions(lambda without: kernel.kid(*sums, without), reason), reason
 
@@ -123,7 +123,7 @@ def precision_recall(generated: FeatureSet, real: FeatureSet) -> tuple[tuple[flo
 
 
 def _share(hits: NDArray[np.bool_], members: FeatureSet) -> tuple[float, float]:
-    if jackknife.why_no_interval([members.count]):
+    if jackknife.too_few([members.count]):
         return float(hits.mean()), np.nan
     by_group = np.bincount(members.ids % GROUPS, hits, GROUPS)
     without = (by_group.sum() - by_group) / (len(members) - members.count)

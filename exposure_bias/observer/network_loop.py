@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.data import Data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
@@ -104,7 +105,7 @@ class NetworkLoop(Observation):
         level = self._level(float(times[0]))
         given, _ = self._asked(level)
         rows = len(x) // len(given)
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.model.shape or rows * len(given) != len(x):
+        if tuple(x.shape[1:]) != self.model.shape or rows * len(given) != len(x):
             raise InputError(f"the network saw {tuple(x.shape)}, where states of {self.model.shape} were expected")
         if not all(torch.equal(x[:rows], x[k * rows : (k + 1) * rows]) for k in range(1, len(given))):
             raise InputError("the model is guided, but the two halves of the network's batch are not the same states")
@@ -158,8 +159,8 @@ class NetworkLoop(Observation):
     def _sampler_name(self) -> str:
         return OBSERVED_LOOP
 
-    def _clip(self) -> str:
-        return "the loop's own, recorded before that"
+    def _clip(self) -> Clipping:
+        return Clipping(Convention.LOOP)
 
 
 class _Asked(Exception):

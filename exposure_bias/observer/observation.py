@@ -4,7 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -14,15 +14,18 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from exposure_bias.clipping import Clipping
 from exposure_bias.data import Data
 from exposure_bias.denoisers import Denoiser
+from exposure_bias.diagnostics.denoising import warn_unless_denoises
 from exposure_bias.errors import InputError
-from exposure_bias.noise import Noise
-from exposure_bias.recorder import kept_steps, made, run_settings
+from exposure_bias.paths import Noise
 from exposure_bias.recording import Recording
+from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Spacing, Start, Stream
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level
-from exposure_bias.statistics.collector import Collector, Subjects
+from exposure_bias.setup import identities, kept_steps, made
+from exposure_bias.statistics.collector import Collector, Layout, Subjects
 from exposure_bias.statistics.law import Law, law
 from exposure_bias.streams import Step, forward, in_network_coordinates
 
@@ -118,20 +121,23 @@ class Observation(ABC):
         ids = np.arange(self.first, self.first + self.n)
         streams = {} if self.data is None else self._forward(self.data, ids, self._levels)
         streams["chain"] = self._chain.to_dataset(ids, self._images(ids))
-        settings = run_settings(
-            self.model,
-            self.data,
-            self._levels,
+        how = made(batch_size=self._largest, device=str(self.model.device))
+        return warn_unless_denoises(Recording(streams, self._run(self._levels, streams), self.n, how))
+
+    def _run(self, levels: tuple[Level, ...], streams: dict[str, xr.Dataset]) -> Run:
+        known = identities(self.model, self.data)
+        if self._guided and self.model.guidance is None:
+            known["model"] = replace(known["model"], guidance=UNKNOWN_GUIDANCE)
+        return Run(
+            **known,
+            levels=levels,
             sampler=self._sampler_name(),
-            exact_teacher=False,
+            spacing=Spacing.OBSERVED,
+            start=Start.NOISE,
             clip=self._clip(),
             seed=self.seed,
+            streams=tuple(Stream(name) for name in sorted(streams.keys() - {"data"})),
         )
-        if self._guided and self.model.guidance is None:
-            settings["model"]["guidance"] = "of unknown scale"
-        settings |= {"grid": "observed", "start": "noise", "streams": sorted(streams.keys() - {"data"})}
-        how = made(batch_size=self._largest, device=str(self.model.device))
-        return Recording(streams, {"run": settings, "n": self.n, "done": self.n, "made": how})
 
     def _forward(self, data: Data, ids: NDArray[np.int64], levels: tuple[Level, ...]) -> dict[str, xr.Dataset]:
         """The data's own sums and the forward stream of the samples `ids`."""
@@ -140,8 +146,8 @@ class Observation(ABC):
                 f"{self.n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=3
             )
         model, kept, known = self.model, kept_steps(len(levels) - 1), self._known(data.shape)
-        own = Collector("data", [0], [model.schedule.clean], self.n, known, False, self.seed)
-        collector = Collector("forward", kept, [levels[i] for i in kept], self.n, known, False, self.seed)
+        own = self._collector("data", [0], [model.schedule.clean], self.n, known)
+        collector = self._collector("forward", kept, [levels[i] for i in kept], self.n, known)
         networks = [model.net] if isinstance(model.net, torch.nn.Module) else []
         with modes_kept(networks), nullcontext() if self._autocast is None else torch.autocast(*self._autocast):
             for net in networks:
@@ -155,7 +161,7 @@ class Observation(ABC):
                 with plainly(x0):
                     own.update(Step(0, model.schedule.clean, x0, None), subjects)
                 noise = Noise(self.seed, "forward", batch.tolist(), model.shape, model.device)
-                for step in forward(model.given(data.labels_of(images)), x0, levels, noise, False, kept):
+                for step in forward(model.given(data.labels_of(images)), x0, levels, noise, indices=kept):
                     with plainly(x0):
                         collector.update(step, subjects)
         images = self._images(ids)
@@ -190,9 +196,9 @@ class Observation(ABC):
     def _open(self, x: Tensor) -> None:
         """Begin a batch with its first state; one that is not finished is left out."""
         shape = tuple(x.shape[1:])
-        if x.dim() != 4:
+        if len(shape) != len(self.model.shape):
             raise InputError(
-                f"states of shape {tuple(x.shape)} have no rows and columns (packed latents, video): not supported"
+                f"the loop's states are {shape}, the model's {self.model.shape}: packed latents are not supported"
             )
         if self.data is not None and shape != self.data.shape:
             raise InputError(
@@ -202,16 +208,21 @@ class Observation(ABC):
         # An unpaired chain has no x_0 of its own; nothing that is kept of it asks for one.
         x0 = torch.full(x.shape, torch.nan, dtype=torch.float64, device=self._device(x))
         subjects = Subjects(slice(0, len(x)), self._images(ids), x0, self._known(shape))
-        self._batch = Batch(subjects, None if self._levels is None else self._collector(self._levels, subjects))
+        self._batch = Batch(subjects, None if self._levels is None else self._of_chain(self._levels, subjects))
 
     def _note_autocast(self, x: Tensor) -> None:
         kind = x.device.type
         self._autocast = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 
-    def _collector(self, levels: tuple[Level, ...], subjects: Subjects) -> Collector:
+    def _of_chain(self, levels: tuple[Level, ...], subjects: Subjects) -> Collector:
         kept = kept_steps(len(levels) - 1)
         rows = len(subjects.images)
-        return Collector("chain", kept, [levels[i] for i in kept], rows, subjects.law, False, self.seed)
+        return self._collector("chain", kept, [levels[i] for i in kept], rows, subjects.law)
+
+    def _collector(
+        self, stream: str, kept: Sequence[int], levels: Sequence[Level], samples: int, law: Law
+    ) -> Collector:
+        return Collector(Layout(stream, len(kept), samples, law, False, self.seed), kept, levels)
 
     def _take(self, seen: Seen) -> None:
         """Add the next step of the batch under way."""
@@ -246,7 +257,7 @@ class Observation(ABC):
             )
             self._batch = None
             return
-        collector = batch.collector or self._collector(self._levels, batch.subjects)
+        collector = batch.collector or self._of_chain(self._levels, batch.subjects)
         for index, seen in enumerate(batch.held):
             if index in collector.row:
                 collector.update(self._step(index, seen), batch.subjects)
@@ -255,7 +266,7 @@ class Observation(ABC):
         if self._chain is None:
             self._chain = collector
         else:
-            self._chain.add(collector)
+            self._chain.merge(collector)
         self.n += len(end)
         self._largest = max(self._largest, len(end))
         self._batch = None
@@ -301,7 +312,7 @@ class Observation(ABC):
     def _sampler_name(self) -> str: ...
 
     @abstractmethod
-    def _clip(self) -> str: ...
+    def _clip(self) -> Clipping: ...
 
 
 def compiled(net: torch.nn.Module) -> bool:

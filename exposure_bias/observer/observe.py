@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from exposure_bias.adapters import adapt, diffusers
+from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.observer.network_loop import NetworkLoop
 from exposure_bias.observer.observation import Observation, modes_kept
 from exposure_bias.observer.scheduler_loop import SchedulerLoop
-from exposure_bias.recorder import check_fit
+from exposure_bias.setup import check_fit
 
 
 def observe(*objects: Any, data: Any = None, model: Any = None, seed: int = 0, first: int = 0) -> "Observation":
@@ -39,7 +40,8 @@ def observe(*objects: Any, data: Any = None, model: Any = None, seed: int = 0, f
     with modes_kept(networks):
         model = _model(objects, model, data is None and scheduler is not None)
     if data is not None:
-        check_fit(model, data, 1, 1, False)
+        data = data.fitted(model.shape)
+        check_fit(model, data, 1, UNCLIPPED)
     if scheduler is not None:
         return SchedulerLoop(model, data, seed, first, scheduler, networks)
     return NetworkLoop(model, data, seed, first)

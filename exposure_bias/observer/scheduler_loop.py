@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from exposure_bias.adapters.schedulers import SchedulerSampler, observed
+from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.data import Data
-from exposure_bias.denoisers import CLIP_CONVENTIONS, Denoiser
+from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.observer.observation import Observation, Seen, compiled, plainly
 from exposure_bias.schedules import Level
@@ -105,13 +106,13 @@ class SchedulerLoop(Observation):
         grid = (scheduler.timesteps.tolist(), sigmas, eta)
         if grid != self._grid:
             sampler = observed(scheduler, self.model, eta)
-            if self.n and sampler.levels != self._levels:
+            if self.n and sampler.own_levels != self._levels:
                 raise InputError(
-                    f"this batch takes {len(sampler.levels) - 1} steps on other levels than the batch before it: "
+                    f"this batch takes {len(sampler.own_levels) - 1} steps on other levels than the batch before it: "
                     "observe loops of other levels separately"
                 )
-            self._grid, self._sampler, self._levels = grid, sampler, sampler.levels
-            self._nodes = {node[0].place: level for node, level in zip(sampler.nodes, sampler.levels, strict=False)}
+            self._grid, self._sampler, self._levels = grid, sampler, sampler.own_levels
+            self._nodes = {node[0].place: level for node, level in zip(sampler.nodes, sampler.own_levels, strict=False)}
             self._calls = sum(map(len, sampler.nodes))
         # DiTPipeline hands both halves of its guided batch to the scheduler; they are the same.
         half = len(x) // 2
@@ -142,10 +143,7 @@ class SchedulerLoop(Observation):
     def _sampler_name(self) -> str:
         return str(self._sampler)
 
-    def _clip(self) -> str:
-        config, name = self._scheduler.config, type(self._scheduler).__name__
-        if config.get("thresholding"):
-            return f"x0 thresholded by {name}, recorded before that"
-        if config.get("clip_sample"):
-            return f"x0 clipped to ±{config.get('clip_sample_range', 1.0):g} by {name}, recorded before that"
-        return CLIP_CONVENTIONS[False]
+    def _clip(self) -> Clipping:
+        config = self._scheduler.config
+        clips = config.get("thresholding") or config.get("clip_sample")
+        return Clipping(Convention.LOOP) if clips else UNCLIPPED

@@ -1,6 +1,6 @@
 """What all accumulators share: named sums with named dimensions, and what one update reads."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError
+from exposure_bias.jackknife import Groups
+from exposure_bias.states import State
+from exposure_bias.statistics.law import Law
 
 if TYPE_CHECKING:
     import torch
@@ -17,40 +20,17 @@ if TYPE_CHECKING:
 
     from exposure_bias.streams import Step
 
-GROUPS = 16
-CONSTANT = {"constant": 1}  # attributes of a variable that `recording.merge` keeps as it is rather than adds
-
-
-class Groups:
-    """The groups of B samples, from their images' numbers (B,)."""
-
-    def __init__(self, images: NDArray[np.int64], device: "torch.device") -> None:
-        import torch
-
-        group = images % GROUPS
-        # Samples nearly always come in order of their images; then a group is every 16th sample.
-        in_turn = len(group) % GROUPS == 0 and (group == (group[0] + np.arange(len(group))) % GROUPS).all()
-        self._first = int(group[0]) if in_turn else None
-        member = np.arange(GROUPS)[:, None] == group[None]
-        self._member = torch.from_numpy(member.astype(np.float64)).to(device)
-
-    def sum(self, values: "Tensor") -> "Tensor":
-        """Sums (K, GROUPS, F) over the samples of each group, of values (K, B, F)."""
-        if self._first is None:
-            return self._member @ values
-        return values.unflatten(1, (-1, GROUPS)).sum(1).roll(self._first, 1)
-
 
 @dataclass(frozen=True)
 class Batch:
     """K consecutive steps of a stream for B samples, prepared once for every accumulator.
 
-    Several steps come together because on small images calling torch costs more than the arithmetic.
+    Several steps come together because on small states calling torch costs more than the arithmetic.
 
-    steps: the K steps. samples: where the B samples stand among the recording's. scale (K, 1, 1): √(α² σ̄² + σ²), the
-    state's own. groups: of the B samples. data (B, D): x_0 − μ. The rest (K, B, D),
-    with D = C·H·W. state: x − α μ. prediction: x̂_0 − μ, or None at the clean end. error: x̂ − x, chain minus teacher, or
-    None. All float64; μ is the data's mean image.
+    steps: the K steps. samples: where the B samples stand among the recording's. scale (K, 1, 1):
+    √(α² σ̄² + σ²), the state's own. groups: of the B samples. data (B, D): x_0 − μ. The rest (K, B, D),
+    with D the size of a state. state: x − α μ. prediction: x̂_0 − μ, or None at the clean end. error:
+    x̂ − x, chain minus teacher, or None. All float64; μ is the data's mean.
     """
 
     steps: "Sequence[Step]"
@@ -80,23 +60,95 @@ class Batch:
         return field
 
 
-class Accumulator(ABC):
-    """Arrays by name, each with its dimensions; two accumulators of other samples merge by adding their sums.
+@dataclass(frozen=True)
+class Layout:
+    """What an accumulator is made for.
 
-    An array with a `sample` dimension is no sum: it is filled in row by row, and merges by concatenation
-    (`recording.merge`). state: the arrays; dims: their dimensions; coords: (dimension, values[, attributes]) by name.
+    stream: data, forward, chain or teacher. steps: how many are recorded. samples: how many will come.
+    law: the data's. paired: whether every sample has its own x_0. seed: for what is drawn at random. light:
+    whether only moments and power of the states are wanted.
+    """
+
+    stream: str
+    steps: int
+    samples: int
+    law: Law
+    paired: bool
+    seed: int = 0
+    light: bool = False
+
+    @property
+    def shape(self) -> State:
+        """One state's, (C, *space)."""
+        return self.law.mean.shape
+
+
+class Sums:
+    """Arrays by name, each with its dimensions; those of other samples merge by adding.
+
+    An array with a leading `sample` dimension is no sum: it is filled in row by row, and merges by
+    concatenation. state: the arrays; dims: their dimensions; coords: (dimension, values[, attributes])
+    by name.
     """
 
     def __init__(self) -> None:
         self.state: dict[str, NDArray[Any]] = {}
         self.dims: dict[str, tuple[str, ...]] = {}
         self.coords: dict[str, tuple[Any, ...]] = {}
-        self._tensors: dict[str, Tensor] = {}
 
-    def _sum(self, name: str, **sizes: int) -> None:
-        """Declare a sum and its dimensions."""
+    def add_sum(self, name: str, **sizes: int) -> NDArray[Any]:
+        """Declare a sum, float64 and zero, with its dimensions and their sizes."""
         self.state[name] = np.zeros(tuple(sizes.values()))
         self.dims[name] = tuple(sizes)
+        return self.state[name]
+
+    def add_rows(self, name: str, samples: int, **sizes: int) -> NDArray[Any]:
+        """Declare what is kept by sample, float32 and NaN until it is filled in."""
+        self.state[name] = np.full((samples, *sizes.values()), np.nan, dtype=np.float32)
+        self.dims[name] = ("sample", *sizes)
+        return self.state[name]
+
+    def of_samples(self, name: str) -> bool:
+        """Whether an array is kept by sample."""
+        return self.dims[name][:1] == ("sample",)
+
+    def merge(self, other: "Sums", rows: slice | None = None) -> None:
+        """Add the sums of other samples; `rows`: where those that are kept by sample go, by default at the end."""
+        for name, values in other.state.items():
+            if not self.of_samples(name):
+                self.state[name] += values
+            elif rows is None:
+                self.state[name] = np.concatenate([self.state[name], values])
+            else:
+                self.state[name][rows] = values[rows]
+
+    def restore(self, arrays: "xr.Dataset | dict[str, Any]") -> None:
+        """Continue from what an earlier run kept. Raises InputError if it has another shape."""
+        for name, value in self.state.items():
+            found = np.asarray(arrays[name]) if name in arrays else None
+            # Samples come one after another: those of the earlier run are the first ones.
+            mine = value if found is None or not self.of_samples(name) else value[: len(found)]
+            if found is None or found.shape != mine.shape:
+                raise InputError(f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh elsewhere")
+            mine[...] = found
+
+
+class Accumulator(Sums):
+    """A statistic of a stream: `Step`s in, sums out.
+
+    A stranger's is given to `record(..., statistics=[...])` as a class or function that takes a `Layout`
+    and returns an accumulator, or None for a stream that it leaves out. It declares its arrays with
+    `add_sum` and `add_rows` and fills them in `update`; sums with the dimensions (step, group, …) can be
+    given to the jackknife.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensors: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def update(self, rows: slice, batch: Batch) -> None:
+        """Add a batch to the sums of the recorded steps `rows`."""
 
     def _tensor(self, name: str, like: "Tensor") -> "Tensor":
         """The constant array `self.name` as a tensor of `like`'s device and precision, made once for each."""
@@ -106,16 +158,3 @@ class Accumulator(ABC):
 
             self._tensors[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(like)
         return self._tensors[key]
-
-    @abstractmethod
-    def update(self, rows: slice, batch: Batch) -> None:
-        """Add a batch to the sums of its recorded steps."""
-
-    def restore(self, dataset: xr.Dataset) -> None:
-        """Continue from the sums of an earlier run. Raises InputError if they have another shape."""
-        for name, value in self.state.items():
-            # Samples come one after another: those of the earlier run are the first ones.
-            mine = value[: dataset.sizes["sample"]] if self.dims[name][0] == "sample" else value
-            if name not in dataset or dataset[name].shape != mine.shape:
-                raise InputError(f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh elsewhere")
-            mine[...] = dataset[name].values

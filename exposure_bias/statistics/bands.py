@@ -1,50 +1,65 @@
 """Power by frequency: an orthonormal transform, squared, summed over the modes of each band.
 
-Frequencies are in cycles per pixel: DCT-II mode k of N pixels is k/2N, Fourier mode k is k/N. Radial bins are
-1/max(H, W) wide; the constant mode is a bin of its own. The bases:
+Frequencies are in cycles per pixel (or sample, or frame): DCT-II mode k of N is k/2N, Fourier mode k is
+k/N. A mode's radial frequency is √Σ f² over all axes of space; bins are 1/max(N) wide and the constant
+mode is a bin of its own. The bases:
 
-    dct     the default. A raw FFT takes the jump between opposite borders for detail and hides what a blur removes
-            (design §4.10); the DCT continues the image by its mirror image and sees no jump
-    fft     the raw FFT, which is what most papers show. Its real form is used, rows √(2/N) cos and √(2/N) sin: the four
-            products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their squares sum to Σ |F|² there
-    hann    the FFT of w_y w_x · image, w_i ∝ sin²(π (i + ½)/N) with mean w² = 1, so that white noise of variance σ²
-            still has σ² in every mode on average over a band; images fade out before their borders
-    luma    the DCT of three channels after a rotation (`LUMA`): luminance (1, 1, 1)/√3, red − blue (1, 0, −1)/√2 and
-            magenta − green (1, −2, 1)/√6. It is orthonormal, so the components' powers add up to the channels'
+    dct     the default. A raw FFT takes the jump between opposite borders for detail and hides what a blur
+            removes (design §4.10); the DCT continues a state by its mirror image and sees no jump
+    fft     the raw FFT, which is what most papers show. Its real form is used, rows √(2/N) cos and
+            √(2/N) sin: products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their squares
+            sum to Σ |F|² there
+    hann    the FFT of the state under a window Π w_i, w_i ∝ sin²(π (i + ½)/N) with mean w² = 1, so that
+            white noise of variance σ² still has σ² in every mode on average over a band; states fade out
+            before their borders
+    luma    the DCT of three channels after a rotation (`LUMA`): luminance (1, 1, 1)/√3, red − blue
+            (1, 0, −1)/√2 and magenta − green (1, −2, 1)/√6. It is orthonormal, so the components' powers
+            add up to the channels'
+    plane   of a video: the DCT's modes by frequency over (H, W) alone, whatever they do over frames
+    frames  of a video: the DCT's modes by frequency over F alone
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError
-from exposure_bias.statistics.accumulator import CONSTANT, GROUPS, Accumulator, Batch
+from exposure_bias.jackknife import GROUPS
+from exposure_bias.states import described
+from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
+from exposure_bias.statistics.law import CONSTANT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[np.float64]
 
 HIGH_FREQUENCY = 0.25
-MINIMUM_SIZE = 4
-BASES = ("dct", "hann", "fft", "luma")
+BASES = ("dct", "hann", "fft", "luma", "plane", "frames")
 COMPONENTS = ("luminance", "red-blue", "magenta-green")
 LUMA = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+NO_SPACE = "states without axes of space have no spectrum"
 
 
 @dataclass(frozen=True)
 class Bands:
-    """A separable transform of (H, W) images and the bands its modes fall into.
+    """A separable transform of states over their axes of space, and the bands its modes fall into.
 
-    rows (H', H) and columns (W', W): the transform is rows @ image @ columnsᵀ, orthonormal but for `hann`'s window.
-    bins (H'·W', F): one where a mode belongs to a band. label: the bands' name or centre; a band beyond the last label
-    is `high`. count (F,): modes in each, or rather the power of unit white noise there. mixing (C, C): an orthonormal
-    rotation of the channels that comes first.
+    matrices: one (N', N) for each axis, orthonormal but for `hann`'s window. bins (Π N', F): one where a
+    mode belongs to a band. label: the bands' name or centre; a band beyond the last label is `high`.
+    mixing (C, C): an orthonormal rotation of the channels that comes first.
     """
 
     name: str
     dimension: str
-    rows: NDArray[np.float64]
-    columns: NDArray[np.float64]
-    bins: NDArray[np.float64]
-    label: NDArray[np.float64] | NDArray[np.str_]
-    mixing: NDArray[np.float64] | None = None
+    matrices: tuple[Array, ...]
+    bins: Array
+    label: Array | NDArray[np.str_]
+    mixing: Array | None = None
 
     @property
     def key(self) -> str:
@@ -57,21 +72,26 @@ class Bands:
         return "high" if self.name == "dct" else f"{self.name}_high"
 
     @property
-    def count(self) -> NDArray[np.float64]:
+    def count(self) -> Array:
         """Power of unit white noise in each band, (F,): the number of its modes, where rows have length 1.
 
         An odd side's mirror image makes a Haar row twice as strong or empty.
         """
-        row, column = (np.square(m).sum(1) for m in (self.rows, self.columns))
-        power: NDArray[np.float64] = np.round(np.outer(row, column).ravel() @ self.bins, 9)  # whole, but for round-off
-        return power
+        power = np.ones(1)
+        for matrix in self.matrices:
+            power = np.multiply.outer(power, np.square(matrix).sum(1)).ravel()
+        white: Array = np.round(power @ self.bins, 9)  # whole, but for round-off
+        return white
 
-    def power(self, images: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Σ over a band's modes of |coefficient|², (…, F), for images (…, H, W), or (…, C, H, W) with mixing."""
+    def power(self, states: Array) -> Array:
+        """Σ over a band's modes of |coefficient|², (…, F), for (…, *space), or (…, C, *space) with mixing."""
+        axes = len(self.matrices)
         if self.mixing is not None:
-            images = np.einsum("dc,...chw->...dhw", self.mixing, images)
-        c = self.rows @ images @ self.columns.T
-        power: NDArray[np.float64] = (c * c).reshape(*images.shape[:-2], -1) @ self.bins
+            states = np.moveaxis(np.tensordot(states, self.mixing, (-axes - 1, 1)), -1, -axes - 1)
+        c = states
+        for axis, matrix in enumerate(self.matrices, start=-axes):
+            c = np.moveaxis(np.tensordot(c, matrix, (axis, 1)), -1, axis)
+        power: Array = np.square(c).reshape(*states.shape[:-axes], -1) @ self.bins
         return power
 
 
@@ -103,6 +123,8 @@ def hann_window(n: int) -> NDArray[np.float64]:
 
 def haar_matrix(n: int) -> NDArray[np.float64]:
     """One level of the Haar transform, averages then differences; an odd length is extended by its mirror image."""
+    if n == 1:
+        return np.ones((1, 1))
     even = n + n % 2
     pair = np.arange(even // 2)
     matrix = np.zeros((even, even))
@@ -113,109 +135,146 @@ def haar_matrix(n: int) -> NDArray[np.float64]:
     return matrix[:, :n]
 
 
-def radial_frequency(height: int, width: int) -> NDArray[np.float64]:
-    """√(f_y² + f_x²) of every DCT mode in cycles per pixel, (H, W)."""
-    return np.hypot(np.arange(height)[:, None] / (2 * height), np.arange(width)[None] / (2 * width))
+def spectrum_bands(basis: str, shape: Sequence[int]) -> Bands:
+    """The radial bands of one of `BASES` for states (C, *space).
 
-
-def spectrum_bands(basis: str, shape: tuple[int, ...]) -> Bands:
-    """The radial bands of one of `BASES` for (C, H, W) images.
-
-    Raises InputError for an unknown basis, images smaller than 4 pixels a side, and luma without three channels.
+    Raises InputError for an unknown basis, states without space, luma without an image of three channels,
+    and plane and frames of anything but a video.
     """
     if basis not in BASES:
         raise InputError(f"unknown basis {basis!r} of spectra: allowed are {', '.join(BASES)}")
-    channels, height, width = shape
-    if basis == "luma" and channels != 3:
-        raise InputError(f"luminance and chroma are made of three channels, but these images have {channels}: use dct")
-    return {"dct": dct, "hann": hann, "fft": fft, "luma": luma}[basis](height, width)
+    channels, *space = shape
+    if not space:
+        raise InputError(f"{NO_SPACE}: these are vectors of {channels} numbers; see variance_gap and state_error")
+    if basis == "luma" and (channels != 3 or len(space) != 2):
+        raise InputError(f"luminance and chroma are made of three channels, not of {described(shape)}: use dct")
+    if basis in ("plane", "frames") and len(space) != 3:
+        raise InputError(f"{basis} is a spectrum of videos (C, F, H, W), not of {described(shape)}: use dct")
+    makers: dict[str, Callable[..., Bands]] = {
+        "dct": dct, "hann": hann, "fft": fft, "luma": luma, "plane": plane, "frames": frames
+    }  # fmt: skip
+    return makers[basis](*space)
 
 
-def dct(height: int, width: int) -> Bands:
-    """Radial DCT bands, then one more, `high`, over all modes at ¼ cycle per pixel and above (it overlaps them).
-
-    Raises InputError for images smaller than 4 pixels a side.
-    """
-    return _radial("dct", "frequency", dct_matrix(height), dct_matrix(width), radial_frequency(height, width))
+def default_bases(shape: Sequence[int]) -> tuple[str, ...]:
+    """The bases in which a state's power is always kept."""
+    return {0: (), 3: ("dct", "plane", "frames")}.get(len(shape) - 1, ("dct",))
 
 
-def fft(height: int, width: int) -> Bands:
+def dct(*space: int) -> Bands:
+    """Radial DCT bands, then one more, `high`, over all modes at ¼ cycle per pixel and above (it overlaps them)."""
+    return _banded("dct", "frequency", _dct_matrices(space), radial_frequency(*space).ravel(), max(space))
+
+
+def fft(*space: int) -> Bands:
     """The same of the raw FFT."""
-    return _fourier("fft", fourier_matrix(height), fourier_matrix(width))
+    return _fourier("fft", [fourier_matrix(n) for n in space])
 
 
-def hann(height: int, width: int) -> Bands:
+def hann(*space: int) -> Bands:
     """The same of the FFT under a Hann window."""
-    rows, columns = (fourier_matrix(n) * hann_window(n) for n in (height, width))
-    return _fourier("hann", rows, columns)
+    return _fourier("hann", [fourier_matrix(n) * hann_window(n) for n in space])
 
 
-def luma(height: int, width: int) -> Bands:
+def luma(*space: int) -> Bands:
     """The bands of `dct`, of luminance and chroma."""
-    return replace(dct(height, width), name="luma", mixing=LUMA)
+    return replace(dct(*space), name="luma", mixing=LUMA)
 
 
-def _fourier(name: str, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Bands:
-    f_y, f_x = ((np.arange(len(m)) + 1) // 2 / len(m) for m in (rows, columns))
-    return _radial(name, "fourier_frequency", rows, columns, np.hypot(f_y[:, None], f_x[None]))
+def plane(frame_count: int, height: int, width: int) -> Bands:
+    """DCT bands of a video by frequency within a frame."""
+    space = (frame_count, height, width)
+    frequency = _radial([np.zeros(frame_count), *_dct_frequencies(space[1:])])
+    return _banded("plane", "plane_frequency", _dct_matrices(space), frequency, max(height, width))
 
 
-def _radial(
-    name: str,
-    dimension: str,
-    rows: NDArray[np.float64],
-    columns: NDArray[np.float64],
-    frequency: NDArray[np.float64],
-) -> Bands:
-    """Bands of modes whose radial frequencies are given, (H, W)."""
-    _check_size(*frequency.shape)
-    f = frequency.ravel()
-    spacing = 1 / max(frequency.shape)
+def frames(frame_count: int, height: int, width: int) -> Bands:
+    """DCT bands of a video by frequency over frames."""
+    space = (frame_count, height, width)
+    frequency = _radial([*_dct_frequencies(space[:1]), np.zeros(height), np.zeros(width)])
+    return _banded("frames", "frames_frequency", _dct_matrices(space), frequency, frame_count)
+
+
+def radial_frequency(*space: int) -> Array:
+    """√Σ f² of every DCT mode in cycles per pixel, in the shape of space."""
+    return _radial(_dct_frequencies(space)).reshape(space)
+
+
+def _dct_matrices(space: Sequence[int]) -> list[Array]:
+    return [dct_matrix(n) for n in space]
+
+
+def _dct_frequencies(space: Sequence[int]) -> list[Array]:
+    return [np.arange(n) / (2 * n) for n in space]
+
+
+def _fourier(name: str, matrices: list[Array]) -> Bands:
+    frequencies = [(np.arange(len(m)) + 1) // 2 / len(m) for m in matrices]
+    longest = max(len(m) for m in matrices)
+    return _banded(name, "fourier_frequency", matrices, _radial(frequencies), longest)
+
+
+def _radial(frequencies: Sequence[Array]) -> Array:
+    """√Σ f² of every mode, (Π N,)."""
+    square = np.zeros(1)
+    for f in frequencies:
+        square = np.add.outer(square, f**2).ravel()
+    return np.sqrt(square)
+
+
+def _banded(name: str, dimension: str, matrices: Sequence[Array], frequency: Array, longest: int) -> Bands:
+    """Bands of modes whose frequencies are given, (Π N,)."""
+    spacing = 1 / longest
     # A mode on a bin's upper edge belongs to it; the tolerance keeps k/2N · N = k/2 there.
-    index = np.ceil(f / spacing - 1e-9).astype(int)
+    index = np.ceil(frequency / spacing - 1e-9).astype(int)
     bins = np.eye(index.max() + 1)[index]
     used = bins.sum(0) > 0
     label = np.where(np.arange(len(used)) == 0, 0, (np.arange(len(used)) - 0.5) * spacing)
-    high = (f >= HIGH_FREQUENCY - 1e-12)[:, None]
-    return Bands(name, dimension, rows, columns, np.hstack([bins[:, used], high]), label[used])
+    high = (frequency >= HIGH_FREQUENCY - 1e-12)[:, None]
+    return Bands(name, dimension, tuple(matrices), np.hstack([bins[:, used], high]), label[used])
 
 
-def haar(height: int, width: int) -> Bands:
-    """The four sub-bands LL, LH (detail along x), HL (detail along y), HH of one Haar level."""
-    _check_size(height, width)
-    rows, columns = haar_matrix(height), haar_matrix(width)
-    y, x = (np.arange(len(m)) >= len(m) // 2 for m in (rows, columns))
-    bins = np.eye(4)[(2 * y[:, None] + x[None]).ravel()]
-    return Bands("haar", "band", rows, columns, bins, np.array(["LL", "LH", "HL", "HH"]))
-
-
-def _check_size(height: int, width: int) -> None:
-    if min(height, width) < MINIMUM_SIZE:
-        raise InputError(f"spectra need images of at least {MINIMUM_SIZE}×{MINIMUM_SIZE} pixels, got {height}×{width}")
+def haar(*space: int) -> Bands:
+    """The sub-bands of one Haar level, L (averages) or H (differences) along each axis: LL, LH, HL, HH of an image."""
+    matrices = [haar_matrix(n) for n in space]
+    detail = [np.arange(len(m)) >= (len(m) + 1) // 2 for m in matrices]
+    number = np.zeros(1, dtype=int)
+    for d in detail:
+        number = np.add.outer(2 * number, d).ravel()
+    bins = np.eye(2 ** len(space))[number]
+    label = np.array(["".join(letters) for letters in product("LH", repeat=len(space))])
+    used = bins.sum(0) > 0
+    return Bands("haar", "band", tuple(matrices), bins[:, used], label[used])
 
 
 class BandPower(Accumulator):
     """Σ over samples and a band's modes of |coefficient|² of one field, by group and channel.
 
-    On disk: `{field}_{bands.key}` (step, group, channel, band) and, but for Haar, `{field}_{bands.high}` (step, group,
-    channel). Rotated channels have the dimension `component`.
+    On disk: `{field}_{bands.key}` (step, group, channel, band) and, but for Haar, `{field}_{bands.high}`
+    (step, group, channel). Rotated channels have the dimension `component`.
     """
 
-    def __init__(self, field: str, bands: Bands, steps: int, channels: int) -> None:
+    def __init__(self, layout: Layout, field: str, bands: Bands) -> None:
         super().__init__()
-        self.field, self.bands, self.channels = field, bands, channels
-        self.rows, self.columns, self.mixing = bands.rows.T, bands.columns.T, bands.mixing
-        height, width = len(bands.rows), len(bands.columns)
-        self.transposed_bins = bands.bins.reshape(height, width, -1).transpose(1, 0, 2).reshape(height * width, -1)
+        self.field, self.bands, self.channels = field, bands, layout.shape[0]
+        self.mixing = bands.mixing
+        axes = len(bands.matrices)
+        for axis, matrix in enumerate(bands.matrices):
+            setattr(self, f"matrix_{axis}", matrix.T)
+        # `_transformed` leaves the axes in another order, and so are the bins.
+        sizes = [len(m) for m in bands.matrices]
+        turned = bands.bins.reshape(*sizes, -1).transpose(*range(1, axes), 0, axes)
+        self.turned_bins = turned.reshape(len(bands.bins), -1)
         self._key, self._high = f"{field}_{bands.key}", f"{field}_{bands.high}"
         channel = "channel" if bands.mixing is None else "component"
-        self._sum(self._key, step=steps, group=GROUPS, **{channel: channels, bands.dimension: len(bands.label)})
-        if bands.bins.shape[1] > len(bands.label):
-            self._sum(self._high, step=steps, group=GROUPS, **{channel: channels})
-        count = bands.count[: len(bands.label)]
+        width = len(bands.label)
+        leading = {"step": layout.steps, "group": GROUPS, channel: self.channels}
+        self.add_sum(self._key, **leading, **{bands.dimension: width})
+        if bands.bins.shape[1] > width:
+            self.add_sum(self._high, **leading)
         self.coords = {
             bands.dimension: (bands.dimension, bands.label),
-            f"{bands.dimension}_modes": (bands.dimension, count, CONSTANT),
+            f"{bands.dimension}_modes": (bands.dimension, bands.count[:width], CONSTANT),
         }
 
     def update(self, rows: slice, batch: Batch) -> None:
@@ -225,13 +284,21 @@ class BandPower(Accumulator):
         d = d.to(batch.precision)
         if self.mixing is not None:
             d = (self._tensor("mixing", d) @ d.unflatten(-1, (self.channels, -1))).flatten(-2)
-        across, down = (self._tensor(side, d) for side in ("columns", "rows"))
-        # Both products are one matrix multiplication each; the result is transposed, and so are the bins.
-        c = (d.view(-1, len(down), len(across)) @ across).transpose(-1, -2) @ down
-        grouped = batch.groups.sum(c.double().square_().view(*d.shape[:2], -1))
-        bins = self._tensor("transposed_bins", grouped)
-        power = (grouped.view(len(d), GROUPS, self.channels, -1) @ bins).cpu().numpy()
+        power = self._transformed(d).double().square_().view(*d.shape[:2], -1)
+        grouped = batch.groups.sum(power, axis=1)
+        bins = self._tensor("turned_bins", grouped)
+        summed = (grouped.view(len(d), GROUPS, self.channels, -1) @ bins).cpu().numpy()
         width = len(self.bands.label)
-        self.state[self._key][rows] += power[..., :width]
-        if power.shape[-1] > width:
-            self.state[self._high][rows] += power[..., width]
+        self.state[self._key][rows] += summed[..., :width]
+        if summed.shape[-1] > width:
+            self.state[self._high][rows] += summed[..., width]
+
+    def _transformed(self, d: "Tensor") -> "Tensor":
+        """The coefficients of (K, B, D), one matrix product for each axis, the first axis last."""
+        space = [m.shape[1] for m in self.bands.matrices]
+        c = d.reshape(-1, *space)
+        for axis in reversed(range(len(space))):
+            c = c @ self._tensor(f"matrix_{axis}", d)
+            if axis > 0:
+                c = c.movedim(-1, 1)
+        return c

@@ -1,6 +1,6 @@
 """One stream's statistics: `Step`s in, a dataset out, whichever loop the steps come from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from exposure_bias.errors import InputError
+from exposure_bias.jackknife import GROUPS, Groups
 from exposure_bias.schedules import Level
-from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch, Groups
-from exposure_bias.statistics.bands import BandPower, dct, haar, spectrum_bands
+from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
+from exposure_bias.statistics.bands import BandPower, default_bases, haar, spectrum_bands
 from exposure_bias.statistics.histogram import ErrorHistogram
 from exposure_bias.statistics.law import Law
 from exposure_bias.statistics.moments import PixelMoments, grouped_pixels
@@ -27,12 +29,16 @@ GROUPED_BYTES = 256 * 2**20
 DIRECTIONS = 16
 BLOCK = 2**18
 
+# Makes a stranger's accumulator for a stream, or None for one that it leaves out.
+Statistic = Callable[[Layout], Accumulator | None]
+
 
 @dataclass(frozen=True)
 class Subjects:
     """The samples of one batch and the images they are made from.
 
-    rows: where they stand among the recording's samples. images (B,): their images' numbers. x0 (B, C, H, W) float64.
+    rows: where they stand among the recording's samples. images (B,): their images' numbers.
+    x0 (B, *shape) float64.
     """
 
     rows: slice
@@ -42,7 +48,7 @@ class Subjects:
 
     @cached_property
     def mean(self) -> "Tensor":
-        """The data's mean image, (D,)."""
+        """The data's mean, (D,)."""
         import torch
 
         return torch.from_numpy(self.law.mean.ravel()).to(self.x0.device)
@@ -55,12 +61,7 @@ class Subjects:
     @cached_property
     def groups(self) -> Groups:
         """Which jackknife group each sample belongs to."""
-        return Groups(self.images, self.x0.device)
-
-    @cached_property
-    def spread(self) -> float:
-        """σ̄², the data's variance, mean over pixels."""
-        return float(self.law.variance.mean())
+        return Groups(self.images)
 
     def batch(self, steps: "Sequence[Step]") -> Batch:
         """Consecutive steps of these samples, centred; all with a prediction, or none."""
@@ -74,7 +75,7 @@ class Subjects:
         return Batch(
             steps=steps,
             samples=self.rows,
-            scale=(alpha**2 * self.spread + sigma**2).sqrt(),
+            scale=(alpha**2 * self.law.spread + sigma**2).sqrt(),
             groups=self.groups,
             state=x - alpha * self.mean,
             data=self.data,
@@ -83,36 +84,34 @@ class Subjects:
         )
 
 
-def _stack(images: "Sequence[Tensor]") -> "Tensor":
-    """(K, B, D) of K tensors (B, C, H, W); one alone is not copied."""
+def _stack(states: "Sequence[Tensor]") -> "Tensor":
+    """(K, B, D) of K tensors (B, *shape); one alone is not copied."""
     import torch
 
-    return images[0].flatten(1)[None] if len(images) == 1 else torch.stack([x.flatten(1) for x in images])
+    return states[0].flatten(1)[None] if len(states) == 1 else torch.stack([x.flatten(1) for x in states])
 
 
 class Collector:
     """The accumulators of one stream over the recorded steps.
 
-    name: data, forward, chain or teacher. indices: the recorded steps' numbers; levels: theirs. samples: how many will
-    come. paired: whether every sample has its own x_0, which the cross moments and errors need. spectra: bases in which
-    the state's spectrum is kept beside the DCT's (`bands.BASES`), but not the teacher's.
+    layout: what they are made for; its stream is one of data, forward, chain, teacher. indices: the
+    recorded steps' numbers; levels: theirs. spectra: bases in which the state's power is kept beside the
+    default ones, but not the teacher's. statistics: strangers'.
     """
 
     def __init__(
         self,
-        name: str,
+        layout: Layout,
         indices: Sequence[int],
         levels: Sequence[Level],
-        samples: int,
-        law: Law,
-        paired: bool,
-        seed: int,
         spectra: Sequence[str] = (),
+        statistics: Sequence[Statistic] = (),
     ) -> None:
-        self.name, self.levels = name, levels
+        self.name, self.levels = layout.stream, levels
         self.row = {index: row for row, index in enumerate(indices)}
         self._pending: list[Step] = []
-        self.accumulators = _accumulators(name, len(indices), samples, law, paired, seed, spectra)
+        self.accumulators = [*_accumulators(layout, spectra), *_strangers(layout, statistics)]
+        _check_names(self.accumulators)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
         """Add one step of a batch of samples, in order to the last; a step that is not recorded is passed over.
@@ -135,24 +134,20 @@ class Collector:
             accumulator.update(rows, batch)
         self._pending = []
 
-    def add(self, other: "Collector") -> None:
-        """Append the samples of a collector of the same steps: sums add, what is kept by sample follows."""
+    def merge(self, other: "Collector") -> None:
+        """Append the samples of a collector of the same steps."""
         for mine, theirs in zip(self.accumulators, other.accumulators, strict=True):
-            for name, values in theirs.state.items():
-                if mine.dims[name][0] == "sample":
-                    mine.state[name] = np.concatenate([mine.state[name], values])
-                else:
-                    mine.state[name] += values
+            mine.merge(theirs)
 
     def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
         """Everything so far, of the samples `ids` made from `images`."""
         # One dataset at once: merging one for each accumulator would take longer than recording a step.
-        arrays: dict[str, Any] = {"count": ("group", np.bincount(images % GROUPS, minlength=GROUPS).astype(np.float64))}
+        arrays: dict[str, Any] = {"count": ("group", Groups(images).count)}
         coords: dict[str, Any] = {"step": list(self.row), "sample": ids, "image": ("sample", images)}
         for accumulator in self.accumulators:
             for name, values in accumulator.state.items():
-                dims = accumulator.dims[name]
-                arrays[name] = (dims, values[: len(ids)] if dims[0] == "sample" else values)
+                kept = values[: len(ids)] if accumulator.of_samples(name) else values
+                arrays[name] = (accumulator.dims[name], kept)
             coords |= accumulator.coords
         for name, values in zip(Level._fields, np.array(self.levels).T, strict=True):
             coords[name] = ("step", values)
@@ -164,29 +159,61 @@ class Collector:
             accumulator.restore(dataset)
 
 
-def _accumulators(
-    name: str, steps: int, samples: int, law: Law, paired: bool, seed: int, spectra: Sequence[str]
-) -> list[Accumulator]:
-    channels, height, width = shape = law.mean.shape
-    predicts, errs = name in ("forward", "chain"), name == "chain" and paired
+def _strangers(layout: Layout, statistics: Sequence[Statistic]) -> Iterator[Accumulator]:
+    for statistic in statistics:
+        made = statistic(layout)
+        if made is None:
+            continue
+        if not isinstance(made, Accumulator):
+            raise InputError(f"a statistic makes an Accumulator for a stream, or None; this made {type(made).__name__}")
+        yield made
+
+
+def _check_names(accumulators: Sequence[Accumulator]) -> None:
+    taken = {"count", "sample", "image", "step", "group", *Level._fields}
+    for accumulator in accumulators:
+        for name in accumulator.state:
+            if name in taken:
+                raise InputError(f"{type(accumulator).__name__} keeps {name!r}, a name that is taken: give it another")
+            taken.add(name)
+
+
+def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulator]:
+    """Those of a stream that everybody gets."""
+    predicts = layout.stream in ("forward", "chain") and not layout.light
+    errs = layout.stream == "chain" and layout.paired
     fields = ["state", *(["prediction"] if predicts else []), *(["error"] if errs else [])]
-    pixels = grouped_pixels(law.mean.size, steps, 3 * len(fields), GROUPED_BYTES, seed)
     scalars = [
         *(["epsilon_norm", "outside"] if predicts else []),
-        *(["prediction_error"] if predicts and paired else []),
+        *(["prediction_error"] if predicts and (layout.paired or layout.stream == "forward") else []),
         *(["error_norm"] if errs else []),
     ]
-    kept: list[Accumulator] = [SampleScalars(tuple(scalars), samples, steps)] if scalars else []
+    if scalars:
+        yield SampleScalars(layout, tuple(scalars))
+    size = layout.law.mean.size
+    pixels = grouped_pixels(size, layout.steps, 3 * len(fields), GROUPED_BYTES, layout.seed)
     for field in fields:
-        kept.append(PixelMoments(field, steps, shape, pixels, cross=field == "state" and paired))
-        if field != "error":
-            kept.append(BandPower(field, dct(height, width), steps, channels))
-        if field == "state":
-            kept.append(BandPower(field, haar(height, width), steps, channels))
-            bases = [] if name == "teacher" else [basis for basis in spectra if basis != "dct"]
-            kept += [BandPower(field, spectrum_bands(basis, shape), steps, channels) for basis in bases]
-    if len(law.vectors):
-        kept.append(Projections("state", steps, law.vectors[:DIRECTIONS], cross=paired))
+        yield PixelMoments(layout, field, pixels, cross=field == "state" and layout.paired)
+    yield from _powers(layout, fields, spectra)
+    if len(layout.law.vectors) and not layout.light:
+        yield Projections(layout, layout.law.vectors[:DIRECTIONS], cross=layout.paired)
     if errs:
-        kept.append(ErrorHistogram(steps, law.mean.size))
-    return kept
+        yield ErrorHistogram(layout)
+
+
+def _powers(layout: Layout, fields: Sequence[str], spectra: Sequence[str]) -> Iterator[Accumulator]:
+    """Power by frequency and by sub-band; of states without space there is none."""
+    space = layout.shape[1:]
+    if not space:
+        return
+    bases = list(default_bases(layout.shape))
+    asked = [] if layout.stream == "teacher" else [basis for basis in spectra if basis not in bases]
+    for basis in [*bases, *asked]:
+        yield BandPower(layout, "state", spectrum_bands(basis, layout.shape))
+    if not layout.light:
+        yield BandPower(layout, "state", haar(*space))
+    if "prediction" in fields:
+        yield BandPower(layout, "prediction", spectrum_bands("dct", layout.shape))
+
+
+__all__ = ["GROUPS", "Collector", "Layout", "Statistic", "Subjects"]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.statistics.accumulator import Accumulator, Batch
+from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 
 BINS = 101
 RANGE = 4.0
@@ -23,19 +23,23 @@ def error_edges() -> NDArray[np.float64]:
 class ErrorHistogram(Accumulator):
     """Counts of ξ_t = x̂_t − x_t by bin. On disk: `error_histogram` (step, histogram_pixel, bin)."""
 
-    def __init__(self, steps: int, dimension: int) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        count = min(dimension, MAX_PIXELS)
-        self.pixels = np.unique(np.linspace(0, dimension - 1, count).round().astype(np.int64))
-        self._sum("error_histogram", step=steps, histogram_pixel=len(self.pixels), bin=BINS)
+        size = layout.law.mean.size
+        chosen = np.linspace(0, size - 1, min(size, MAX_PIXELS)).round().astype(np.int64)
+        self.pixels = np.unique(chosen)
+        self.add_sum("error_histogram", step=layout.steps, histogram_pixel=len(self.pixels), bin=BINS)
         self.coords = {"histogram_pixel": ("histogram_pixel", self.pixels)}
 
     def update(self, rows: slice, batch: Batch) -> None:
         if batch.error is None:
             return
         error = batch.error[..., self.pixels] if len(self.pixels) < batch.error.shape[-1] else batch.error
-        position = (error / (batch.scale * CORE)).float().asinh_().mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
+        position = (error / (batch.scale * CORE)).float().asinh_()
+        position = position.mul_(1 / np.arcsinh(RANGE / CORE)).add_(1)
         index = position.mul_(BINS / 2).clamp_(0, BINS - 1).long().cpu().numpy()
         counts = self.state["error_histogram"][rows]
-        index += np.arange(len(self.pixels)) * BINS + np.arange(len(counts))[:, None, None] * (BINS * len(self.pixels))
+        # A flat index for every (step, pixel, bin).
+        index += np.arange(len(self.pixels)) * BINS
+        index += np.arange(len(counts))[:, None, None] * (BINS * len(self.pixels))
         counts += np.bincount(index.ravel(), minlength=counts.size).reshape(counts.shape)

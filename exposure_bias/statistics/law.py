@@ -7,8 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.data import Data
-from exposure_bias.statistics.accumulator import CONSTANT
+from exposure_bias.states import dimensions
 
+CONSTANT = {"constant": 1}  # attributes of a variable that `recording.merge` keeps as it is rather than adds
 CHUNK = 1024
 DENSE = 4096  # largest D whose D × D covariance is made
 COVARIANCE_IMAGES = 8192
@@ -16,10 +17,10 @@ SUBSPACE_IMAGES = 1024
 
 
 class Law(NamedTuple):
-    """mean, variance (C, H, W) over all images; values (K,) and vectors (K, D) of the covariance, largest first.
+    """mean, variance (C, *space) over all images; values (K,) and vectors (K, D) of the covariance, largest first.
 
-    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is the smaller of D and
-    the number of those images.
+    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is the
+    smaller of D and the number of those images.
     """
 
     mean: NDArray[np.float64]
@@ -27,22 +28,27 @@ class Law(NamedTuple):
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
 
+    @property
+    def spread(self) -> float:
+        """σ̄², the variance, mean over pixels."""
+        return float(self.variance.mean())
+
     def to_dataset(self) -> xr.Dataset:
         """The law as constants of a recording's /data group; eigenvectors are stored as float32."""
-        pixels = ("channel", "y", "x")
+        axes = dimensions(self.mean.shape)
         vectors = self.vectors.reshape(-1, *self.mean.shape).astype(np.float32)
         return xr.Dataset(
             {
-                "mean": (pixels, self.mean, CONSTANT),
-                "variance": (pixels, self.variance, CONSTANT),
+                "mean": (axes, self.mean, CONSTANT),
+                "variance": (axes, self.variance, CONSTANT),
                 "eigenvalue": ("mode", self.values, CONSTANT),
-                "eigenvector": (("mode", *pixels), vectors, CONSTANT),
+                "eigenvector": (("mode", *axes), vectors, CONSTANT),
             }
         )
 
 
 def law(data: Data) -> Law:
-    """Mean image, per-pixel variance (divisor N) and eigendecomposition of the covariance of the data."""
+    """Mean, per-pixel variance (divisor N) and eigendecomposition of the covariance of the data."""
     total, square = np.zeros(data.shape), np.zeros(data.shape)
     shift = data.batch([0])[0].astype(np.float64)  # any image: it keeps the variance of a constant pixel at zero
     for start in range(0, len(data), CHUNK):

@@ -5,25 +5,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch
+from exposure_bias.jackknife import GROUPS
+from exposure_bias.states import dimensions
+from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 
 
 class PixelMoments(Accumulator):
     """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the batch.
 
-    On disk: `{field}_sum`, `_square`, `_cross` (step, channel, y, x), over all samples; and `{field}_group_sum`, …
-    (step, group, pixel), for the pixels in `pixels` (flat indices), which is all of them unless memory forbids.
+    On disk: `{field}_sum`, `_square`, `_cross` (step, *state axes), over all samples; and
+    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is all of
+    them unless memory forbids.
     """
 
-    def __init__(
-        self, field: str, steps: int, shape: tuple[int, int, int], pixels: NDArray[np.int64], cross: bool = False
-    ) -> None:
+    def __init__(self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False) -> None:
         super().__init__()
         self.field, self.pixels = field, pixels
         self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
+        axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for part in self.parts:
-            self._sum(f"{field}_{part}", step=steps, channel=shape[0], y=shape[1], x=shape[2])
-            self._sum(f"{field}_group_{part}", step=steps, group=GROUPS, pixel=len(pixels))
+            self.add_sum(f"{field}_{part}", step=layout.steps, **axes)
+            self.add_sum(f"{field}_group_{part}", step=layout.steps, group=GROUPS, pixel=len(pixels))
         self.coords = {"pixel": ("pixel", pixels)}
 
     def update(self, rows: slice, batch: Batch) -> None:
@@ -34,7 +36,7 @@ class PixelMoments(Accumulator):
         if "cross" in self.parts:
             values["cross"] = d * batch.data
         for part in self.parts:
-            grouped = batch.groups.sum(values[part]).cpu().numpy()
+            grouped = batch.groups.sum(values[part], axis=1).cpu().numpy()
             total = self.state[f"{self.field}_{part}"][rows]
             total += grouped.sum(1).reshape(total.shape)
             self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
@@ -45,4 +47,4 @@ def grouped_pixels(dimension: int, steps: int, arrays: int, budget: int, seed: i
     room = budget // (8 * GROUPS * steps * arrays)
     if room >= dimension:
         return np.arange(dimension)
-    return np.sort(np.random.default_rng(seed).choice(dimension, max(room, 1), replace=False))
+    return np.sort(np.random.default_rng(seed % 2**32).choice(dimension, max(room, 1), replace=False))

@@ -3,30 +3,32 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.statistics.accumulator import GROUPS, Accumulator, Batch
+from exposure_bias.jackknife import GROUPS
+from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 
 
 class Projections(Accumulator):
-    """Σ p, Σ p² and, with cross=True, Σ p·p_0 by group; p and p_0 project a field and x_0 − μ on `directions` (K, D).
+    """Σ p, Σ p² and, with cross=True, Σ p·p_0 by group; p and p_0 project the state and x_0 − μ on `directions` (K, D).
 
-    On disk: `{field}_projection_sum`, `_square`, `_cross` (step, group, direction).
+    On disk: `state_projection_sum`, `state_projection_square`, `state_projection_cross`
+    (step, group, direction).
     """
 
-    def __init__(self, field: str, steps: int, directions: NDArray[np.float64], cross: bool) -> None:
+    def __init__(self, layout: Layout, directions: NDArray[np.float64], cross: bool) -> None:
         super().__init__()
-        self.field, self.directions = field, directions.T
-        self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
-        for part in self.parts:
-            self._sum(f"{field}_projection_{part}", step=steps, group=GROUPS, direction=len(directions))
+        self.directions = directions.T
+        self.cross = cross
+        sizes = {"step": layout.steps, "group": GROUPS, "direction": len(directions)}
+        self.add_sum("state_projection_sum", **sizes)
+        self.add_sum("state_projection_square", **sizes)
+        if cross:
+            self.add_sum("state_projection_cross", **sizes)
 
     def update(self, rows: slice, batch: Batch) -> None:
-        d = batch.field(self.field)
-        if d is None:
-            return
-        basis = self._tensor("directions", d)
-        p = d @ basis
-        values = {"sum": p, "square": p * p}
-        if "cross" in self.parts:
-            values["cross"] = p * (batch.data @ basis)
-        for part in self.parts:
-            self.state[f"{self.field}_projection_{part}"][rows] += batch.groups.sum(values[part]).cpu().numpy()
+        basis = self._tensor("directions", batch.state)
+        p = batch.state @ basis
+        values = {"state_projection_sum": p, "state_projection_square": p * p}
+        if self.cross:
+            values["state_projection_cross"] = p * (batch.data @ basis)
+        for name, value in values.items():
+            self.state[name][rows] += batch.groups.sum(value, axis=1).cpu().numpy()

@@ -83,7 +83,7 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
 def save_network(model: Denoiser, folder: Path) -> None:
     """Write the weights so that `load_model` reads them back: a diffusers pipeline where the network is diffusers'."""
     net: Any = model.net
-    if type(net).__name__ != "UNet2DModel" or model.schedule.path != "vp":
+    if type(net).__name__ != "UNet2DModel" or model.schedule.parameterisation != "vp":
         from safetensors.torch import save_file
 
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}

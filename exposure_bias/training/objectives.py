@@ -51,8 +51,8 @@ Network = Callable[[Tensor, Tensor], Tensor]
 class Draw:
     """A batch of images, each at a level of its own.
 
-    x0 (B, C, H, W); index (B,): places in the schedule; alpha, sigma (B, 1, 1, 1); timestep (B,): the network's label;
-    eps and, for the objectives that need it, xi (B, C, H, W).
+    x0 (B, *shape); index (B,): places in the schedule; alpha, sigma (B, 1, …); timestep (B,): the network's label;
+    eps and, for the objectives that need it, xi (B, *shape).
     """
 
     x0: Tensor
@@ -151,8 +151,8 @@ def objective(
     if learned_variance != (name == "hybrid"):
         has = "learns" if learned_variance else "does not learn"
         raise InputError(f"this network {has} its variance: the objective hybrid is for those that do, and only those")
-    if name == "hybrid" and schedule.path != "vp":
-        raise InputError(f"the hybrid objective is for vp schedules, not for {schedule.path}")
+    if name == "hybrid" and schedule.parameterisation != "vp":
+        raise InputError(f"the hybrid objective is for vp schedules, not for {schedule.parameterisation}")
     strength = DEFAULT_STRENGTH.get(name, 0.0) if strength is None else strength
     if not 0 <= strength < np.inf:
         raise InputError(f"lambda must be at least 0 and finite, got {strength}")
@@ -178,13 +178,20 @@ def target(prediction_type: str, draw: Draw) -> Tensor:
         return draw.x0
     if prediction_type == "v_prediction":
         return draw.alpha * draw.eps - draw.sigma * draw.x0
+    if prediction_type == "score":
+        return -draw.eps / draw.sigma
     return draw.eps - draw.x0
 
 
 def table(values: NDArray[np.float64], draw: Draw) -> Tensor:
-    """The entries of a table (T,) at a batch's levels, (B, 1, 1, 1)."""
+    """The entries of a table (T,) at a batch's levels, (B, 1, …)."""
     column = torch.as_tensor(values, dtype=draw.x0.dtype, device=draw.x0.device)
-    return column[draw.index].view(-1, 1, 1, 1)
+    return by_sample(column[draw.index], draw.x0)
+
+
+def by_sample(values: Tensor, like: Tensor) -> Tensor:
+    """A number for each sample, (B,), in a shape that multiplies `like` (B, *shape)."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
 
 
 def jacobian_norm(net: Network, y: Tensor, timestep: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +228,7 @@ def variational_bits(schedule: Schedule, draw: Draw, epsilon: Tensor, between: T
     upper, lower = (_normal_cdf((draw.x0 - mean + step) * scale) for step in (1 / 255, -1 / 255))
     upper, lower = torch.where(draw.x0 > 0.999, 1.0, upper), torch.where(draw.x0 < -0.999, 0.0, lower)
     likelihood = -(upper - lower).clamp(min=1e-12).log()
-    first = draw.index.view(-1, 1, 1, 1) == 0
+    first = by_sample(draw.index, draw.x0) == 0
     return torch.where(first, likelihood, kl).flatten(1).mean(1) / log(2)
 
 

@@ -29,29 +29,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from exposure_bias import data as sources
 from exposure_bias import files, parallel
 from exposure_bias.adapters import adapt
+from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Denoiser
+from exposure_bias.denoisers import Denoiser, on_device
 from exposure_bias.errors import InputError
-from exposure_bias.noise import Noise
-from exposure_bias.recorder import made
-from exposure_bias.recording import refuse_differences
+from exposure_bias.paths import Paths
+from exposure_bias.recorder import record
 from exposure_bias.remedies import Remedied
-from exposure_bias.samplers import parse
+from exposure_bias.run import refuse_unlike
+from exposure_bias.samplers import DDIM
 from exposure_bias.schedules import Schedule, cosine, linear
+from exposure_bias.setup import made
 from exposure_bias.streams import prior, rollout
 from exposure_bias.training import checkpoints, networks
-from exposure_bias.training.objectives import Draw, objective, target
+from exposure_bias.training.objectives import Draw, by_sample, objective, target
 
 Row = dict[str, float]
 SCHEDULES = {"linear": linear, "cosine": cosine}
 PRECISIONS = ("auto", "fp32", "bf16")
 ON_WRITE_ERROR = ("stop", "go-on")
+CHECKED, CHECK_STEPS = (16, 256), 12  # held-out images and levels, once training has ended
 EVALUATED = 512
 GRID = 16
 
@@ -61,7 +64,8 @@ class Settings:
     """What decides a run's numbers; two runs with equal settings, data and network are equal.
 
     learning_rate: the peak, reached after `warmup` iterations, zero at the end. weight_decay: AdamW's own, decoupled.
-    ema: decay per iteration. held_out: share of the images kept from training, where the data has no split.
+    ema: decay, min(ema, (1 + i)/(10 + i)) at iteration i, so that a short training is not mostly its first weights.
+    held_out: share of the images kept from training, where the data has no split.
     precision: bf16 is autocast, auto takes it where a GPU has it. See `objectives.objective` for the others.
     """
 
@@ -165,7 +169,12 @@ def train(
                     run.checkpoint(folder, on_write_error)
                 if sample_every and (last or run.iteration % sample_every == 0):
                     run.save_samples(folder / "samples" / f"iteration-{run.iteration:07d}.png")
-        return run.denoiser()
+        trained = run.denoiser()
+        if rank == 0 and heldout is not None and len(heldout) >= CHECKED[0]:
+            steps = min(CHECK_STEPS, len(trained.schedule))
+            # It warns where the network does not denoise held-out images.
+            record(trained, heldout, steps=steps, n=min(CHECKED[1], len(heldout)), streams=("forward",))
+        return trained
 
 
 def divide(data: Any, held_out: float) -> tuple[Data, Data | None]:
@@ -236,7 +245,7 @@ class _Run:
             self.parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
         )
         model.net.train()
-        self.ema = AveragedModel(model.net, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.ema = AveragedModel(model.net, multi_avg_fn=_warmed_ema(settings.ema))
         self.network: Any = torch.compile(model.net) if compiled else model.net
         if size > 1:
             self.network = nn.parallel.DistributedDataParallel(self.network)
@@ -282,7 +291,7 @@ class _Run:
         if self.objective.draws_xi:
             draw = replace(draw, xi=torch.randn(x0.shape, generator=generator, device=self.device))
         if settings.flips:
-            flip = torch.rand(len(x0), 1, 1, 1, generator=generator, device=self.device) < 0.5
+            flip = by_sample(torch.rand(len(x0), generator=generator, device=self.device), x0) < 0.5
             draw = replace(draw, x0=torch.where(flip, x0.flip(-1), x0))
         if self.size == 1:
             return draw, 1.0
@@ -333,7 +342,7 @@ class _Run:
                 raise InputError(f"{folder} holds a run already: resume it (--resume), or choose another folder")
             return
         state, provenance, log = checkpoints.read(folder)
-        refuse_differences(provenance["run"], self.provenance["run"], f"{folder} is a run with other settings")
+        refuse_unlike(provenance["run"], self.provenance["run"], f"{folder} is a run with other settings")
         self.model.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -374,12 +383,14 @@ class _Run:
         from PIL import Image
 
         model = self.denoiser()
-        channels, height, width = model.shape
-        if channels not in (1, 3):
+        if len(model.shape) != 3 or model.shape[0] not in (1, 3):
             return
+        channels, height, width = model.shape
         levels = model.schedule.levels(min(50, len(model.schedule)))
-        noise = Noise(self.settings.seed, "start", range(GRID), model.shape, model.device)
-        x = rollout(model, prior(model, levels[0], noise(0)), levels, parse("ddim"), noise, clip=True)
+        noise = Paths(self.settings.seed, range(GRID), model.shape, model.device).on(levels)
+        sampler = DDIM()
+        x = prior(levels[0], noise.start(0), sampler)
+        x = rollout(model, x, levels, sampler, noise, clipping(True))
         side = math.isqrt(GRID)
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
         tiled = pixels.reshape(side, side, channels, height, width).transpose(0, 3, 1, 4, 2)
@@ -404,6 +415,7 @@ class _Run:
                 "schedule": model.schedule.name,
                 "data": {"name": self.training.name, "split": self.training.split, "hash": self.training.hash},
             },
+            "ema_decay": f"min({self.settings.ema:g}, (1 + i)/(10 + i)) at iteration i",
             "parameters": sum(p.numel() for p in self.parameters),
             "split": {
                 "train": {"images": len(self.training), "hash": self.training.hash},
@@ -426,7 +438,7 @@ class _Levels:
         """Each image at a level of its own from range(low, high)."""
         index = torch.randint(low, high, (len(x0),), generator=generator, device=x0.device)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
-        alpha, sigma = (v[index].view(-1, 1, 1, 1) for v in (self.alpha, self.sigma))
+        alpha, sigma = (by_sample(v[index], x0) for v in (self.alpha, self.sigma))
         return Draw(x0, index, alpha, sigma, self.timestep[index], eps)
 
 
@@ -476,7 +488,6 @@ def loss_by_level(
     Each of the first `limit` images is used once in each range. Levels and noise depend on the seed only, so that two
     networks, or one at two times, are compared without sampling error in between. A learned variance is left out.
     """
-    model.net.eval()
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.from_numpy(data.batch(np.arange(min(len(data), limit or len(data)))))
     edges = np.unique(np.linspace(0, len(model.schedule), bins + 1).astype(int)).tolist()
@@ -488,7 +499,8 @@ def loss_by_level(
         for rows in torch.arange(len(x0)).split(256):
             part = draw.rows(rows)
             inputs = part.x.to(parameter.device, parameter.dtype), part.timestep.to(parameter.device)
-            output = model._call(model.net, *inputs)[:, : model.shape[0]].to(x0)
+            with model.evaluating():
+                output = model._call(model.net, *inputs)[:, : model.shape[0]].to(x0)
             total += (output - target(model.prediction_type, part)).square().sum().item()
         errors.append(total / x0.numel())
     return np.array(errors)
@@ -503,15 +515,22 @@ def _check(folder: Path | None, resume: bool, checkpoint_every: int, on_write_er
         raise InputError("resume goes on from a folder: give out=")
 
 
+def _warmed_ema(decay: float) -> Any:
+    """An update of averaged weights whose decay grows from 1/10 to `decay` with the number of updates n."""
+
+    def update(averaged: Any, current: Any, n: Any) -> None:
+        now = min(decay, (1 + float(n)) / (10 + float(n)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
+
+
 def _forked(device: str) -> list[torch.device]:
     """The GPUs whose generators must come back unchanged."""
     return [torch.device(device)] if device.startswith("cuda") else []
 
 
 def _to(model: Denoiser, device: str, settings: Settings) -> None:
-    try:
-        model.net.to(device)
-        if settings.channels_last:
-            model.net.to(memory_format=torch.channels_last)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    model.net.to(on_device(device).device)
+    if settings.channels_last:
+        model.net.to(memory_format=torch.channels_last)

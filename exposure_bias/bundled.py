@@ -1,0 +1,19 @@
+"""What comes with the package, by name: the one place where bundled names stand. No torch here."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "models"
+DATA = ("digits", "patches")
+# Models, and the data that each was trained on.
+MODELS = {"digits": "digits", "digits-ip": "digits", "patches": "patches", "patches-ip": "patches"}
+DEFAULT_MODEL = "digits"
+
+
+def models() -> list[str]:
+    """Names of the models that are there."""
+    return sorted(name for name in MODELS if (FOLDER / name / "model_index.json").exists())
+
+
+def data_of(model: str) -> str:
+    """The data that a bundled model was trained on; of any other model the default's."""
+    return MODELS.get(model, MODELS[DEFAULT_MODEL])

@@ -1,0 +1,103 @@
+"""Which sampler at how many calls is good enough for a network: the solver's share of the gap by sampler and steps.
+
+Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one grid share it.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from exposure_bias.errors import InputError
+from exposure_bias.experiments.budget import MARGIN, SAMPLES, Bench, budget_of
+from exposure_bias.recording import Recording
+from exposure_bias.run import Stream
+from exposure_bias.samplers import Prediction, Sampler
+from exposure_bias.schedules import Level
+from exposure_bias.setup import Setup, prepare, varied
+
+STEPS = (10, 20, 50)
+
+
+def solver_curve(
+    model: Any,
+    data: Any,
+    samplers: Sequence[Any] = ("ddpm", "ddim", "heun"),
+    steps: Sequence[int] = STEPS,
+    *,
+    n: int | None = None,
+    margin: float = MARGIN,
+    start: str = "data",
+    grid: str = "linspace",
+    timestep_spacing: str | None = None,
+    clip: Any = False,
+    seed: int = 0,
+    batch_size: int = 256,
+    folder: str | os.PathLike[str] | None = None,
+) -> xr.Dataset:
+    """The error budget of every sampler at every number of steps, on the same images and paths.
+
+    samplers, steps: several, different. The others as in `error_budget`.
+
+    Returns, over (sampler, steps) and statistic, what `error_budget` does but for restarts and the last step; and
+    calls (sampler, steps), how often a chain asks the network. A chain whose limit is unknown, or whose budget the
+    schedule has too few levels for, has NaN parts and says so in `answer`.
+
+    Raises InputError for whatever does not fit.
+    """
+    samplers, steps = list(samplers), sorted(set(steps))
+    if not samplers or not steps:
+        raise InputError("there is no sampler or no number of steps to measure: give at least one of each")
+
+    def planned(one: Any, length: int) -> Setup:
+        setup = prepare(
+            model, data, kind="recording", sampler=one, steps=length, n=n, most=SAMPLES, start=start, grid=grid,
+            timestep_spacing=timestep_spacing, clip=clip, seed=seed, batch_size=batch_size, streams=(Stream.CHAIN,),
+        )  # fmt: skip
+        return varied(setup)
+
+    setups = [[planned(one, length) for length in steps] for one in samplers]
+    limits: dict[Any, Recording] = {}
+    rows = []
+    for row in setups:
+        cells = []
+        for setup in row:
+            name = f"{setup.run.sampler}-{setup.run.steps}".replace("/", "-").replace(":", "-")
+            place = None if folder is None else Path(folder) / name
+            found = budget_of(Bench(setup, batch_size, place, limits=limits), margin, ())
+            cells.append(found.drop_dims(["curve", "step"], errors="ignore").sel(statistic=_shared(found)))
+        rows.append(xr.concat(cells, "steps", join="inner", combine_attrs="drop_conflicts"))
+    result = xr.concat(rows, "sampler", join="inner", combine_attrs="drop_conflicts")
+    names = [row[0].run.sampler for row in setups]
+    if len(set(names)) < len(names):
+        raise InputError(f"samplers must be different, got {', '.join(names)}")
+    calls = [[network_calls(setup.sampler, setup.levels) for setup in row] for row in setups]
+    result = result.assign_coords(sampler=names, steps=steps)
+    return result.assign(calls=(("sampler", "steps"), calls))
+
+
+def _shared(found: xr.Dataset) -> list[str]:
+    """The statistics that all chains have."""
+    return [str(s) for s in found["statistic"].values if not str(s).startswith(("restart", "last step"))]
+
+
+def network_calls(sampler: Sampler, levels: Sequence[Level]) -> int:
+    """How often one chain asks the network: once a step, and as often as its steps ask themselves."""
+    calls = 0
+
+    def predict(x: Any, level: Level) -> Prediction:
+        nonlocal calls
+        calls += 1
+        zero = 0 * x
+        return Prediction(zero, zero)
+
+    import torch
+
+    steps, x = sampler.begin(levels), torch.zeros(1, 1, dtype=torch.float64)
+    for s, t in pairwise(levels):
+        now = predict(x, s)
+        x = steps.step(x, now, s, t, torch.zeros_like(x) if sampler.stochastic else None, predict)
+    return calls

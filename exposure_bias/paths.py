@@ -1,0 +1,309 @@
+"""Noise that belongs to a sample: one Brownian path in SNR, read by every chain of that sample.
+
+With λ = SNR = α²/σ², x_t ~ q(x_t | x_0) for all t at once is α_t x_0 + σ_t W(λ_t)/√λ_t, W a Brownian
+motion (design §4.12). So let a sample's noise be W, and read from it
+
+    ε = W(λ_s)/√λ_s                            the start at any level s
+    z = (W(λ_t) − W(λ_s))/√(λ_t − λ_s)         the noise of a step s → t, on any grid
+
+Chains of other lengths, refined chains, other starts and restarts of one sample then walk on one
+path, and their differences are known far better than either. (The same idea in time: torchsde's
+BrownianInterval, Li et al. 2020, arXiv 2001.01328, §4; the use: multilevel Monte Carlo, Giles 2008.)
+
+W is made by Brownian bridges in tiers, so that a step costs about two normal numbers a pixel:
+
+    posts      every second decade of λ from 1e−10 on, by independent increments
+    anchors    eight to a decade, each bridged between the one before and the next post
+    levels     those of a grid, each bridged between the point before and the next anchor
+    refined    levels inserted into a grid, each bridged between the point before and the next level
+
+Each tier leaves those above it bit for bit. The law is exact for every single grid. Two grids share
+posts and anchors; a level that they share has one value in both if it is the first of its grid after
+an anchor, and otherwise depends on the levels before it there. A refinement shares all levels of its
+grid. Levels below the first post (α = 0) are read at the post, as start and as the beginning of the
+first increment, which keeps the two independent.
+
+A normal number is a pure function of (seed, purpose, sample, place on the path, pixel): batches,
+order, processes and devices do not matter. Uniform bits come from the counter-based Philox4x64-10
+(Salmon et al. 2011), keyed by a hash of seed and purpose, with the sample's number in the counter, so
+that consecutive samples are one call; pairs of them become normal by Box and Muller's transform.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import gcd, inf, sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure_bias.errors import whole_number
+from exposure_bias.schedules import Level
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LOWEST = -10  # the first post is at λ = 10^LOWEST
+DECADES_PER_POST = 2
+ANCHORS_PER_DECADE = 8
+# Kinds of places for numbers.
+POSTS, ANCHORS, LEVELS, REFINED, BEYOND, INDEPENDENT = range(6)
+WORDS_PER_BLOCK = 8  # 32-bit words that one counter of Philox4x64 gives
+CHUNK = 2**17  # numbers whose bits become normal at once: they stay in the cache
+
+
+class Draws:
+    """Independent standard normal numbers for the samples `ids`: (B, *shape) float32 at each place.
+
+    seed: any integer. purpose: independent numbers for independent uses ("chain", "forward", …).
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        purpose: str,
+        ids: Sequence[int],
+        shape: tuple[int, ...],
+        device: "torch.device | str" = "cpu",
+    ) -> None:
+        self.seed, self.purpose, self.ids = seed, purpose, [int(i) for i in ids]
+        self.shape, self.device = tuple(shape), device
+        self._size = int(np.prod(shape))
+        self._words = -(-self._size // WORDS_PER_BLOCK) * WORDS_PER_BLOCK
+        digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+        self._key = np.frombuffer(digest, dtype="<u8")
+        self._philox = np.random.Philox(key=self._key)
+        self._runs = list(runs(self.ids))
+
+    def __call__(self, *place: int) -> "Tensor":
+        """The numbers of one place, at most three integers below 2^63."""
+        return self.normal(self.bits(*place))
+
+    def bits(self, *place: int) -> NDArray[np.int32]:
+        """The uniform 32-bit words behind them, (B, words)."""
+        counters = self._words // WORDS_PER_BLOCK
+        parts = [self._raw(first * counters, count * counters, place) for first, count in self._runs]
+        raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return raw.view(np.int32).reshape(len(self.ids), self._words)
+
+    def _raw(self, first: int, count: int, place: tuple[int, ...]) -> NDArray[np.uint64]:
+        """The bits of `count` counters from (first, *place) on."""
+        counter = np.zeros(4, dtype=np.uint64)
+        # Philox counts up before it answers.
+        counter[: 1 + len(place)] = [(first - 1) % 2**64, *place]
+        if first == 0:
+            counter[1:] = _before(counter[1:])
+        state: Any = self._philox.state
+        state["state"] = {"counter": counter, "key": self._key}
+        state["buffer_pos"], state["has_uint32"] = 4, 0
+        self._philox.state = state
+        raw: NDArray[np.uint64] = self._philox.random_raw(4 * count)
+        return raw
+
+    def normal(self, bits: NDArray[np.int32]) -> "Tensor":
+        """Box–Muller: the first half of a sample's words are radii, the second half angles."""
+        import torch
+
+        words = torch.from_numpy(bits).to(self.device)
+        rows = max(1, CHUNK // self._words)
+        z = torch.cat([_box_muller(part) for part in words.split(rows)])
+        return z[:, : self._size].reshape(len(words), *self.shape)
+
+
+def _box_muller(words: "Tensor") -> "Tensor":
+    """Normal numbers (B, W) of 32-bit words (B, W)."""
+    import torch
+
+    half = words.shape[1] // 2
+    # 31 bits, so that radii are exact in float32 where they are large.
+    radius = (words[:, :half] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+    radius = radius.log_().mul_(-2).sqrt_()
+    angle = words[:, half:].float().mul_(2 * np.pi * 2.0**-32)
+    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)
+
+
+def runs(ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of the runs of consecutive numbers."""
+    start = 0
+    for i in range(1, len(ids) + 1):
+        if i == len(ids) or ids[i] != ids[i - 1] + 1:
+            yield ids[start], i - start
+            start = i
+
+
+def _before(counter: NDArray[np.uint64]) -> list[int]:
+    """A multi-word counter less one carry."""
+    number = sum(int(c) << (64 * i) for i, c in enumerate(counter)) - 1
+    return [(number >> (64 * i)) % 2**64 for i in range(len(counter))]
+
+
+class Noise(Draws):
+    """Independent noise for each step of a stream whose levels have nothing in common: `noise(step)`."""
+
+    def __call__(self, step: int) -> "Tensor":  # type: ignore[override]
+        return super().__call__(INDEPENDENT, step)
+
+
+class Point(NamedTuple):
+    """W at one λ: float64 (B, *shape)."""
+
+    snr: float
+    value: "Tensor"
+
+
+class Paths:
+    """The Brownian paths of the samples `ids`; `on` a chain's levels they give its starts and noise.
+
+    purpose: chains that are to be independent take different ones. Raises InputError for a seed that
+    is no whole number.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        ids: Sequence[int],
+        shape: tuple[int, ...],
+        device: "torch.device | str" = "cpu",
+        purpose: str = "path",
+    ) -> None:
+        self._draws = Draws(whole_number(seed, "a seed", -(2**63)), purpose, ids, shape, device)
+
+    def on(self, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64] | None = None) -> "PathNoise":
+        """These paths along a chain. places: where the levels of the unrefined chain stand in it."""
+        return PathNoise(self._draws, levels, range(len(levels)) if places is None else places)
+
+    def anchors(self, snr: float) -> Iterator[tuple[int, Point]]:
+        """The anchors by number, λ = 10^(LOWEST + number/8), from the last one at or below `snr` on."""
+        return _anchors(self._draws, snr)
+
+
+class PathNoise:
+    """Paths along one chain: `start(i)` is ε at level i, a call with i is z from level i to i + 1.
+
+    Calls in the chain's order are cheap; one for an earlier level walks there anew.
+    """
+
+    def __init__(self, draws: Draws, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64]) -> None:
+        self._draws = draws
+        self._snr = [max(level.snr, 10.0**LOWEST) for level in levels]
+        noisy = [i for i, snr in enumerate(self._snr) if np.isfinite(snr)]
+        self._on_path = all(self._snr[a] < self._snr[b] for a, b in pairwise(noisy))
+        last = max((p for p in places if p in noisy), default=0)
+        # What comes after the last level of the unrefined chain has nothing to be bridged to.
+        self._coarse = sorted({int(p) for p in places if p in noisy} | {i for i in noisy if i > last})
+        self._walk: Iterator[tuple[int, Point]] = iter(())
+        self._recent: dict[int, Point] = {}
+
+    def start(self, index: int) -> "Tensor":
+        """ε at a level, float64 (B, *shape)."""
+        if not self._on_path:
+            single = Level(0.0, 1.0, 1 / sqrt(self._snr[index]))
+            return PathNoise(self._draws, [single], [0]).start(0)
+        return self._at(index).value / sqrt(self._snr[index])
+
+    def __call__(self, index: int) -> "Tensor":
+        """z of the step from level `index` to the next one, float64 (B, *shape)."""
+        s, t = self._snr[index], self._snr[index + 1]
+        if not (self._on_path and s < t < inf):
+            # The noise-free step to the clean end, or levels that do not rise in SNR.
+            return self._draws(BEYOND, index).double()
+        before = self._at(index).value
+        return (self._at(index + 1).value - before) / sqrt(t - s)
+
+    def _at(self, index: int) -> Point:
+        if index not in self._recent:
+            reached = max(self._recent, default=index)
+            if index < reached or not self._recent:
+                self._walk, self._recent = self._points(index), {}
+            for i, point in self._walk:
+                self._recent = {k: p for k, p in self._recent.items() if k == i - 1} | {i: point}
+                if i == index:
+                    break
+        return self._recent[index]
+
+    def _points(self, first: int) -> Iterator[tuple[int, Point]]:
+        """W at every level from `first` on."""
+        coarse = self._coarse_points(bisect_right(self._coarse, first) - 1)
+        at, left = next(coarse)
+        if at >= first:
+            yield at, left
+        for following, right in coarse:
+            for i, point in self._between(at, left, following, right):
+                if i >= first:
+                    yield i, point
+            if following >= first:
+                yield following, right
+            at, left = following, right
+
+    def _coarse_points(self, number: int) -> Iterator[tuple[int, Point]]:
+        """W at the levels of the unrefined chain from the `number`-th of them on."""
+        snr = [self._snr[i] for i in self._coarse]
+        # A cell's levels are bridged one after another, so that all of it has to be walked.
+        cell = _cell(snr[number])
+        begin = next(k for k in range(number + 1) if _cell(snr[k]) == cell)
+        anchors = _anchors(self._draws, snr[begin])
+        cell, now = next(anchors)
+        after, right = next(anchors)
+        rank = 0
+        for k in range(begin, len(snr)):
+            while snr[k] >= right.snr:
+                cell, now, rank = after, right, 0
+                after, right = next(anchors)
+            now = _bridge(now, right, snr[k], self._draws, (LEVELS, cell, rank))
+            rank += 1
+            if k >= number:
+                yield self._coarse[k], now
+
+    def _between(self, at: int, left: Point, following: int, right: Point) -> list[tuple[int, Point]]:
+        """W at the levels that a refinement has put between two: halves first, then quarters, …"""
+        factor = following - at
+        known = {0: left, factor: right}
+        places = sorted(range(1, factor), key=lambda j: (factor // gcd(j, factor), j))
+        for j in places:
+            below, above = (max(k for k in known if k < j), min(k for k in known if k > j))
+            denominator = factor // gcd(j, factor)
+            place = (REFINED, self._coarse.index(at), denominator * 2**20 + j * denominator // factor)
+            known[j] = _bridge(known[below], known[above], self._snr[at + j], self._draws, place)
+        return [(at + j, known[j]) for j in range(1, factor)]
+
+
+def _cell(snr: float) -> int:
+    """The number of the last anchor at or below an SNR."""
+    number = int(np.floor((np.log10(snr) - LOWEST) * ANCHORS_PER_DECADE))
+    # log10 may round to the wrong side of an anchor.
+    return number + int(snr >= _anchor(number + 1)) - int(snr < _anchor(number))
+
+
+def _anchor(number: int) -> float:
+    return float(10.0 ** (LOWEST + number / ANCHORS_PER_DECADE))
+
+
+def _anchors(draws: Draws, snr: float) -> Iterator[tuple[int, Point]]:
+    """The anchors by number from the last one at or below `snr` on."""
+    each = ANCHORS_PER_DECADE * DECADES_PER_POST
+    first = _cell(snr)
+    post = 0
+    now = Point(_anchor(0), draws(POSTS, 0).double() * sqrt(_anchor(0)))
+    while True:
+        end = _anchor((post + 1) * each)
+        step = draws(POSTS, post + 1).double() * sqrt(end - now.snr)
+        following = Point(end, now.value + step)
+        if (post + 1) * each > first:
+            for number in range(post * each, (post + 1) * each):
+                if number > post * each:
+                    now = _bridge(now, following, _anchor(number), draws, (ANCHORS, number))
+                if number >= first:
+                    yield number, now
+        now, post = following, post + 1
+
+
+def _bridge(left: Point, right: Point, snr: float, draws: Draws, place: tuple[int, ...]) -> Point:
+    """W at `snr` between two places where it is known."""
+    share = (snr - left.snr) / (right.snr - left.snr)
+    if share <= 0:
+        return Point(snr, left.value)
+    noise = draws(*place).double().mul_(sqrt((snr - left.snr) * (1 - share)))
+    return Point(snr, noise.add_(left.value.lerp(right.value, share)))

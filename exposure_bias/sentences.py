@@ -1,0 +1,252 @@
+"""What results say in words: one place for every sentence a person reads. No torch here.
+
+Each function takes a result and returns text with numbers and intervals in it. Nothing in the
+package reads these texts.
+"""
+
+from collections.abc import Callable
+from math import ceil
+
+import numpy as np
+import xarray as xr
+
+from exposure_bias.jackknife import T_QUANTILE, interval
+
+# A first-order solver's error falls as 1/T′, Heun's as 1/T′².
+ORDER = {"heun": 2}
+DEFAULT_ORDER = 1
+MOST_STEPS = 100_000
+
+
+def percent(value: float, error: float = float("nan")) -> str:
+    """A share with its 95 % half-width: −4.3 ± 0.5 %."""
+    return measured(100 * value, 100 * error) + " %"
+
+
+def decibel(value: float, error: float = float("nan")) -> str:
+    """A level with its 95 % half-width: −0.30 ± 0.15 dB."""
+    return measured(value, error) + " dB"
+
+
+def measured(value: float, error: float) -> str:
+    """A value and its 95 % half-width, to two digits of the latter; without one, three digits."""
+    half = T_QUANTILE * error
+    if not np.isfinite(half) or half == 0:
+        return _signed(value, 3 if value == 0 else max(0, 2 - int(np.floor(np.log10(abs(value) or 1)))))
+    digits = int(max(0, 1 - np.floor(np.log10(half))))
+    return f"{_signed(value, digits)} ± {half:.{digits}f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def budget(result: xr.Dataset) -> str:
+    """The first line of a budget: what part of the variance gap is whose, and what to do about
+    it.
+    """
+    gap = result.sel(statistic="gap")
+    answer = str(gap["answer"].values)
+    special: dict[str, Callable[[xr.Dataset, xr.Dataset], str]] = {
+        "not a denoiser of these data": lambda r, _: f"No verdict: {r.attrs['denoising_sentence']}.",
+        "steps too coarse": _coarse,
+        "limit unknown": _unknown,
+        "guided: no target": _guided,
+    }
+    if answer in special:
+        return special[answer](result, gap)
+    if not np.isfinite(gap["score_se"]):
+        return f"No verdict yet: {result.attrs.get('no_interval', 'too few images')}."
+    return f"{_whole(gap)}: {_solver(result, gap)}, and {_network(gap, answer)}."
+
+
+def _whole(gap: xr.Dataset) -> str:
+    total, error = float(gap["total"]), float(gap["total_se"])
+    if abs(total) <= T_QUANTILE * error:
+        return f"The samples' variance is right within its error ({percent(total, error)})"
+    side = "too narrow" if total < 0 else "too wide"
+    return f"The samples are {side} (variance {percent(total, error)})"
+
+
+def _solver(result: xr.Dataset, gap: xr.Dataset) -> str:
+    value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
+    start = float(gap["initialisation"]), float(gap["initialisation_se"])
+    begun = f"{percent(*start)} is the start's, " if np.isfinite(start[1]) and start[1] > 0 else ""
+    said = f"{begun}{percent(value, error)} is the sampler's ({result.attrs['steps']} steps)"
+    wanted = steps_needed(result)
+    if wanted is None:
+        return said
+    return f"{said}, of which about {wanted} steps would leave less than {_threshold_in_words(gap)}"
+
+
+def steps_needed(result: xr.Dataset) -> int | None:
+    """About how many steps make the solver's share smaller than the network's, or than the
+    margin; None if it is.
+    """
+    gap = result.sel(statistic="gap")
+    value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
+    goal = _threshold(gap)
+    if not abs(value) - T_QUANTILE * error > 0 or abs(value) <= goal:
+        return None
+    order = ORDER.get(result.attrs["sampler"], DEFAULT_ORDER)
+    taken = int(result.attrs["steps"].partition(",")[0])
+    wanted = taken * (abs(value) / goal) ** (1 / order)
+    return min(ceil(wanted / 10) * 10, MOST_STEPS)
+
+
+def _threshold(gap: xr.Dataset) -> float:
+    """What the solver's share is held against: the network's where there is one, else a fifth of
+    the margin.
+    """
+    score, error = abs(float(gap["score"])), float(gap["score_se"])
+    return score if score > T_QUANTILE * error else float(gap["margin"]) / 5
+
+
+def _threshold_in_words(gap: xr.Dataset) -> str:
+    score, error = abs(float(gap["score"])), float(gap["score_se"])
+    return "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"
+
+
+def _network(gap: xr.Dataset, answer: str) -> str:
+    told = f"{percent(float(gap['score']), float(gap['score_se']))} is the network's"
+    if answer.startswith("score error"):
+        return f"{told}, a score error"
+    margin = f"{100 * float(gap['margin']):.2g} %"
+    if answer == "not decided":
+        return f"{told}, which does not decide: about {int(gap['needed_n'])} images would, to within {margin}"
+    return f"{told}, none larger than {margin}"
+
+
+def _coarse(result: xr.Dataset, gap: xr.Dataset) -> str:
+    ratio = measured(float(gap["order_ratio"]), float(gap["order_ratio_se"]))
+    steps = int(result.attrs["steps"].partition(",")[0])
+    return (
+        f"{_whole(gap)}, but {steps} steps are too coarse to say what is the sampler's: errors do not yet fall as the "
+        f"limit needs (order ratio {ratio}); start from {2 * steps} or more."
+    )
+
+
+def _unknown(result: xr.Dataset, gap: xr.Dataset) -> str:
+    return f"{_whole(gap)}; {result.attrs['sampler']} tends to no known limit, so that it is not split."
+
+
+def _guided(result: xr.Dataset, gap: xr.Dataset) -> str:
+    value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
+    return (
+        f"{percent(value, error)} of the variance is the sampler's doing; what is left has no target, because guidance "
+        "aims at another distribution than the data's."
+    )
+
+
+def compared(result: xr.Dataset) -> str:
+    """What each entry of a comparison does to the gap, and whether it mends the network or pays for the solver."""
+    if "gap_score" not in result:
+        return ""
+    return " ".join(_one_compared(result, k) for k in range(1, result.sizes["entry"]))
+
+
+def _one_compared(result: xr.Dataset, k: int) -> str:
+    name, first = str(result["entry"].values[k]), str(result["entry"].values[0])
+    end = result["gap"].isel(step=-2)
+    before, after = float(end[0]), float(end[k])
+    change, error = (float(result[f"gap_difference{e}"].isel(step=-2)[k]) for e in ("", "_se_total"))
+    said = (
+        f"{name}: variance {percent(after)} against {percent(before)} of {first} (difference {percent(change, error)})"
+    )
+    score, score_error = (float(result[f"gap_score_difference{e}"][k]) for e in ("", "_se_total"))
+    own, own_error = float(result["gap_score"][0]), float(result["gap_score_se"][0])
+    told = f"{said}; the network's part moves by {percent(score, score_error)} from {percent(own, own_error)}"
+    return f"{told}: {_what_it_does(before, after, (change, error), own, (score, score_error))}."
+
+
+def _what_it_does(
+    before: float, after: float, change: tuple[float, float], own: float, score: tuple[float, float]
+) -> str:
+    if not np.isfinite(change[1]):
+        return "too few images for intervals"
+    closes = abs(after) < abs(before) and abs(change[0]) > T_QUANTILE * change[1]
+    moved = abs(score[0]) > T_QUANTILE * score[1]
+    if moved and abs(own + score[0]) > abs(own):
+        return "it only compensates the sampler, at the price of the network" if closes else "it harms the network"
+    if moved:
+        return "it mends the network"
+    return "it closes the gap, but not by a change of the network that shows" if closes else "no effect that shows"
+
+
+def restarts(result: xr.Dataset) -> str:
+    """What restarts near the clean end say of the network, where it is known best."""
+    rows = [str(s) for s in result["statistic"].values if str(s).startswith("restart")]
+    said = []
+    for name in rows:
+        row = result.sel(statistic=name)
+        score = percent(float(row["score"]), float(row["score_se"]))
+        said.append(f"from {name.removeprefix('restart ')} {score} ({row['answer'].values!s})")
+    return "restarted on true states, the network's share is " + ", ".join(said) if said else ""
+
+
+def calibration(rollouts: xr.Dataset) -> str:
+    """What rollouts say of spread and of the accumulated mean error, at the level that departs
+    most.
+    """
+    low, high = interval(rollouts, "W_over_U")
+    known = np.isfinite(rollouts["W_over_U"].values)
+    if not known.any():
+        return ""
+    ratio = rollouts["W_over_U"].values
+    worst = int(np.nanargmax(np.abs(np.log(np.where(known, ratio, np.nan)))))
+    bounds = f"{float(low[worst]):.3g} to {float(high[worst]):.3g}"
+    beyond = "beyond" if not float(low[worst]) <= 1 <= float(high[worst]) else "within"
+    where = float(rollouts["start"][worst])
+    text = f"spread over skill is {ratio[worst]:.3g} (95 %: {bounds}) from {where:g}, {beyond} its error of 1"
+    added = rollouts["U_minus_S_relative"].values
+    if np.isfinite(added).any():
+        most = int(np.nanargmax(np.abs(added)))
+        share = percent(float(added[most]), float(rollouts["U_minus_S_relative_se"][most]))
+        text += f"; the chain adds {share} to one prediction's mean error from {float(rollouts['start'][most]):g}"
+    return text
+
+
+def remedy(result: xr.Dataset) -> str:
+    """Whether a uniform epsilon scaling would help, and whom it would pay for."""
+    if "es_scale" not in result:
+        return ""
+    reason = result["es_scale"].attrs.get("reason")
+    if reason:
+        return f"no epsilon scaling is suggested: {reason}"
+    scale, own = result["es_scale"], result["es_scale_score"]
+    said = f"epsilon scaling by {_scale(scale, result['es_scale_se'])} would close the gap"
+    gap = result.sel(statistic="gap")
+    if str(gap["answer"].values).startswith("score error"):
+        return (
+            f"{said}; by {_scale(own, result['es_scale_score_se'])} it would mend the network's share, and the "
+            "rest only compensates the sampler: try it with compare"
+        )
+    return f"{said}, but only by compensating the sampler: more steps mend the cause"
+
+
+def _scale(value: xr.DataArray, error: xr.DataArray) -> str:
+    half = T_QUANTILE * float(error)
+    return f"{float(value):.4f}" + (f" ± {half:.4f}" if np.isfinite(half) else "")
+
+
+def curve(result: xr.Dataset) -> list[str]:
+    """For every curve of quality against chain length one line: where it is lowest and whether
+    it rises after that.
+    """
+    name = "frechet_corrected" if np.isfinite(result["frechet_corrected"]).all() else "frechet"
+    others = [dim for dim in result[name].dims if dim != "length"]
+    lines = []
+    for place in np.ndindex(*(result.sizes[dim] for dim in others)):
+        one = result[name].isel(dict(zip(others, place, strict=True)))
+        low, last = int(one.argmin("length")), one.sizes["length"] - 1
+        known = [dim for dim in ("model", "iteration", "sampler") if dim in one.coords]
+        where = ", ".join(str(one[dim].values) for dim in known) or "curve"
+        lowest = f"{where}: lowest at T′ = {int(one['length'][low])} ({float(one[low]):.4g})"
+        if low == last:
+            lines.append(f"{lowest}, the longest chain")
+            continue
+        rise = float(one[last] - one[low])
+        lines.append(
+            f"{lowest}, {rise:.2g} higher at T′ = {int(one['length'][last])}; the curve does not say why: see diagnose"
+        )
+    return lines

@@ -1,0 +1,332 @@
+"""`Setup`: a model, data and a sampling chain that fit each other, with the `Run` that they are.
+
+Everything that runs a network begins with `prepare`, which checks what the user gave before anything is
+computed, and ends with batches of samples from `loop`.
+"""
+
+import platform
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from exposure_bias.adapters import adapt
+from exposure_bias.adapters.schedulers import sampler_for
+from exposure_bias.clipping import Clipping, clipping
+from exposure_bias.data import Data, load_data
+from exposure_bias.denoisers import Denoiser, on_device, probe
+from exposure_bias.errors import InputError, whole_number
+from exposure_bias.paths import Noise, PathNoise, Paths
+from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
+from exposure_bias.samplers import Sampler, named
+from exposure_bias.schedules import Level
+from exposure_bias.schedules import timestep_spacing as spacing_of
+from exposure_bias.states import described
+from exposure_bias.statistics.law import Law, law
+
+DEFAULT_SAMPLES = 1024
+DEFAULT_STARTS = 5
+MAX_LEVELS = 100
+PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
+
+Array = NDArray[np.float64]
+
+
+class Samples(NamedTuple):
+    """A batch: where it stands in the run, its samples' numbers, their images' numbers, x_0 (B, *shape) float64."""
+
+    rows: slice
+    ids: NDArray[np.int64]
+    images: NDArray[np.int64]
+    x0: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a run needs at hand. places: where the levels of the unrefined chain stand among the run's.
+
+    n: how many samples; first: the first one's number. Sample i is made from image i mod N. keep: the
+    steps that are recorded, by default `kept`. light: whether only moments and power of states are.
+    """
+
+    run: Run
+    model: Denoiser
+    data: Data
+    sampler: Sampler
+    places: NDArray[np.int64]
+    n: int
+    first: int = 0
+    keep: tuple[int, ...] | None = None
+    light: bool = False
+
+    @property
+    def kept(self) -> list[int]:
+        """The steps that are recorded: at most 100 of the unrefined chain's, evenly spread, and the end."""
+        if self.keep is not None:
+            return list(self.keep)
+        *noisy, end = self.places.tolist()
+        return [*(noisy[i] for i in kept_steps(len(noisy))[:-1]), end]
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All levels of the chain, noisiest first."""
+        return self.run.levels
+
+    @property
+    def clip(self) -> Clipping:
+        """How predictions are clipped."""
+        return self.run.clip
+
+    @cached_property
+    def law(self) -> Law:
+        """The data's mean and covariance."""
+        return law(self.data)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The numbers of all samples."""
+        return np.arange(self.first, self.first + self.n)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What was measured, in words, for a dataset's attributes."""
+        said = self.run.describe() | {"n": str(self.n)}
+        reason = self.run.no_reference
+        return said | ({"no_reference": reason} if reason else {})
+
+    def samples(self, rows: slice) -> Samples:
+        """A batch of the run's samples."""
+        ids = self.ids[rows]
+        images = ids % len(self.data)
+        x0 = torch.from_numpy(self.data.batch(images)).to(self.model.device, torch.float64)
+        return Samples(rows, ids, images, x0)
+
+    def conditioned(self, images: NDArray[np.int64]) -> Denoiser:
+        """The model, bound to these images' labels if it is conditional."""
+        return self.model.given(self.data.labels_of(images))
+
+    def path(self, ids: Sequence[int] | NDArray[np.int64], purpose: str = "path") -> PathNoise:
+        """The Brownian paths of samples along the chain."""
+        return self.paths(ids, purpose).on(self.levels, self.places)
+
+    def paths(self, ids: Sequence[int] | NDArray[np.int64], purpose: str = "path") -> Paths:
+        """The Brownian paths of samples."""
+        return Paths(self.run.seed, list(ids), self.model.shape, self.model.device, purpose)
+
+    def noise(self, purpose: str, ids: Sequence[int] | NDArray[np.int64]) -> Noise:
+        """Independent noise of samples, step by step."""
+        return Noise(self.run.seed, purpose, list(ids), self.model.shape, self.model.device)
+
+    def starts(self, timesteps: Sequence[float] | None) -> list[int]:
+        """Indices of the unrefined chain's levels nearest to the timesteps, noisiest first; by default five, evenly.
+
+        Raises InputError for a timestep outside the chain, or two that fall on one level.
+        """
+        noisy = len(self.places) - 1
+        if timesteps is None:
+            return [int(i) for i in self.places[np.unique(np.arange(DEFAULT_STARTS) * noisy // DEFAULT_STARTS)]]
+        labels = np.array([self.levels[i].timestep for i in self.places[:-1]])
+        indices = []
+        for timestep in timesteps:
+            if not labels.min() <= timestep <= labels.max():
+                allowed = f"timesteps from {labels.min():g} to {labels.max():g}"
+                raise InputError(f"level {timestep} is not on the chain: allowed are {allowed}")
+            indices.append(int(self.places[np.abs(labels - timestep).argmin()]))
+        if not indices or len(set(indices)) < len(indices):
+            given = ", ".join(f"{t:g}" for t in timesteps) or "none"
+            raise InputError(
+                f"levels must be different steps of the chain of {noisy}, got {given}: give fewer, or more steps"
+            )
+        return sorted(indices)
+
+
+def prepare(
+    model: Any,
+    data: Any,
+    *,
+    kind: str,
+    sampler: Any = "ddpm",
+    steps: int = 100,
+    grid: str = "linspace",
+    timestep_spacing: str | None = None,
+    refine: int = 1,
+    start: str | float = "data",
+    clip: Any = False,
+    n: int | None = None,
+    most: int = DEFAULT_SAMPLES,
+    first: int = 0,
+    seed: int = 0,
+    batch_size: int = 256,
+    streams: Sequence[Stream] = (),
+    spectra: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Setup:
+    """Check what a user gave and make a `Setup` of it; raises InputError where it does not fit.
+
+    n: by default the data's, at most `most`. The other options as in `record`.
+    """
+    model = adapt(model)
+    data = load_data(data).fitted(model.shape)
+    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
+    first = whole_number(first, "the first sample's number", 0)
+    seed = whole_number(seed, "a seed", -(2**63))
+    whole_number(batch_size, "batch_size")
+    spacing = spacing_of(grid, timestep_spacing)
+    chosen = sampler_for(sampler, model, steps, spacing)
+    clip = clip_of(clip, chosen)
+    check_fit(model, data, n, clip)
+    whole = chosen.levels(model.schedule, steps, spacing)
+    begin = start_of(start, whole)
+    levels, places = model.schedule.refined(whole[begin[1] :], refine)
+    chosen.begin(levels)
+    run = Run(
+        **identities(model, data),
+        levels=levels,
+        sampler=str(chosen),
+        kind=kind,
+        exact_teacher=chosen.exact_teacher,
+        prior=chosen.prior_scale(levels[0]),
+        spacing=_spacing(spacing, whole, model, steps),
+        refine=refine,
+        start=begin[0],
+        clip=clip,
+        seed=seed,
+        streams=tuple(streams),
+        spectra=tuple(spectra),
+        probe=probe(model),
+        transitions=None if named(str(chosen)) else chosen.transition(levels),
+        options=dict(options or {}),
+    )
+    return Setup(run, model, data, chosen, places, n, first)
+
+
+def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
+    """The part of a `Run` that says which model and data."""
+    known = ModelId(
+        model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance, source_of(model)
+    )
+    about = DataId()
+    if data is not None:
+        labels = None if model.classes is None else data.label_hash
+        about = DataId(data.name, data.split, data.hash, len(data), data.note, labels)
+    schedule = model.schedule
+    return {
+        "model": known,
+        "data": about,
+        "schedule": schedule.name,
+        "parameterisation": schedule.parameterisation,
+    }
+
+
+def source_of(model: Denoiser) -> str:
+    """Where a model's weights came from, if it says so: a repository and its commit."""
+    return str(getattr(model, "source", None) or "")
+
+
+def clip_of(clip: Any, sampler: Sampler) -> Clipping:
+    """The clipping that an option and a sampler that clips by itself (`clip`) agree on."""
+    asked, own = clipping(clip), getattr(sampler, "clip", None)
+    if own is None:
+        if asked and not getattr(sampler, "takes_epsilon", True) and asked.convention == "keep_epsilon":
+            raise InputError(f"clip='keep_epsilon' cannot reach {sampler}, which takes one output: use True")
+        return asked
+    if asked and asked != own:
+        raise InputError(f"clip={clip!r}, but {sampler} has {own}: leave clip out, or turn its clip_sample off")
+    found: Clipping = own
+    return found
+
+
+def start_of(start: str | float, levels: Sequence[Level]) -> tuple[Start, int]:
+    """Where chains begin, and the index of that level in the whole chain.
+
+    Raises InputError for an unknown word or a timestep that is not on the grid.
+    """
+    if isinstance(start, str):
+        if start not in (Start.DATA, Start.NOISE):
+            raise InputError(f"unknown start {start!r}: allowed are data, noise, or a timestep of the grid")
+        return Start(start), 0
+    timesteps = [level.timestep for level in levels[:-1]]
+    if isinstance(start, bool) or not isinstance(start, int | float):
+        raise InputError(f"start is {start!r}: allowed are data, noise, or a timestep of the grid")
+    if start not in timesteps:
+        nearest = min(timesteps, key=lambda t: abs(t - start))
+        grid = f"the grid of {len(levels) - 1} steps"
+        raise InputError(f"timestep {start:g} is not on {grid}: the nearest is {nearest:g}")
+    return Start.LEVEL, timesteps.index(start)
+
+
+def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
+    """Raise InputError where model and data do not fit; warn once where images must recur."""
+    if model.shape != data.shape:
+        raise InputError(
+            f"the model works on states {described(model.shape)}, but {data.name} holds {described(data.shape)}: "
+            "give data of the model's channel count and size"
+        )
+    model.given(data.labels)
+    if clip and data.value_range is None and beyond(data, clip.bound):
+        raise InputError(
+            f"clipping would cut the data themselves, which leave ±{clip.bound:g}: latents are never clipped"
+        )
+    if n > len(data):
+        warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=4)
+
+
+def beyond(data: Data, bound: float) -> bool:
+    """Whether any value of the data leaves [−bound, bound]."""
+    chunks = (range(i, min(i + 1024, len(data))) for i in range(0, len(data), 1024))
+    return any(bool(np.abs(data.batch(list(chunk))).max() > bound) for chunk in chunks)
+
+
+def varied(setup: Setup) -> Setup:
+    """The setup itself. Raises InputError where all of its images are the same, so that nothing can be compared."""
+    if not (setup.law.variance > 0).any():
+        raise InputError(f"the {len(setup.data)} images of {setup.data.name} are all the same: give images that differ")
+    return setup
+
+
+def kept_steps(steps: int) -> list[int]:
+    """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and the end."""
+    return [*np.linspace(0, steps - 1, min(steps, MAX_LEVELS)).round().astype(int).tolist(), steps]
+
+
+def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
+    """The setup of a run with these settings of its own."""
+    return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
+
+
+def placed(model: Any, device: str | None) -> Denoiser:
+    """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own business, stays.
+
+    Raises InputError for a device that is not there.
+    """
+    denoiser = adapt(model)
+    if device is not None and isinstance(denoiser.net, torch.nn.Module):
+        denoiser.net.to(on_device(device).device)
+    return denoiser
+
+
+def made(**extra: Any) -> dict[str, Any]:
+    """How a run came about: nothing here changes its numbers beyond round-off."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        **extra,
+    }
+
+
+def _spacing(spacing: str, levels: Sequence[Level], model: Denoiser, steps: int) -> Spacing:
+    """The spacing asked for, unless the sampler took levels of its own."""
+    try:
+        own = model.schedule.levels(steps, spacing)
+    except InputError:
+        return Spacing.SAMPLER
+    return Spacing(spacing) if tuple(levels) == own else Spacing.SAMPLER
