@@ -3,9 +3,8 @@
     python analyses/box_average.py cifar10-train.zip cifar16.npz            # 2×2 blocks: 32×32 becomes 16×16
     python analyses/box_average.py cifar10-train.zip cifar8.npz --factor 4
 
-JPEGs with halved chroma hold no colour finer than 2×2 pixels; what the average leaves is whole in all channels. The
-quantisation of the luminance stays.
-"""
+JPEGs with halved chroma hold no colour finer than 2×2 pixels; what the average leaves is whole in
+all channels. The quantisation of the luminance stays."""
 
 import argparse
 
@@ -29,7 +28,10 @@ def main() -> None:
     given = parser.parse_args()
     data = eb.load_data(given.source)
     if data.images.dtype != np.uint8 or any(side % given.factor for side in data.shape[1:]):
-        parser.error(f"{data.name} holds {data.images.dtype} images of shape {data.shape}: 8-bit and divisible ones")
+        parser.error(
+            f"{data.name} holds {data.images.dtype} images of shape {data.shape}: 8-bit and"
+            " divisible ones"
+        )
     averaged = box_average(data.images, given.factor).transpose(0, 2, 3, 1)
     labels = {} if data.labels is None else {"arr_1": data.labels}
     np.savez(given.out, arr_0=averaged, **labels)

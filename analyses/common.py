@@ -1,16 +1,18 @@
-"""What the studies share: their options, the `run.json` that says how a result was made, trained models, intervals.
+"""What the studies share: their options, the `run.json` that says how a result was made, trained
+models, intervals.
 
-A study is a claim, the numbers published for it, and a function `measure(s, out)` that writes CSV files into `out` and
-returns what it found. Its settings are the constants at the top of its file, each also an option of its command line:
+A study is a claim, the numbers published for it, and a function `measure(s, out)` that writes CSV
+files into `out` and returns what it found. Its settings are the constants at the top of its file,
+each also an option of its command line:
 
     python analyses/STUDY.py                  # the default scale; nothing happens where this was done already
     python analyses/STUDY.py --smoke          # seconds, on an exact denoiser, into a temporary folder
     python analyses/STUDY.py --data patches   # any other data, into results/STUDY-DATA; a model is --model, or --ip
 
-A difference is called one only if its 95 % interval excludes zero. Between trained models the interval counts images
-(delete-one-group jackknife, 16 groups, the same images and noise for all) and training seeds:
-half-width² = (t₁₅ se_images)² + (t_{k−1} sd_seeds/√k)² for k seeds, trained on the same draws seed by seed.
-"""
+A difference is called one only if its 95 % interval excludes zero. Between trained models the
+interval counts images (delete-one-group jackknife, 16 groups, the same images and noise for all)
+and training seeds: half-width² = (t₁₅ se_images)² + (t_{k−1} sd_seeds/√k)² for k seeds, trained on
+the same draws seed by seed."""
 
 import argparse
 import json
@@ -42,11 +44,19 @@ BUNDLED = ("digits", "patches")
 VERDICTS = ("reproduced", "not reproduced", "undecided", "not testable at this scale")
 # About a minute a training of the digits on one core.
 TRAINING = {
-    "batch_size": 64, "learning_rate": 2e-3, "warmup": 100, "ema": 0.99, "evaluate_every": 500,
-    "checkpoint_every": 500, "sample_every": 0,
-}  # fmt: skip
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "warmup": 100,
+    "ema": 0.99,
+    "evaluate_every": 500,
+    "checkpoint_every": 500,
+    "sample_every": 0,
+}
 HELD_OUT = 0.1  # the default of `eb.train`
-SMOKE_TRAINING = {**TRAINING, "net": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}}
+SMOKE_TRAINING = {
+    **TRAINING,
+    "net": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4},
+}
 
 Settings = SimpleNamespace
 Array = np.ndarray
@@ -54,7 +64,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Study:
-    """A claim: where it is made, what was published. name: of the file and of the folder under results/."""
+    """A claim: where it is made, what was published.
+
+    name: of the file and of the folder under results/.
+    """
 
     name: str
     claim: str
@@ -64,7 +77,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study found: one of VERDICTS, the numbers in words, and the scale they were measured at."""
+    """What a study found: one of VERDICTS, the numbers in words, and the scale they were measured
+    at."""
 
     verdict: str
     text: str
@@ -78,22 +92,42 @@ def main(
     smoke: dict[str, Any],
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Run a study from the command line. default: its settings; smoke: those that differ in a rehearsal."""
+    """Run a study from the command line.
+
+    default: its settings; smoke: those that differ in a rehearsal.
+    """
     parser = argparse.ArgumentParser(description=f"{study.claim} ({study.source})")
-    parser.add_argument("--smoke", action="store_true", help="a rehearsal in seconds, into a temporary folder")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a rehearsal in seconds, into a temporary folder"
+    )
     parser.add_argument("--again", action="store_true", help="measure again what is there already")
-    parser.add_argument("--out", type=Path, help=f"default: results/{study.name}, or for other data …-DATA")
+    parser.add_argument(
+        "--out", type=Path, help=f"default: results/{study.name}, or for other data …-DATA"
+    )
     for key, value in default.items():
         many = isinstance(value, tuple)
         kind = type(value[0] if many else value) if value is not None else str
         parser.add_argument(f"--{key}", type=kind, nargs="+" if many else None)
     given = vars(parser.parse_args(argv))
     chosen = default | (smoke if given["smoke"] else {})
-    chosen |= {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in default and v is not None}
-    folder = study.name if chosen["data"] == default["data"] else f"{study.name}-{Path(chosen['data']).stem}"
+    chosen |= {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in given.items()
+        if k in default and v is not None
+    }
+    folder = (
+        study.name
+        if chosen["data"] == default["data"]
+        else f"{study.name}-{Path(chosen['data']).stem}"
+    )
     if folder == study.name and chosen != default and not (given["smoke"] or given["out"]):
-        parser.error("other settings than the default would replace its result: say where to write, with --out")
-    out = given["out"] or (Path(tempfile.mkdtemp(prefix=folder)) if given["smoke"] else RESULTS / folder)
+        parser.error(
+            "other settings than the default would replace its result: say where to write, with"
+            " --out"
+        )
+    out = given["out"] or (
+        Path(tempfile.mkdtemp(prefix=folder)) if given["smoke"] else RESULTS / folder
+    )
     s = Settings(**chosen, smoke=given["smoke"])
     recipe = training(s) if hasattr(s, "seeds") else None
     if finished(out, chosen, recipe) and not given["again"]:
@@ -126,16 +160,21 @@ def finished(out: Path, settings: dict[str, Any], recipe: dict[str, Any] | None 
     if not path.exists():
         return False
     run = json.loads(path.read_text())
-    return (run["settings"], run.get("training")) == tuple(json.loads(json.dumps([settings, recipe])))
+    return (run["settings"], run.get("training")) == tuple(
+        json.loads(json.dumps([settings, recipe]))
+    )
 
 
 def versions() -> dict[str, str]:
     import diffusers
 
     return {
-        "exposure_bias": eb.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__,
-        "numpy": np.__version__, "python": platform.python_version(),
-    }  # fmt: skip
+        "exposure_bias": eb.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -144,7 +183,8 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def images(s: Settings, split: str = "test") -> eb.data.Data:
-    """A split of the study's data; of data without one, test images are those that the study's trainings hold out."""
+    """A split of the study's data; of data without one, test images are those that the study's
+    trainings hold out."""
     data = eb.load_data(s.data, split if s.data in BUNDLED else None)
     if s.data in BUNDLED or split == "train" or not hasattr(s, "seeds"):
         return data
@@ -152,20 +192,23 @@ def images(s: Settings, split: str = "test") -> eb.data.Data:
 
 
 def unsplit(data: eb.data.Data) -> eb.data.Data:
-    """The same images as plain data: what the empirical oracle is measured on are its own images."""
+    """The same images as plain data: what the empirical oracle is measured on are its own
+    images."""
     return eb.load_data(data.batch(np.arange(len(data))))
 
 
 def oracle(data: eb.data.Data, schedule: eb.schedules.Schedule | None = None) -> eb.Denoiser:
     """The exact denoiser of these images."""
-    return eb.oracles.EmpiricalOracle(data.batch(np.arange(len(data))), schedule or eb.schedules.linear(1000))
+    return eb.oracles.EmpiricalOracle(
+        data.batch(np.arange(len(data))), schedule or eb.schedules.linear(1000)
+    )
 
 
 def model(s: Settings, which: str = "model") -> eb.Denoiser:
     """The study's pretrained DDPM, or with which="ip" its twin trained with input perturbation.
 
-    Without --model and --ip these are the bundled ones of the data's name. In a rehearsal both are an oracle.
-    """
+    Without --model and --ip these are the bundled ones of the data's name. In a rehearsal both are
+    an oracle."""
     if s.smoke:
         exact = oracle(images(s))
         return exact if which == "model" else eb.remedies.ip_equivalent(exact, 0.1)
@@ -177,20 +220,29 @@ def has_models(s: Settings) -> bool:
     return s.smoke or s.data in BUNDLED or bool(s.model and s.ip)
 
 
-def trained(s: Settings, objective: str, gamma: float | None = None, iterations: int | None = None) -> list[Any]:
-    """One model for each of the study's seeds; a training that was done, or begun, is not begun again.
+def trained(
+    s: Settings, objective: str, gamma: float | None = None, iterations: int | None = None
+) -> list[Any]:
+    """One model for each of the study's seeds; a training that was done, or begun, is not begun
+    again.
 
-    Studies share them: they lie in runs/trained/DATA/. In a rehearsal the network is smaller and nothing is kept.
-    """
+    Studies share them: they lie in runs/trained/DATA/. In a rehearsal the network is smaller and
+    nothing is kept."""
     iterations = iterations or s.iterations
     name = objective + (f"-{gamma:g}" if gamma else "") + f"-{iterations}"
     models = []
     for seed in range(s.seeds):
         out = None if s.smoke else RUNS / "trained" / Path(s.data).stem / f"{name}-seed{seed}"
         one = eb.train(
-            s.data, objective=objective, gamma=gamma, iterations=iterations, seed=seed, out=out,
-            resume=out is not None and (out / "last").exists(), **training(s),
-        )  # fmt: skip
+            s.data,
+            objective=objective,
+            gamma=gamma,
+            iterations=iterations,
+            seed=seed,
+            out=out,
+            resume=out is not None and (out / "last").exists(),
+            **training(s),
+        )
         one.name = f"{name}-seed{seed}"
         models.append(one)
     return models
@@ -202,12 +254,14 @@ def cells(s: Settings) -> Path | None:
 
 
 def features(s: Settings) -> str:
-    """Of the Fréchet distance: the bundled classifier for the digits, fixed random convolutions for other images."""
+    """Of the Fréchet distance: the bundled classifier for the digits, fixed random convolutions for
+    other images."""
     return "classifier" if s.data == "digits" else "random-conv"
 
 
 def deleted(estimate: Callable[..., Array], groups: Array, *values: Array) -> Array:
-    """estimate(*means) of all samples, then without each of the 16 groups: (17, …). values: (sample, …)."""
+    """estimate(*means) of all samples, then without each of the 16 groups: (17, …). values:
+    (sample, …)."""
     kept = [np.full(len(groups), True), *(groups != g for g in range(GROUPS))]
     return np.stack([np.asarray(estimate(*(v[rows].mean(0) for v in values))) for rows in kept])
 
@@ -219,12 +273,15 @@ def jackknifed(values: Array) -> tuple[Array, Array]:
 
 
 def with_interval(
-    ours: Sequence[Array], theirs: Sequence[Array] | None = None, estimate: Callable[[Array], Any] = jackknifed
+    ours: Sequence[Array],
+    theirs: Sequence[Array] | None = None,
+    estimate: Callable[[Array], Any] = jackknifed,
 ) -> dict[str, Any]:
-    """The mean over seeds of `ours` (less `theirs`, seed by seed) as value, low, high, and the number of seeds.
+    """The mean over seeds of `ours` (less `theirs`, seed by seed) as value, low, high, and the
+    number of seeds.
 
-    ours, theirs: for each seed what `deleted` returned, or with `estimate=frechet` a jackknife of distances.
-    """
+    ours, theirs: for each seed what `deleted` returned, or with `estimate=frechet` a jackknife of
+    distances."""
     each = np.stack(ours) - (np.stack(theirs) if theirs is not None else 0.0)
     value, error = estimate(each.mean(0))
     half, k = T_IMAGES * error, len(each)
@@ -235,7 +292,8 @@ def with_interval(
 
 
 def frechet(values: Array) -> tuple[Array, Array]:
-    """(bias-corrected distance, standard error) of the numbers `frechet_jackknife` of a chain-length curve."""
+    """(bias-corrected distance, standard error) of the numbers `frechet_jackknife` of a
+    chain-length curve."""
     from exposure_bias.fidelity.jackknife import corrected
 
     return corrected(values)
@@ -252,7 +310,8 @@ def told(row: Any, digits: int = 2) -> str:
 
 
 def quietly(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A call whose warnings are expected: too few samples in a rehearsal, training images, clamped levels."""
+    """A call whose warnings are expected: too few samples in a rehearsal, training images, clamped
+    levels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return call(*args, **options)
@@ -261,19 +320,29 @@ def quietly(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def compare_objectives(
     s: Settings, families: dict[str, list[Any]], lengths: Sequence[int], sampler: str = "ddpm"
 ) -> pd.DataFrame:
-    """Bias-corrected Fréchet distance of families of models, each over training seeds, and differences from the first.
+    """Bias-corrected Fréchet distance of families of models, each over training seeds, and
+    differences from the first.
 
-    Rows: family, sampler, length, of ("value" or "difference"), value, low, high, seeds. Compared with the training
-    images, 10,000 of them where there are more (precision and recall take all pairs); all meet the same noise.
-    """
+    Rows: family, sampler, length, of ("value" or "difference"), value, low, high, seeds. Compared
+    with the training images, 10,000 of them where there are more (precision and recall take all
+    pairs); all meet the same noise."""
     data = images(s, "train")
     if len(data) > REFERENCE_IMAGES:
-        data = subset(data, np.random.default_rng(0).permutation(len(data))[:REFERENCE_IMAGES], "train")
+        data = subset(
+            data, np.random.default_rng(0).permutation(len(data))[:REFERENCE_IMAGES], "train"
+        )
     every = [one for family in families.values() for one in family]
     curve = quietly(
-        eb.chain_length_fid, every, data, lengths, features=features(s), sampler=sampler, n=s.n, seed=s.seed,
+        eb.chain_length_fid,
+        every,
+        data,
+        lengths,
+        features=features(s),
+        sampler=sampler,
+        n=s.n,
+        seed=s.seed,
         checkpoint=cells(s),
-    )  # fmt: skip
+    )
     numbers = iter(curve["frechet_jackknife"].transpose("model", "length", "deleted").values)
     found = {name: [next(numbers) for _ in family] for name, family in families.items()}
     first, rows = next(iter(found)), []
@@ -292,7 +361,9 @@ def compare_objectives(
 def differences(table: pd.DataFrame, family: str) -> str:
     """A family's differences from the first, by length, in words."""
     rows = table[(table["family"] == family) & (table["of"] == "difference")]
-    digits = 2 if (rows["high"] - rows["low"]).max() > 0.05 else 4  # other features have other units
+    digits = (
+        2 if (rows["high"] - rows["low"]).max() > 0.05 else 4
+    )  # other features have other units
     return ", ".join(f"{told(r, digits)} at {r['length']:.0f}" for _, r in rows.iterrows())
 
 
@@ -303,20 +374,31 @@ def signs(table: pd.DataFrame, family: str) -> set[int]:
 
 
 def verdict(said: set[int], published: int) -> str:
-    """What intervals of differences say of a published sign: all the same, all the opposite, or neither.
+    """What intervals of differences say of a published sign: all the same, all the opposite, or
+    neither.
 
     All must agree, since of several intervals one may exclude zero by chance.
     """
-    return {(published,): "reproduced", (-published,): "not reproduced"}.get(tuple(said), "undecided")
+    return {(published,): "reproduced", (-published,): "not reproduced"}.get(
+        tuple(said), "undecided"
+    )
 
 
 def trained_scale(s: Settings, sampler: str = "ddpm") -> str:
     """Scale of a study that trains, in words."""
     recipe = training(s)
-    models = f"{s.seeds} training seeds of {recipe['net']}, {s.iterations} iterations of {recipe['batch_size']} images"
+    models = (
+        f"{s.seeds} training seeds of {recipe['net']}, {s.iterations} iterations of"
+        f" {recipe['batch_size']} images"
+    )
     return f"{Path(s.data).name}, {models}, sampler {sampler}, n = {s.n}, sampling seed {s.seed}"
 
 
 def training(s: Settings) -> dict[str, Any]:
-    """Options of `eb.train`: a network of a fifth of a million parameters for the digits, a million for others."""
-    return SMOKE_TRAINING if s.smoke else {**TRAINING, "net": "unet-tiny" if s.data == "digits" else "unet-small"}
+    """Options of `eb.train`: a network of a fifth of a million parameters for the digits, a million
+    for others."""
+    return (
+        SMOKE_TRAINING
+        if s.smoke
+        else {**TRAINING, "net": "unet-tiny" if s.data == "digits" else "unet-small"}
+    )

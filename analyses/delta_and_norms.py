@@ -1,7 +1,9 @@
-"""δ_t and the ε-norm gap of the literature, beside a perfect sampler's and a perfect denoiser's with the same solver.
+"""δ_t and the ε-norm gap of the literature, beside a perfect sampler's and a perfect denoiser's
+with the same solver.
 
-δ_t is not zero for a perfect sampler and the ε-norm ratio is not one for a perfect denoiser of few steps; the model
-stands beside both, at the 20 steps of the literature and at more. The published log is in results/published_delta.
+δ_t is not zero for a perfect sampler and the ε-norm ratio is not one for a perfect denoiser of few
+steps; the model stands beside both, at the 20 steps of the literature and at more. The published
+log is in results/published_delta.
 
 Writes delta.csv and norms.csv.
 """
@@ -15,7 +17,10 @@ STUDY = common.Study(
     name="delta_and_norms",
     claim="δ_t above zero and ε-norms that grow along the chain measure exposure bias",
     source="arXiv 2308.15321 (Fig. 8, 9), issue 4 of its repository",
-    published="20 steps: δ_t = 0.75 at t = 1 on LSUN-64 (read off), 0.21 at t = 4 on CIFAR-10; ΔN = 1.27 on LSUN-64",
+    published=(
+        "20 steps: δ_t = 0.75 at t = 1 on LSUN-64 (read off), 0.21 at t = 4 on CIFAR-10; ΔN = 1.27"
+        " on LSUN-64"
+    ),
 )
 DEFAULT = {"data": "digits", "model": None, "n": 512, "steps": (20, 100), "seed": 0}
 SMOKE = {"n": 256, "steps": (10,)}
@@ -28,13 +33,18 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
     deltas, norms = [], []
     for steps in s.steps:
         recording = eb.record(model, data, steps=steps, n=s.n, seed=s.seed)
-        for measured, rows, drop in ((eb.published_delta, deltas, ()), (eb.epsilon_norm, norms, ("quantile",))):
+        for measured, rows, drop in (
+            (eb.published_delta, deltas, ()),
+            (eb.epsilon_norm, norms, ("quantile",)),
+        ):
             found = measured(recording).drop_dims(drop)
             rows.append(found.to_dataframe().reset_index().assign(steps=steps))
         perfect = common.quietly(eb.record, exact, own, steps=steps, n=s.n, seed=s.seed)
         norms[-1]["ratio_exact"] = eb.epsilon_norm(perfect)["ratio"].values
     delta, norm = pd.concat(deltas), pd.concat(norms)
-    common.write(delta[LEVEL + [c for c in delta if c.startswith(("delta", "root"))]], out / "delta.csv")
+    common.write(
+        delta[LEVEL + [c for c in delta if c.startswith(("delta", "root"))]], out / "delta.csv"
+    )
     kept = ("norm", "ratio", "excess")
     common.write(norm[LEVEL + [c for c in norm if c.startswith(kept)]], out / "norms.csv")
     return answer(delta, norm, s)
@@ -50,18 +60,23 @@ def answer(delta: pd.DataFrame, norm: pd.DataFrame, s: common.Settings) -> commo
         below = (here["root_band_high"] < references.min(axis=1)).sum()
         out = (ratio["excess_over_gaussian_band_low"] > 1).sum()
         end = ratio.iloc[-1]
-        norms = common.told({"value": end["ratio"], "low": end["ratio_low"], "high": end["ratio_high"]}, 3)
+        norms = common.told(
+            {"value": end["ratio"], "low": end["ratio_low"], "high": end["ratio_high"]}, 3
+        )
         said.append(
-            f"{steps} steps: δ is {last['delta']:.3f} [{last['delta_low']:.3f}, {last['delta_high']:.3f}] "
-            f"(t = {last['timestep']:.0f}) where a perfect sampler has {last['delta_perfect']:.3f} and the same solver "
-            f"{last['delta_gaussian']:.3f}; it lies above both at {above} and below both at {below} of {len(here)} "
-            f"levels (bands). The ε-norm ratio is {norms}, a perfect denoiser's of Gaussian data "
-            f"{end['ratio_gaussian']:.3f}, the exact denoiser's of the training images {end['ratio_exact']:.3f}; it "
-            f"lies above the former's at {out} of {len(ratio)} levels"
+            f"{steps} steps: δ is {last['delta']:.3f} [{last['delta_low']:.3f},"
+            f" {last['delta_high']:.3f}] (t = {last['timestep']:.0f}) where a perfect sampler has"
+            f" {last['delta_perfect']:.3f} and the same solver {last['delta_gaussian']:.3f}; it"
+            f" lies above both at {above} and below both at {below} of {len(here)} levels (bands)."
+            f" The ε-norm ratio is {norms}, a perfect denoiser's of Gaussian data"
+            f" {end['ratio_gaussian']:.3f}, the exact denoiser's of the training images"
+            f" {end['ratio_exact']:.3f}; it lies above the former's at {out} of {len(ratio)} levels"
         )
     text = (
-        "; ".join(said) + ". A perfect sampler's δ_t is not zero, so that δ_t > 0 alone shows no exposure bias: that "
-        "half of the claim is wrong by arithmetic. Whether what is left of the ε-norms is bias, they do not decide."
+        "; ".join(said)
+        + ". A perfect sampler's δ_t is not zero, so that δ_t > 0 alone shows no exposure bias:"
+        " that half of the claim is wrong by arithmetic. Whether what is left of the ε-norms is"
+        " bias, they do not decide."
     )
     return common.Answer("undecided", text, f"{s.data}, n = {s.n}, ddpm, seed {s.seed}")
 

@@ -1,11 +1,13 @@
-"""Fig. 5: x_0 and x̂_0 for chains of 100, 300, 600 and 900 steps: how much of the blur is the chain's own?
+"""Fig. 5: x_0 and x̂_0 for chains of 100, 300, 600 and 900 steps: how much of the blur is the
+chain's own?
 
-The same held-out images, noised to the L-th level of 1000 and brought back by three chains: the means alone (ancestral
-without its noise, as the paper's figure), ancestral sampling, and DDIM. Beside the model stands the exact denoiser of
+The same held-out images, noised to the L-th level of 1000 and brought back by three chains: the
+means alone (ancestral without its noise, as the paper's figure), ancestral sampling, and DDIM.
+Beside the model stands the exact denoiser of
 these very images: what it blurs, no model error blurs.
 
-Writes hf.csv: high frequencies (f ≥ ¼ cycle per pixel) of x̂_0 against x_0 in dB, and RMSE; images.json: the grid.
-"""
+Writes hf.csv: high frequencies (f ≥ ¼ cycle per pixel) of x̂_0 against x_0 in dB, and RMSE;
+images.json: the grid."""
 
 import json
 
@@ -22,7 +24,14 @@ STUDY = common.Study(
     source="slide 'Discussions' (Fig. 5 of arXiv 2301.11706)",
     published="a grid of images, no numbers",
 )
-DEFAULT = {"data": "digits", "model": None, "n": 256, "lengths": (100, 300, 600, 900), "shown": 4, "seed": 0}
+DEFAULT = {
+    "data": "digits",
+    "model": None,
+    "n": 256,
+    "lengths": (100, 300, 600, 900),
+    "shown": 4,
+    "seed": 0,
+}
 SMOKE = {"n": 256, "lengths": (100, 200)}
 
 
@@ -60,7 +69,10 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
     for chain in CHAINS:
         for length in s.lengths:
             both = [[powers[name, chain, length]] for name in ("model", "exact denoiser")]
-            rows.append({"model": "difference", "chain": chain, "length": length} | common.with_interval(*both))
+            rows.append(
+                {"model": "difference", "chain": chain, "length": length}
+                | common.with_interval(*both)
+            )
         both = [[powers["model", chain, length]] for length in (max(s.lengths), min(s.lengths))]
         longest = {"model": "longest less shortest", "chain": chain, "length": max(s.lengths)}
         rows.append(longest | common.with_interval(*both))
@@ -84,26 +96,32 @@ def decibel(ours: float, theirs: float) -> float:
 def answer(table: pd.DataFrame, s: common.Settings) -> common.Answer:
     last = table[table["length"] == max(s.lengths)].set_index(["model", "chain"])
     said = "; ".join(
-        f"{chain}: model {common.told(last.loc[('model', chain)])}, exact denoiser "
-        f"{common.told(last.loc[('exact denoiser', chain)])}, difference {common.told(last.loc[('difference', chain)])}"
+        f"{chain}: model {common.told(last.loc[('model', chain)])}, exact denoiser"
+        f" {common.told(last.loc[('exact denoiser', chain)])}, difference"
+        f" {common.told(last.loc[('difference', chain)])}"
         for chain in CHAINS
     )
     growth = table[table["model"] == "longest less shortest"].set_index("chain")
     shown, cause = last.loc[("model", "means alone")], last.loc[("difference", "means alone")]
     own = 1 - cause["value"] / shown["value"]
     text = (
-        f"High frequencies of x̂_0 after {max(s.lengths)} steps, in dB of x_0's. {said}. The model's after "
-        f"{max(s.lengths)} steps less those after {min(s.lengths)}: "
-        f"{'; '.join(f'{chain} {common.told(growth.loc[chain])}' for chain in CHAINS)}."
+        f"High frequencies of x̂_0 after {max(s.lengths)} steps, in dB of x_0's. {said}. The"
+        f" model's after {max(s.lengths)} steps less those after {min(s.lengths)}:"
+        f" {'; '.join(f'{chain} {common.told(growth.loc[chain])}' for chain in CHAINS)}."
     )
     if shown["high"] < 0:
         text += (
-            f" What the paper's figure shows is there with the chain of means alone, and {100 * own:.0f} % of it with "
-            "a perfect denoiser too: that blur is the chain's own."
+            " What the paper's figure shows is there with the chain of means alone, and"
+            f" {100 * own:.0f} % of it with a perfect denoiser too: that blur is the chain's own."
         )
-    seen = {int(np.sign(r["value"])) * common.excludes_zero(r) for r in (shown, growth.loc["means alone"])}
+    seen = {
+        int(np.sign(r["value"])) * common.excludes_zero(r)
+        for r in (shown, growth.loc["means alone"])
+    }
     return common.Answer(
-        common.verdict(seen, -1), text, f"{s.data}, n = {s.n}, chains of means, ddpm and ddim, seed {s.seed}"
+        common.verdict(seen, -1),
+        text,
+        f"{s.data}, n = {s.n}, chains of means, ddpm and ddim, seed {s.seed}",
     )
 
 

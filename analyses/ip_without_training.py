@@ -1,17 +1,21 @@
 """Input perturbation without training: is what IP learns the plain model at a shifted level?
 
-By theory ε_IP(x, t) = ε*(x at noise σ√(1+γ²)) / √(1+γ²) for any data (`ip_equivalent`), DDPM-y is the same without the
-division, and near that is ε*/(1+γ²). All are made from models trained here on the same draws, over seeds.
+By theory ε_IP(x, t) = ε*(x at noise σ√(1+γ²)) / √(1+γ²) for any data (`ip_equivalent`), DDPM-y is
+the same without the division, and near that is ε*/(1+γ²). All are made from models trained here on
+the same draws, over seeds.
 
     slope     Σ c c* / Σ c*², c and c* the DCT coefficients of ε̂ of a candidate and of a DDPM of another training seed
-              on the same x_t, per level and band of frequency. Noise in c* pulls all slopes below 1 alike, since no
-              candidate shares its seed: the control, DDPM itself, shows by how much. For Gaussian data, and without
-              such noise, the slope of IP is (α²S + σ²)/(α²S + σ²(1+γ²)), S the data's power.
+              on the same x_t, per level and band of frequency. Noise in c* pulls all slopes below 1
+              alike, since no
+              candidate shares its seed: the control, DDPM itself, shows by how much. For Gaussian
+              data, and without such noise, the slope of IP is (α²S + σ²)/(α²S + σ²(1+γ²)), S the
+              data's power.
     distance  of samples, Fréchet; hf: their high frequencies against the data's in dB
 
-Two things are near each other where one lies within half of the difference of DDPM from trained IP, interval and all.
-Reproduced where IP without training is near trained IP at every level and band and in every measure of samples in which
-DDPM and trained IP differ at all; not reproduced where it lies wholly outside in a measure of samples.
+Two things are near each other where one lies within half of the difference of DDPM from trained IP,
+interval and all. Reproduced where IP without training is near trained IP at every level and band
+and in every measure of samples in which DDPM and trained IP differ at all; not reproduced where it
+lies wholly outside in a measure of samples.
 
 Writes slopes.csv and samples.csv (values, and differences from trained IP).
 """
@@ -32,9 +36,16 @@ STUDY = common.Study(
     published="none",
 )
 DEFAULT = {
-    "data": "digits", "seeds": 5, "iterations": 1500, "gamma": 0.1, "n": 512, "length": 100,
-    "timesteps": (50, 150, 300, 500, 700, 900), "edges": (0.0, 0.125, 0.25, 0.5), "seed": 0,
-}  # fmt: skip
+    "data": "digits",
+    "seeds": 5,
+    "iterations": 1500,
+    "gamma": 0.1,
+    "n": 512,
+    "length": 100,
+    "timesteps": (50, 150, 300, 500, 700, 900),
+    "edges": (0.0, 0.125, 0.25, 0.5),
+    "seed": 0,
+}
 SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "length": 3, "timesteps": (100, 500)}
 FIRST = "IP, trained"
 
@@ -57,7 +68,9 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
     return answer(slope, samples, s)
 
 
-def slopes(candidates: dict[str, list], others: list, data: "eb.data.Data", s: common.Settings) -> pd.DataFrame:
+def slopes(
+    candidates: dict[str, list], others: list, data: "eb.data.Data", s: common.Settings
+) -> pd.DataFrame:
     ids = np.arange(s.n) % len(data)
     x0, groups = torch.from_numpy(data.batch(ids)).double(), ids % common.GROUPS
     height, width = data.shape[1:]
@@ -79,13 +92,17 @@ def slopes(candidates: dict[str, list], others: list, data: "eb.data.Data", s: c
             for b, edge in enumerate(s.edges):
                 each = [
                     common.deleted(
-                        np.divide, groups, *((v * theirs)[..., band == b].sum((1, 2)) for v in (one, theirs))
+                        np.divide,
+                        groups,
+                        *((v * theirs)[..., band == b].sum((1, 2)) for v in (one, theirs)),
                     )
                     for one, theirs in zip(ours, plain, strict=True)
                 ]
                 here = {"family": name, "timestep": timestep, "band_from": edge}
                 theory = float(np.average(shrunk[band == b], weights=weight[band == b]))
-                rows.append(here | {"of": "value"} | common.with_interval(each) | {"gaussian": theory})
+                rows.append(
+                    here | {"of": "value"} | common.with_interval(each) | {"gaussian": theory}
+                )
                 if first.setdefault(b, each) is not each:
                     rows.append(here | {"of": "difference"} | common.with_interval(each, first[b]))
     return pd.DataFrame(rows)
@@ -97,12 +114,17 @@ def coefficients(images: torch.Tensor) -> np.ndarray:
 
 def spectra(families: dict[str, list], data: "eb.data.Data", s: common.Settings) -> pd.DataFrame:
     found = {
-        name: [high(eb.record(m, data, steps=s.length, n=s.n, seed=s.seed, streams=["chain"])) for m in family]
+        name: [
+            high(eb.record(m, data, steps=s.length, n=s.n, seed=s.seed, streams=["chain"]))
+            for m in family
+        ]
         for name, family in families.items()
     }
     rows = []
     for name, ours in found.items():
-        for of, theirs in ({"value": None} | ({"difference": found[FIRST]} if name != FIRST else {})).items():
+        for of, theirs in (
+            {"value": None} | ({"difference": found[FIRST]} if name != FIRST else {})
+        ).items():
             rows.append({"family": name, "length": s.length, "of": of, "measure": "hf"})
             rows[-1] |= common.with_interval(ours, theirs)
     return pd.DataFrame(rows)
@@ -122,26 +144,41 @@ def answer(slope: pd.DataFrame, samples: pd.DataFrame, s: common.Settings) -> co
     told_apart, close = near(apart)
     seen, alike = near(differences.set_index("measure"))
     text = (
-        f"Slope of ε on that of another seed's DDPM: {'; '.join(parts)}. DDPM differs from trained IP at "
-        f"{sum(told_apart)} of {len(told_apart)} levels and bands, and IP without training is near trained IP at "
-        f"{close.count('near')} of these, apart from it at {close.count('outside')}. Samples of {s.length} steps less "
-        f"those of trained IP (Fréchet distance; hf in dB): {'; '.join(said)}."
+        f"Slope of ε on that of another seed's DDPM: {'; '.join(parts)}. DDPM differs from trained"
+        f" IP at {sum(told_apart)} of {len(told_apart)} levels and bands, and IP without training"
+        f" is near trained IP at {close.count('near')} of these, apart from it at"
+        f" {close.count('outside')}. Samples of {s.length} steps less those of trained IP (Fréchet"
+        f" distance; hf in dB): {'; '.join(said)}."
     )
     if not any(seen):
-        text += " Samples of trained IP are not told from DDPM's, so that agreement there says little."
+        text += (
+            " Samples of trained IP are not told from DDPM's, so that agreement there says little."
+        )
     every = {*close, *alike}
-    verdict = "not reproduced" if "outside" in alike else "reproduced" if every == {"near"} else "undecided"
+    verdict = (
+        "not reproduced"
+        if "outside" in alike
+        else "reproduced"
+        if every == {"near"}
+        else "undecided"
+    )
     return common.Answer(verdict, text, common.trained_scale(s))
 
 
 def near(differences: pd.DataFrame) -> tuple[list[bool], list[str]]:
-    """Where DDPM differs from trained IP; and there whether IP without training is "near" it, "outside", or neither."""
-    effects, ours = (differences[differences["family"] == k] for k in ("DDPM", "IP without training"))
+    """Where DDPM differs from trained IP; and there whether IP without training is "near" it,
+    "outside", or neither."""
+    effects, ours = (
+        differences[differences["family"] == k] for k in ("DDPM", "IP without training")
+    )
     resolved = [common.excludes_zero(effect) for _, effect in effects.iterrows()]
     said = []
     for place, effect in effects[resolved].iterrows():
         own, bound = ours.loc[place], abs(effect["value"]) / 2
-        inside, outside = max(-own["low"], own["high"]) <= bound, max(own["low"], -own["high"]) > bound
+        inside, outside = (
+            max(-own["low"], own["high"]) <= bound,
+            max(own["low"], -own["high"]) > bound,
+        )
         said.append("near" if inside else "outside" if outside else "open")
     return resolved, said
 

@@ -1,8 +1,10 @@
-"""e_t before and after input perturbation: is it any nearer to the isotropic Gaussian that IP assumes?
+"""e_t before and after input perturbation: is it any nearer to the isotropic Gaussian that IP
+assumes?
 
-For models trained with and without IP on the same draws, over seeds, and for the bundled pair (one seed each): share
-of pixels at which Shapiro–Wilk rejects, correlation of neighbours, power of the highest band over the mean, RMSE.
-Zero or one is not what a perfect sampler shows; only the rejection rate of a Gaussian, α, is a null value.
+For models trained with and without IP on the same draws, over seeds, and for the bundled pair (one
+seed each): share of pixels at which Shapiro–Wilk rejects, correlation of neighbours, power of the
+highest band over the mean, RMSE. Zero or one is not what a perfect sampler shows; only the
+rejection rate of a Gaussian, α, is a null value.
 
 Writes table.csv: pair, length, measure, of ("DDPM", "IP", "difference"), value, low, high, seeds.
 """
@@ -21,9 +23,16 @@ STUDY = common.Study(
     published="a doubt, no numbers",
 )
 DEFAULT = {
-    "data": "digits", "model": None, "ip": None, "seeds": 5, "iterations": 1500, "n": 512, "lengths": (100, 300),
-    "per_test": 50, "seed": 0,
-}  # fmt: skip
+    "data": "digits",
+    "model": None,
+    "ip": None,
+    "seeds": 5,
+    "iterations": 1500,
+    "n": 512,
+    "lengths": (100, 300),
+    "per_test": 50,
+    "seed": 0,
+}
 SMOKE = {"seeds": 2, "iterations": 2, "n": 256, "lengths": (5, 10)}
 MEASURES = ("rejection rate", "neighbour correlation", "highest band's power", "RMSE")
 
@@ -34,7 +43,9 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
         pairs["bundled"] = ([common.model(s)], [common.model(s, "ip")])
     rows = []
     for pair, families in pairs.items():
-        found = [np.stack([shape(one, s) for one in family]) for family in families]  # (seed, value or se, measure, L)
+        found = [
+            np.stack([shape(one, s) for one in family]) for family in families
+        ]  # (seed, value or se, measure, L)
         for of, values in {"DDPM": found[:1], "IP": found[1:], "difference": found[::-1]}.items():
             rows += table(pair, of, values, s)
     common.write(pd.DataFrame(rows), out / "table.csv")
@@ -51,14 +62,27 @@ def shape(model: "eb.Denoiser", s: common.Settings) -> np.ndarray:
     rmse = [common.jackknifed(common.deleted(np.sqrt, groups, each)) for each in square]
     neighbours = [white[f"autocorrelation_{k}"].values for k in "xy"]
     errors_of = [white[f"autocorrelation_{k}_se"].values for k in "xy"]
-    values = [tests["rate"].values, np.mean(neighbours, 0), white["whiteness"].values[:, -1], [v for v, _ in rmse]]
+    values = [
+        tests["rate"].values,
+        np.mean(neighbours, 0),
+        white["whiteness"].values[:, -1],
+        [v for v, _ in rmse],
+    ]
     # The two neighbours' errors are not independent: their mean is an upper bound of the mean's.
-    ses = [tests["rate_se"].values, np.mean(errors_of, 0), white["whiteness_se"].values[:, -1], [e for _, e in rmse]]
+    ses = [
+        tests["rate_se"].values,
+        np.mean(errors_of, 0),
+        white["whiteness_se"].values[:, -1],
+        [e for _, e in rmse],
+    ]
     return np.array([values, ses])
 
 
 def table(pair: str, of: str, families: list[np.ndarray], s: common.Settings) -> list[dict]:
-    """Mean over seeds of the one family, or of the first less the second. Images are taken as independent: wider."""
+    """Mean over seeds of the one family, or of the first less the second.
+
+    Images are taken as independent: wider.
+    """
     each = families[0][:, 0] - (families[1][:, 0] if len(families) > 1 else 0.0)
     k = len(each)
     error = np.sqrt(sum(np.square(f[:, 1]).mean(0) for f in families))
@@ -67,7 +91,14 @@ def table(pair: str, of: str, families: list[np.ndarray], s: common.Settings) ->
         half = np.hypot(half, stdtrit(k - 1, 0.975) * each.std(0, ddof=1) / np.sqrt(k))
     value = each.mean(0)
     return [
-        {"pair": pair, "length": length, "measure": name, "of": of, "value": value[m, i], "seeds": k}
+        {
+            "pair": pair,
+            "length": length,
+            "measure": name,
+            "of": of,
+            "value": value[m, i],
+            "seeds": k,
+        }
         | {"low": value[m, i] - half[m, i], "high": value[m, i] + half[m, i]}
         for m, name in enumerate(MEASURES)
         for i, length in enumerate(s.lengths)
@@ -75,15 +106,18 @@ def table(pair: str, of: str, families: list[np.ndarray], s: common.Settings) ->
 
 
 def answer(table: pd.DataFrame, s: common.Settings) -> common.Answer:
-    here = table[(table["pair"] == "trained here") & (table["length"] == max(s.lengths))].set_index(["measure", "of"])
+    here = table[(table["pair"] == "trained here") & (table["length"] == max(s.lengths))].set_index(
+        ["measure", "of"]
+    )
     said = "; ".join(
-        f"{m} {common.told(here.loc[(m, 'DDPM')], 3)}, IP less DDPM {common.told(here.loc[(m, 'difference')], 3)}"
+        f"{m} {common.told(here.loc[(m, 'DDPM')], 3)}, IP less DDPM"
+        f" {common.told(here.loc[(m, 'difference')], 3)}"
         for m in MEASURES
     )
     text = (
-        f"At length {max(s.lengths)}, DDPM over seeds: {said}. White Gaussian errors have rate 0.05 and correlation 0, "
-        "but a perfect sampler's e_t is as little Gaussian as the data: this shows that e_t is not what IP assumes, "
-        "and not whether that matters to how IP behaves."
+        f"At length {max(s.lengths)}, DDPM over seeds: {said}. White Gaussian errors have rate 0.05"
+        " and correlation 0, but a perfect sampler's e_t is as little Gaussian as the data: this"
+        " shows that e_t is not what IP assumes, and not whether that matters to how IP behaves."
     )
     return common.Answer("undecided", text, common.trained_scale(s))
 

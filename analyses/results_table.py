@@ -63,11 +63,14 @@ def page() -> str:
         path = common.RESULTS / name / "run.json"
         command = f"`python analyses/{name}.py`"
         if not path.exists():
-            rows.append(f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |")
+            rows.append(
+                f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |"
+            )
             continue
         run = read(path)
         rows.append(
-            f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name}) | {command} |"
+            f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name})"
+            f" | {command} |"
         )
         details.append(detail(name, run))
     details.append(published_log())
@@ -79,14 +82,24 @@ def page() -> str:
 def published_log() -> str:
     """The literature's own δ_t, which needs CIFAR-10 and so is no study of `make studies`."""
     folder = common.RESULTS / "published_delta"
-    run, text = read(folder / "run.json"), (folder / "conclusion.txt").read_text().replace("\n", " ").strip()
-    scale = f"{run['log']}; {run['data']['used']} of the {run['data']['name']} images. {run['data']['note']}"
-    return f"### published_delta\n\n{text}\n\nScale: {scale}. `python analyses/published_delta.py`\n"
+    run, text = (
+        read(folder / "run.json"),
+        (folder / "conclusion.txt").read_text().replace("\n", " ").strip(),
+    )
+    scale = (
+        f"{run['log']}; {run['data']['used']} of the {run['data']['name']} images."
+        f" {run['data']['note']}"
+    )
+    return (
+        f"### published_delta\n\n{text}\n\nScale: {scale}. `python analyses/published_delta.py`\n"
+    )
 
 
 def elsewhere() -> list[Path]:
     """The results of studies on other data than the default: folders STUDY-DATA."""
-    return sorted(path for name in studies.ORDER for path in common.RESULTS.glob(f"{name}-*/run.json"))
+    return sorted(
+        path for name in studies.ORDER for path in common.RESULTS.glob(f"{name}-*/run.json")
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -95,10 +108,18 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def detail(name: str, run: dict[str, Any], command: str = "") -> str:
-    """What a study found and at what scale; the time is that of the last call, which may have gone on from others."""
-    seconds = f"{run['wall_seconds'] / 60:.0f} min" if run["wall_seconds"] > 90 else f"{run['wall_seconds']:.0f} s"
+    """What a study found and at what scale; the time is that of the last call, which may have gone
+    on from others."""
+    seconds = (
+        f"{run['wall_seconds'] / 60:.0f} min"
+        if run["wall_seconds"] > 90
+        else f"{run['wall_seconds']:.0f} s"
+    )
     how = f" `{command}`" if command else ""
-    return f"### {name}\n\n**{run['verdict'].capitalize()}.** {run['text']}\n\nScale: {run['scale']}; {seconds}.{how}\n"
+    return (
+        f"### {name}\n\n**{run['verdict'].capitalize()}.** {run['text']}\n\nScale: {run['scale']};"
+        f" {seconds}.{how}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,23 @@ import time
 
 import common
 
-UNTRAINED = ("one_step_all_steps", "fig5_reconstructions", "fig6_normality", "chain_length", "delta_and_norms")
+UNTRAINED = (
+    "one_step_all_steps",
+    "fig5_reconstructions",
+    "fig6_normality",
+    "chain_length",
+    "delta_and_norms",
+)
 TRAINED = (
-    "table2_regularisers", "table3_steps", "table4_speedup", "table7_objectives", "high_frequencies",
-    "ip_without_training", "isotropy_before_after", "few_step_ddim",
-)  # fmt: skip
+    "table2_regularisers",
+    "table3_steps",
+    "table4_speedup",
+    "table7_objectives",
+    "high_frequencies",
+    "ip_without_training",
+    "isotropy_before_after",
+    "few_step_ddim",
+)
 # The rows of docs/results.md, as the issue and the talk have them.
 ORDER = (*UNTRAINED[:4], *TRAINED[:7], "delta_and_norms", TRAINED[7])
 

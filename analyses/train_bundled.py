@@ -1,17 +1,18 @@
-"""Train and freeze the bundled models: digits, digits-ip, patches and patches-ip (input perturbation, γ = 0.1).
+"""Train and freeze the bundled models: digits, digits-ip, patches and patches-ip (input
+perturbation, γ = 0.1).
 
     python analyses/train_bundled.py                         # all, one after the other, into exposure_bias/models/
     python analyses/train_bundled.py --only patches-ip       # one; run several in as many shells to save time
     python analyses/train_bundled.py --smoke                 # a few iterations into a temporary folder
 
-The two of a pair share seed, budget, image order and noise draws, so that the objective is all that differs between
-them. Each folder is an ordinary diffusers DDPMPipeline (EMA weights in fp16, to be run in float32) with `training.json`
-and `training.csv` beside it. One thread: the result does not depend on the number of cores. A run that was stopped
-goes on from its last checkpoint in --runs.
+The two of a pair share seed, budget, image order and noise draws, so that the objective is all that
+differs between them. Each folder is an ordinary diffusers DDPMPipeline (EMA weights in fp16, to be
+run in float32) with `training.json` and `training.csv` beside it. One thread: the result does not
+depend on the number of cores. A run that was stopped goes on from its last checkpoint in --runs.
 
-The frozen digits pair was made by the first training loop (commit 2550381), which drew its random numbers in another
-order; run again, its recipe gives models of the same quality, not the same weights.
-"""
+The frozen digits pair was made by the first training loop (commit 2550381), which drew its random
+numbers in another order; run again, its recipe gives models of the same quality, not the same
+weights."""
 
 import argparse
 import json
@@ -27,17 +28,37 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 import exposure_bias as eb
 from exposure_bias.training.trainer import divide, loss_by_level
 
-OBJECTIVES: dict[str, dict[str, Any]] = {"": {"objective": "ddpm"}, "-ip": {"objective": "ip", "gamma": 0.1}}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "": {"objective": "ddpm"},
+    "-ip": {"objective": "ip", "gamma": 0.1},
+}
 NETWORKS = {
-    "digits": {"block_out_channels": (24, 24), "layers_per_block": 2, "norm_num_groups": 8, "dropout": 0.1},
-    "patches": {"block_out_channels": (24, 32, 32), "layers_per_block": 1, "norm_num_groups": 8, "dropout": 0.1},
+    "digits": {
+        "block_out_channels": (24, 24),
+        "layers_per_block": 2,
+        "norm_num_groups": 8,
+        "dropout": 0.1,
+    },
+    "patches": {
+        "block_out_channels": (24, 32, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "dropout": 0.1,
+    },
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    # 900 passes over 1285 images. Dropout because a pilot of 5000 iterations without it, learning rate fully decayed,
-    # ended at 0.0747 on held-out and 0.0686 on training images; with it 9000 end at 0.0731 and 0.0676.
+    # 900 passes over 1285 images. Dropout because a pilot of 5000 iterations without it, learning
+    # rate fully decayed, ended at 0.0747 on held-out and 0.0686 on training images; with it 9000
+    # end at 0.0731 and 0.0676.
     "digits": {"iterations": 9_000, "batch_size": 128, "learning_rate": 2e-3, "warmup": 500},
     # 123 passes over 1560 patches and their mirror images.
-    "patches": {"iterations": 3_000, "batch_size": 64, "learning_rate": 2e-3, "warmup": 200, "flips": True},
+    "patches": {
+        "iterations": 3_000,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "warmup": 200,
+        "flips": True,
+    },
 }
 SMOKE = {"iterations": 20, "batch_size": 16, "warmup": 5, "ema": 0.9, "log_every": 10}
 FOLDER = Path(eb.__file__).parent / "models"
@@ -45,10 +66,16 @@ FOLDER = Path(eb.__file__).parent / "models"
 
 def main() -> None:
     names = [data + suffix for data in NETWORKS for suffix in OBJECTIVES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=names, help="train this model only")
-    parser.add_argument("--runs", type=Path, help="folder of checkpoints (default: a temporary one)")
-    parser.add_argument("--smoke", action="store_true", help="a few iterations into a temporary folder")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of checkpoints (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few iterations into a temporary folder"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = arguments.runs or Path(tempfile.mkdtemp(prefix="train_bundled_"))
@@ -61,13 +88,28 @@ def main() -> None:
 def make(name: str, run: Path, folder: Path, changes: dict[str, Any]) -> None:
     """Train the model `name` in the folder `run` and freeze it in `folder`."""
     data = name.removesuffix("-ip")
-    settings = {"ema": 0.999, "seed": 0, **SETTINGS[data], **OBJECTIVES[name.removeprefix(data)], **changes}
-    exact = eb.train(data, net=NETWORKS[data], out=run, resume=(run / "last").exists(), sample_every=0, **settings)
+    settings = {
+        "ema": 0.999,
+        "seed": 0,
+        **SETTINGS[data],
+        **OBJECTIVES[name.removeprefix(data)],
+        **changes,
+    }
+    exact = eb.train(
+        data,
+        net=NETWORKS[data],
+        out=run,
+        resume=(run / "last").exists(),
+        sample_every=0,
+        **settings,
+    )
     last = run / "last"
     said = json.loads((last / "training.json").read_text())
     training, heldout = divide(data, 0.0)
     assert heldout is not None
-    DDPMPipeline(exact.net.half(), DDPMScheduler.from_pretrained(last / "scheduler")).save_pretrained(folder)
+    DDPMPipeline(
+        exact.net.half(), DDPMScheduler.from_pretrained(last / "scheduler")
+    ).save_pretrained(folder)
     shutil.copy(last / "training.csv", folder)
     exact.net.load_state_dict(UNet2DModel.from_pretrained(folder / "unet").state_dict())
     exact.net.float()
@@ -76,7 +118,9 @@ def make(name: str, run: Path, folder: Path, changes: dict[str, Any]) -> None:
         "model": name,
         "weights": "EMA, float16",
         **{f"{split}_loss": float(values.mean()) for split, values in by_level.items()},
-        **{f"{split}_loss_by_level": values.round(6).tolist() for split, values in by_level.items()},
+        **{
+            f"{split}_loss_by_level": values.round(6).tolist() for split, values in by_level.items()
+        },
         "heldout_loss_before_rounding": said.pop("heldout_loss"),
         **said,
     }

@@ -3,9 +3,9 @@
     python analyses/train_classifier.py            # into exposure_bias/models/digits-classifier/, about a minute
     python analyses/train_classifier.py --smoke    # a few iterations into a temporary folder
 
-It sees the train split only, shifted by up to a pixel each way; the accuracy on the test split stands beside
-the weights (fp16, to be run in float32). One thread: the result does not depend on the number of cores.
-"""
+It sees the train split only, shifted by up to a pixel each way; the accuracy on the test split
+stands beside the weights (fp16, to be run in float32). One thread: the result does not depend on
+the number of cores."""
 
 import argparse
 import json
@@ -25,11 +25,18 @@ ITERATIONS, BATCH, RATE, DECAY, SEED = 3000, 128, 3e-3, 0.05, 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a few iterations into a temporary folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few iterations into a temporary folder"
+    )
     smoke = parser.parse_args().smoke
     torch.set_num_threads(1)
-    make(Path(tempfile.mkdtemp(prefix="train_classifier_")) if smoke else FOLDER, 20 if smoke else ITERATIONS)
+    make(
+        Path(tempfile.mkdtemp(prefix="train_classifier_")) if smoke else FOLDER,
+        20 if smoke else ITERATIONS,
+    )
 
 
 def make(folder: Path, iterations: int) -> None:
@@ -44,7 +51,9 @@ def make(folder: Path, iterations: int) -> None:
     started = time.perf_counter()
     for _ in range(iterations):
         ids = next(order)
-        loss = F.cross_entropy(net(shifted(images[ids], generator)), labels[ids], label_smoothing=0.1)
+        loss = F.cross_entropy(
+            net(shifted(images[ids], generator)), labels[ids], label_smoothing=0.1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -52,7 +61,9 @@ def make(folder: Path, iterations: int) -> None:
     net.half().float().eval()
     with torch.no_grad():
         correct = {
-            data.split: float((net(torch.from_numpy(data.images)).argmax(1).numpy() == data.labels).mean())
+            data.split: float(
+                (net(torch.from_numpy(data.images)).argmax(1).numpy() == data.labels).mean()
+            )
             for data in (training, heldout)
         }
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +76,12 @@ def make(folder: Path, iterations: int) -> None:
         "seed": SEED,
         "parameters": sum(p.numel() for p in net.parameters()),
         "accuracy": correct,
-        "data": {"name": "digits", "train": len(training), "hash": training.hash, "heldout_hash": heldout.hash},
+        "data": {
+            "name": "digits",
+            "train": len(training),
+            "hash": training.hash,
+            "heldout_hash": heldout.hash,
+        },
         "torch": torch.__version__,
         "wall_seconds": round(time.perf_counter() - started, 1),
     }

@@ -1,8 +1,8 @@
 """Fréchet distance and precision and recall at the size of FID: `python benchmarks/frechet.py`.
 
-d = 2048, N = 10,000, features like Inception's (averages of rectified values). Targets: at least 5 times as fast as the
-`scipy.linalg.sqrtm` route in the same run, equal to 1e−9; precision and recall of 10,000 × 10,000 under 1.5 GB.
-"""
+d = 2048, N = 10,000, features like Inception's (averages of rectified values). Targets: at least 5
+times as fast as the `scipy.linalg.sqrtm` route in the same run, equal to 1e−9; precision and recall
+of 10,000 × 10,000 under 1.5 GB."""
 
 import resource
 import time
@@ -19,7 +19,9 @@ DIMENSION, SAMPLES = 2048, 10_000
 def features(rng: np.random.Generator, shift: float) -> np.ndarray:
     """Correlated, rectified features (N, d), float32."""
     mixing = rng.standard_normal((DIMENSION, DIMENSION)) / np.sqrt(DIMENSION)
-    return np.maximum(rng.standard_normal((SAMPLES, DIMENSION)) @ mixing + shift, 0).astype(np.float32)
+    return np.maximum(rng.standard_normal((SAMPLES, DIMENSION)) @ mixing + shift, 0).astype(
+        np.float32
+    )
 
 
 def square_root_route(p: frechet.Normal, q: frechet.Normal) -> float:
@@ -50,7 +52,10 @@ def main() -> None:
     began = time.perf_counter()
     theirs = square_root_route(p, q)
     slow = time.perf_counter() - began
-    print(f"Fréchet distance {ours:.6f}: {quick:.2f} s, {reused:.2f} s with factors reused; sqrtm {slow:.2f} s")
+    print(
+        f"Fréchet distance {ours:.6f}: {quick:.2f} s, {reused:.2f} s with factors reused; sqrtm"
+        f" {slow:.2f} s"
+    )
     print(f"{slow / quick:.1f} times as fast, relative difference {abs(ours / theirs - 1):.1e}")
 
 

@@ -1,6 +1,8 @@
-"""How long the Gaussian reference takes for CIFAR-sized images: `python benchmarks/gaussian_reference.py`.
+"""How long the Gaussian reference takes for CIFAR-sized images: `python
+benchmarks/gaussian_reference.py`.
 
-The covariance is dense, 3072 × 3072, with the 1/f² spectrum of natural images. Targets on 2 cores, given the
+The covariance is dense, 3072 × 3072, with the 1/f² spectrum of natural images. Targets on 2 cores,
+given the
 eigendecomposition: under 1 s for 100 steps and under 10 s for 1000.
 """
 
@@ -16,7 +18,8 @@ SHAPE = (3, 32, 32)
 
 
 def image_covariance(shape: tuple[int, int, int]) -> np.ndarray:
-    """A dense (D, D) covariance: power 1/f² on periodic images, correlated channels, unequal pixel variances."""
+    """A dense (D, D) covariance: power 1/f² on periodic images, correlated channels, unequal pixel
+    variances."""
     channels, height, width = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / height
     kernel = np.fft.ifft2(frequency**-2.0).real
@@ -28,7 +31,8 @@ def image_covariance(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    """Print the time of the eigendecomposition and of the reference, per sampler and number of steps."""
+    """Print the time of the eigendecomposition and of the reference, per sampler and number of
+    steps."""
     covariance, mean = image_covariance(SHAPE), np.full(SHAPE, 0.1)
     began = time.perf_counter()
     eigen = eigendecomposition(covariance)
@@ -39,7 +43,10 @@ def main() -> None:
             began = time.perf_counter()
             reference = gaussian(mean, eigen, schedule, sampler, steps, start=start)
             took = time.perf_counter() - began
-            print(f"{sampler:5} from {start:5}, {steps:4} steps: {took:.2f} s, final gap {reference.gap.item(-1):+.1e}")
+            print(
+                f"{sampler:5} from {start:5}, {steps:4} steps: {took:.2f} s, final gap"
+                f" {reference.gap.item(-1):+.1e}"
+            )
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -1,4 +1,5 @@
-"""Noise for a batch: the inverse distribution function over raw bits, against NumPy's ziggurat sample by sample.
+"""Noise for a batch: the inverse distribution function over raw bits, against NumPy's ziggurat
+sample by sample.
 
 python benchmarks/noise.py
 """
@@ -18,7 +19,9 @@ class Ziggurat(Noise):
 
     def _draw(self, index: int) -> np.ndarray:
         count = self._steps_per_tile * self._size
-        generators = (np.random.Generator(np.random.Philox(key=self._key(i, index))) for i in self.ids)
+        generators = (
+            np.random.Generator(np.random.Philox(key=self._key(i, index))) for i in self.ids
+        )
         tile = np.stack([g.standard_normal(count, dtype=np.float32) for g in generators])
         return tile.reshape(len(self.ids), self._steps_per_tile, self._size)
 
@@ -38,8 +41,14 @@ def main() -> None:
                 noise(step)
 
         draw(Noise)  # torch is imported here
-        ratios = [seconds(lambda: draw(Ziggurat)) / seconds(lambda: draw(Noise)) for _ in range(REPETITIONS)]
-        print(f"{shape}: ziggurat / ours {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), CPU time")
+        ratios = [
+            seconds(lambda: draw(Ziggurat)) / seconds(lambda: draw(Noise))
+            for _ in range(REPETITIONS)
+        ]
+        print(
+            f"{shape}: ziggurat / ours {np.median(ratios):.2f} ({min(ratios):.2f} to"
+            f" {max(ratios):.2f}), CPU time"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What `observe` adds to somebody else's loop: time over that in the network, and memory by the number of batches.
+"""What `observe` adds to somebody else's loop: time over that in the network, and memory by the
+number of batches.
 
     chrt -f 10 python benchmarks/observe_overhead.py        # as root, where the machine is shared
 
-Issue 3 asks for at most 3 % on a network of at least one million parameters, and that memory does not grow with the
-number of batches but for the few numbers kept of each sample. Time outside the network is measured with and without the
-observer, one after the other, and the medians are subtracted. Making and leaving the observer counts; `recording`,
-which runs the network itself, does not.
-"""
+Issue 3 asks for at most 3 % on a network of at least one million parameters, and that memory does
+not grow with the number of batches but for the few numbers kept of each sample. Time outside the
+network is measured with and without the observer, one after the other, and the medians are
+subtracted. Making and leaving the observer counts; `recording`, which runs the network itself, does
+not."""
 
 import subprocess
 import sys
@@ -69,9 +70,15 @@ def unet() -> Any:
 
     torch.manual_seed(0)
     return UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(64, 64, 64),
-        down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
-    ).eval()  # fmt: skip
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(64, 64, 64),
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        norm_num_groups=8,
+    ).eval()
 
 
 def measure(name: str, clock: Clock, run: Callable[[], object], watch: Callable[[], Any]) -> None:
@@ -88,13 +95,19 @@ def measure(name: str, clock: Clock, run: Callable[[], object], watch: Callable[
                 outside[watched].append(total - clock.inside)
                 inside.append(clock.inside)
     added, network = median(outside[True]) - median(outside[False]), median(inside)
-    print(f"{name}: {added:.3f} s added to {network:.2f} s in the network, {added / network:.2%}", flush=True)
+    print(
+        f"{name}: {added:.3f} s added to {network:.2f} s in the network, {added / network:.2%}",
+        flush=True,
+    )
 
 
 def peak(kind: str, batches: int) -> float:
     """Peak resident memory in MB of a process that watches so many batches of 64 images."""
     done = subprocess.run(
-        [sys.executable, "-c", GROWTH, kind, str(batches)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", GROWTH, kind, str(batches)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return float(done.stdout)
 
@@ -103,7 +116,10 @@ def main() -> None:
     for kind in ("scheduler", "network"):
         few, many = peak(kind, 10), peak(kind, 200)
         kept = 190 * 64 * 21 * 2 * 4 / 2**20
-        print(f"at the {kind}: 200 batches instead of 10 add {many - few:.0f} MB, {kept:.0f} MB of it kept by sample")
+        print(
+            f"at the {kind}: 200 batches instead of 10 add {many - few:.0f} MB, {kept:.0f} MB of it"
+            " kept by sample"
+        )
     from diffusers import DDIMPipeline, DDIMScheduler
 
     net = unet()
@@ -112,7 +128,9 @@ def main() -> None:
     pipe = DDIMPipeline(net, DDIMScheduler(clip_sample=False))
     pipe.set_progress_bar_config(disable=True)
     model = eb.adapt(pipe)
-    data = eb.load_data(np.random.default_rng(0).uniform(-1, 1, (256, 3, 32, 32)).astype(np.float32))
+    data = eb.load_data(
+        np.random.default_rng(0).uniform(-1, 1, (256, 3, 32, 32)).astype(np.float32)
+    )
     clock = Clock(net)
 
     def run() -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/record_memory.py
 
-Each run is a process of its own, so that its peak is its own. Issue 2 asks that 8192 samples instead of 512, at 100
-steps of the bundled model, add less than 64 MB: the float32 numbers kept for each sample and nothing else.
-"""
+Each run is a process of its own, so that its peak is its own. Issue 2 asks that 8192 samples
+instead of 512, at 100 steps of the bundled model, add less than 64 MB: the float32 numbers kept for
+each sample and nothing else."""
 
 import subprocess
 import sys
@@ -36,7 +36,10 @@ def peak(shape: tuple[int, int, int], n: int, steps: int) -> float:
     arguments = [sys.executable, "-c", RUN, str(shape), str(n), str(steps)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     before, after = map(float, done.stdout.split())
-    print(f"{shape}, n={n}, {steps} steps: peak {after:.0f} MB ({before:.0f} MB before `record`)", flush=True)
+    print(
+        f"{shape}, n={n}, {steps} steps: peak {after:.0f} MB ({before:.0f} MB before `record`)",
+        flush=True,
+    )
     return after
 
 

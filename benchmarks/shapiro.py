@@ -1,4 +1,5 @@
-"""Time of `shapiro` against `scipy.stats.shapiro`: 307,200 tests of 50 values, float64, in one run."""
+"""Time of `shapiro` against `scipy.stats.shapiro`: 307,200 tests of 50 values, float64, in
+one run."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ TESTS, N = 307_200, 50
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Best wall-clock time of `repeats` calls: the least disturbed by whatever else the machine does."""
+    """Best wall-clock time of `repeats` calls: the least disturbed by whatever else the machine
+    does."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

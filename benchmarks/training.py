@@ -1,11 +1,12 @@
-"""Iterations of `train` against a bare hand-written loop with the same network, batch and optimizer, on one CPU thread.
+"""Iterations of `train` against a bare hand-written loop with the same network, batch and
+optimizer, on one CPU thread.
 
     python benchmarks/training.py [ROUNDS]
 
-The bare loop has no EMA, clipping, learning rate schedule, log or seeding by iteration. All take turns, one iteration
-each in an order that rotates, and times are of this process (`time.process_time`). Each figure is the lower quartile
-over rounds, since other work on the machine, which shares its caches, only ever adds.
-"""
+The bare loop has no EMA, clipping, learning rate schedule, log or seeding by iteration. All take
+turns, one iteration each in an order that rotates, and times are of this process
+(`time.process_time`). Each figure is the lower quartile over rounds, since other work on the
+machine, which shares its caches, only ever adds."""
 
 import statistics
 import sys
@@ -30,7 +31,9 @@ def bare() -> Callable[[], None]:
     net = unet(NET, data.shape)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.0, fused=True)
     schedule = eb.schedules.linear()
-    alpha, sigma = (torch.from_numpy(v).float().view(-1, 1, 1, 1) for v in (schedule.alpha, schedule.sigma))
+    alpha, sigma = (
+        torch.from_numpy(v).float().view(-1, 1, 1, 1) for v in (schedule.alpha, schedule.sigma)
+    )
     losses = []
 
     def iteration() -> None:
@@ -56,10 +59,15 @@ def trained(objective: str) -> Callable[[], None]:
 def main() -> None:
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    kinds = {"bare": bare(), **{name: trained(name) for name in ("ddpm", "ip", "ddpm-y", "gp", "wd")}}
+    kinds = {
+        "bare": bare(),
+        **{name: trained(name) for name in ("ddpm", "ip", "ddpm-y", "gp", "wd")},
+    }
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for i in range(rounds + 3):
-        for name, iteration in (turns := list(kinds.items()))[i % len(turns) :] + turns[: i % len(turns)]:
+        for name, iteration in (turns := list(kinds.items()))[i % len(turns) :] + turns[
+            : i % len(turns)
+        ]:
             start = time.process_time()
             iteration()
             if i >= 3:

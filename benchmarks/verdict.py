@@ -3,10 +3,10 @@
     python benchmarks/verdict.py --out verdict.csv --minutes 60      # goes on where it stopped
     python benchmarks/verdict.py --out verdict.csv --table docs/verdict.md
 
-A cell is a law, a schedule, a sampler, a number of steps and a model: the exact denoiser, or one with a known
-error. Cells are drawn at random, so that whatever has been run is a fair sample. The truth of a wrong model's
-score error is not known in closed form; it is measured by brute force on independent samples.
-"""
+A cell is a law, a schedule, a sampler, a number of steps and a model: the exact denoiser, or one
+with a known error. Cells are drawn at random, so that whatever has been run is a fair sample. The
+truth of a wrong model's score error is not known in closed form; it is measured by brute force on
+independent samples."""
 
 import argparse
 import time
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 import exposure_bias as eb
-from exposure_bias.experiments.budget import Answer, Bench, fixed_answer, needed, split
+from exposure_bias.experiments.budget import Bench, fixed_answer, needed, split
 from exposure_bias.run import Stream
 from exposure_bias.schedules import Level
 from exposure_bias.setup import prepare
@@ -32,9 +32,16 @@ SCHEDULES = {
     "flow": eb.schedules.flow(),
 }
 SAMPLERS = (
-    "ddpm", "ddpm:fixed_large", "ddim:1", "ddim:0", "euler", "heun",
-    "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
-)  # fmt: skip
+    "ddpm",
+    "ddpm:fixed_large",
+    "ddim:1",
+    "ddim:0",
+    "euler",
+    "heun",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+)
 STEPS = (20, 50, 100)
 LAWS = ("gaussian", "mixture", "digits")
 MARGIN = 0.05
@@ -56,11 +63,17 @@ def law(name: str, schedule: eb.schedules.Schedule) -> tuple[eb.Denoiser, Any]:
         digits = eb.load_data("digits", "train")
         means, variance = digits.batch(np.arange(0, 1280, 8)).astype(np.float64), 0.01
     oracle = eb.oracles.MixtureOracle(np.ones(len(means)), means, variance, schedule)
-    return oracle, lambda n, g: means[g.integers(len(means), size=n)] + np.sqrt(variance) * g.normal(size=(n, *SHAPE))
+    return (
+        oracle,
+        lambda n, g: (
+            means[g.integers(len(means), size=n)] + np.sqrt(variance) * g.normal(size=(n, *SHAPE))
+        ),
+    )
 
 
 class Wrong(eb.Denoiser):
-    """An exact denoiser with a known error of its ε̂: multiplied, shifted in level, or biased, at some levels or modes."""
+    """An exact denoiser with a known error of its ε̂: multiplied, shifted in level, or biased, at
+    some levels or modes."""
 
     def __init__(self, exact: eb.Denoiser, error: str) -> None:
         self.__dict__.update(exact.__dict__)
@@ -100,9 +113,19 @@ class Wrong(eb.Denoiser):
 
 
 ERRORS = (
-    "exact", "scale 0.98", "scale 0.99", "scale 1.005", "scale 1.01", "scale 1.02", "scale 1.05", "last 1.05",
-    "high 1.03", "bias 0.02", "shift 0.1", "shift 0.2",
-)  # fmt: skip
+    "exact",
+    "scale 0.98",
+    "scale 0.99",
+    "scale 1.005",
+    "scale 1.01",
+    "scale 1.02",
+    "scale 1.05",
+    "last 1.05",
+    "high 1.03",
+    "bias 0.02",
+    "shift 0.1",
+    "shift 0.2",
+)
 
 
 def cells(seed: int) -> Iterator[dict[str, Any]]:
@@ -128,9 +151,15 @@ def budgets(cell: dict[str, Any], samplers: tuple[str, ...] = SAMPLERS) -> Itera
     for sampler in samplers:
         try:
             setup = prepare(
-                model, data, kind="recording", sampler=sampler, steps=cell["steps"], n=cell["n"],
-                seed=cell["seed"] % 1000, streams=(Stream.CHAIN,),
-            )  # fmt: skip
+                model,
+                data,
+                kind="recording",
+                sampler=sampler,
+                steps=cell["steps"],
+                n=cell["n"],
+                seed=cell["seed"] % 1000,
+                streams=(Stream.CHAIN,),
+            )
         except eb.InputError:  # a class that does not sample from this parameterisation
             continue
         if sampler == "heun" and setup.levels[0].ratio > 1e3 and cell["schedule"] != "flow":
@@ -150,7 +179,9 @@ def budgets(cell: dict[str, Any], samplers: tuple[str, ...] = SAMPLERS) -> Itera
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +198,9 @@ def main() -> None:
         rows = pd.DataFrame(list(budgets(cell)))
         rows.to_csv(given.out, mode="a", header=not given.out.exists(), index=False)
         done += 1
-        print(cell, " ".join(f"{r['sampler']}: {r['answer']}" for _, r in rows.iterrows()), flush=True)
+        print(
+            cell, " ".join(f"{r['sampler']}: {r['answer']}" for _, r in rows.iterrows()), flush=True
+        )
     print(f"{done} cells in {time.monotonic() - since:.0f} s")
 
 

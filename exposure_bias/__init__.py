@@ -1,4 +1,5 @@
-"""Does my diffusion model suffer from exposure bias: where, why, at what cost, and what would fix it?
+"""Does my diffusion model suffer from exposure bias: where, why, at what cost, and what would fix
+it?
 
     import exposure_bias as eb
 
@@ -7,9 +8,8 @@
     rec = eb.record(model, data, steps=100, n=512)
     eb.spectrum(rec)
 
-The public names stand in `__init__.pyi`. Each is imported when it is first used, so that reading a recording loads
-neither torch nor diffusers.
-"""
+The public names stand in `__init__.pyi`. Each is imported when it is first used, so that reading a
+recording loads neither torch nor diffusers."""
 
 import lazy_loader
 

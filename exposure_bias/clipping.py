@@ -50,7 +50,10 @@ UNCLIPPED = Clipping()
 
 
 def clipping(clip: Any) -> Clipping:
-    """The `Clipping` of an option clip=False, True or "keep_epsilon". Raises InputError for anything else."""
+    """The `Clipping` of an option clip=False, True or "keep_epsilon".
+
+    Raises InputError for anything else.
+    """
     if isinstance(clip, Clipping):
         return clip
     if clip is False or clip is None:

@@ -82,14 +82,21 @@ class Denoiser:
         device: torch.device | str | None = None,
     ) -> None:
         if not callable(net):
-            raise InputError(f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}")
+            raise InputError(
+                f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
+            )
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
         if classes is not None and classes < 1:
-            raise InputError(f"a conditional model has at least one class, got {classes}: None is unconditional")
+            raise InputError(
+                f"a conditional model has at least one class, got {classes}: None is unconditional"
+            )
         if isinstance(net, torch.nn.Module) and device is not None:
-            raise InputError(f"device= is for plain functions: move a module itself, with net.to({str(device)!r})")
+            raise InputError(
+                "device= is for plain functions: move a module itself, with"
+                f" net.to({str(device)!r})"
+            )
         self.net: Any = net
         self.schedule, self.prediction_type = schedule, prediction_type
         self.shape: State = checked_shape(shape)
@@ -103,7 +110,10 @@ class Denoiser:
         self._like = on_device(device)
 
     def __repr__(self) -> str:
-        return f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name}, shape={self.shape})"
+        return (
+            f"Denoiser({self.name}, {self.prediction_type}, {self.schedule.name},"
+            f" shape={self.shape})"
+        )
 
     @property
     def _parameter(self) -> Tensor:
@@ -135,13 +145,21 @@ class Denoiser:
             return self
         allowed = f"one of the {self.classes} classes 0 to {self.classes - 1} for each image"
         if labels is None:
-            raise InputError(f"{self.name} is class-conditional: give {allowed} with load_data(images, labels=...)")
+            raise InputError(
+                f"{self.name} is class-conditional: give {allowed} with load_data(images,"
+                " labels=...)"
+            )
         labels = torch.as_tensor(labels)
         if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give {allowed}, int64 (B,)")
+            raise InputError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give {allowed}, int64"
+                " (B,)"
+            )
         wrong = labels[(labels < 0) | (labels >= self.classes)]
         if len(wrong):
-            raise InputError(f"class label {int(wrong[0])} is unknown to {self.name}: give {allowed}")
+            raise InputError(
+                f"class label {int(wrong[0])} is unknown to {self.name}: give {allowed}"
+            )
         bound = copy.copy(self)
         bound._labels = labels.to(torch.int64)
         return bound
@@ -156,10 +174,14 @@ class Denoiser:
         digest = hashlib.sha256()
         # torch.compile puts its own name into those of the weights, but leaves the weights what
         # they are.
-        state = {key.replace("_orig_mod.", ""): value for key, value in self.net.state_dict().items()}
+        state = {
+            key.replace("_orig_mod.", ""): value for key, value in self.net.state_dict().items()
+        }
         for key, value in sorted(state.items()):
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
@@ -182,8 +204,9 @@ class Denoiser:
             except Exception as error:
                 if self._answers_at_whole(x, level):
                     raise FractionalTimestep(
-                        f"{self.name} answers at whole timesteps only, not at {level.timestep:g}: choose a grid and a "
-                        "sampler of whole ones, such as grid='linspace' with 'ddpm' or 'ddim'"
+                        f"{self.name} answers at whole timesteps only, not at {level.timestep:g}:"
+                        " choose a grid and a sampler of whole ones, such as grid='linspace' with"
+                        " 'ddpm' or 'ddim'"
                     ) from error
                 raise
         return self._numbers(output).to(x.device)
@@ -222,21 +245,26 @@ class Denoiser:
             output = output["sample"]
         if not isinstance(output, Tensor):
             raise InputError(
-                f"{self.name} returned {type(output).__name__} where a tensor was expected: say with "
-                "call=lambda net, x, timestep: ... how to call it"
+                f"{self.name} returned {type(output).__name__} where a tensor was expected: say"
+                " with call=lambda net, x, timestep: ... how to call it"
             )
         if not output.is_floating_point():
             raise InputError(
-                f"{self.name} returned numbers of {output.dtype} where real floating-point ones were expected: say "
-                "with call=lambda net, x, timestep: ... how to make them of it"
+                f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
+                " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
         return output
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
-            raise InputError(f"{self.name} is class-conditional: bind each batch's labels with model.given(labels)")
+            raise InputError(
+                f"{self.name} is class-conditional: bind each batch's labels with"
+                " model.given(labels)"
+            )
         if len(self._labels) != batch:
-            raise InputError(f"{len(self._labels)} class labels were given for a batch of {batch} states")
+            raise InputError(
+                f"{len(self._labels)} class labels were given for a batch of {batch} states"
+            )
         return self._labels
 
     def predict(self, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
@@ -254,14 +282,18 @@ class Denoiser:
             )
         return self.read(output, x, level, clip)
 
-    def read(self, output: Tensor, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
+    def read(
+        self, output: Tensor, x: Tensor, level: Level, clip: Clipping = UNCLIPPED
+    ) -> Prediction:
         """`predict` for an output (B, C or 2C, *space) that the network has given; the second C
         is its variance.
         """
         # One reduction, not a mask: a sum is finite only if every term is.
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
             raise InputError("the network returned NaN or Inf")
-        value, variance = output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
+        value, variance = (
+            output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
+        )
         if value.dtype.itemsize < 4:
             value = value.float()  # a norm of half-precision numbers would lose digits or overflow
         x0 = self._converted(value, "sample", x, level)
@@ -292,9 +324,10 @@ def evaluating(net: Any) -> Iterator[None]:
     """A context in which a module and all that it holds are in evaluation mode; anything else is
     left alone.
 
-    Each submodule goes back to the mode that it was in, also where that is not its parent's. Inside such a context of
-    the same module another costs nothing: a run opens one, and each of its calls then need not ask every submodule.
-    """
+    Each submodule goes back to the mode that it was in, also where that is not its parent's. Inside
+    such a context of
+    the same module another costs nothing: a run opens one, and each of its calls then need not ask
+    every submodule."""
     if not isinstance(net, torch.nn.Module) or id(net) in _EVALUATED:
         yield
         return
@@ -344,5 +377,10 @@ def on_device(device: torch.device | str | None) -> Tensor:
     """An empty float32 tensor there. Raises InputError for a device that is not there."""
     try:
         return torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from error
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch raises either for a device that is not there
+        raise InputError(
+            f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}"
+        ) from error

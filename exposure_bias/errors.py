@@ -5,15 +5,21 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what came, what is allowed and what to do.
+    """What the user gave cannot be used; the message says what came, what is allowed and what to
+    do.
 
-    The command line prints it in one line and exits with code 2. Anything else that escapes is our bug.
-    """
+    The command line prints it in one line and exits with code 2. Anything else that escapes is our
+    bug."""
 
 
 def whole_number(value: Any, what: str, least: int = 1) -> int:
-    """`value` as an int. Raises InputError unless it is a whole number of at least `least`; True is none."""
-    sensible = isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer())
+    """`value` as an int.
+
+    Raises InputError unless it is a whole number of at least `least`; True is none.
+    """
+    sensible = isinstance(value, Integral) or (
+        isinstance(value, Real) and float(value).is_integer()
+    )
     if isinstance(value, bool) or not sensible or value < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r:.60}")
     return int(value)

@@ -1,8 +1,9 @@
-"""Labelled data on disk: one netCDF file, written whole or not at all, read only if every byte is as written.
+"""Labelled data on disk: one netCDF file, written whole or not at all, read only if every byte is
+as written.
 
-A file is HDF5 (any netCDF tool opens it) followed by a trailer with the SHA-256 of what precedes it: HDF5 itself loads
-a flipped byte silently and can crash on a truncated file or a full disk, so bytes are made in memory and checked there.
-"""
+A file is HDF5 (any netCDF tool opens it) followed by a trailer with the SHA-256 of what precedes
+it: HDF5 itself loads a flipped byte silently and can crash on a truncated file or a full disk, so
+bytes are made in memory and checked there."""
 
 import hashlib
 import io
@@ -20,14 +21,17 @@ _TRAILER = len(_MARK) + 64
 
 
 def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
-    """Raise InputError unless `path` can be written, before a long run: as a folder of results, or as one file.
+    """Raise InputError unless `path` can be written, before a long run: as a folder of results, or
+    as one file.
 
     What is missing on the way there will be made; nothing is made here.
     """
     path = Path(path)
     wanted, other = ("a folder", "a file") if folder else ("a file", "a folder")
     if os.path.exists(path) and path.is_dir() != folder:
-        raise InputError(f"cannot write {path}: it is {other}, but results go to {wanted}; give another name")
+        raise InputError(
+            f"cannot write {path}: it is {other}, but results go to {wanted}; give another name"
+        )
     place = path if folder else path.parent
     while not os.path.exists(place) and place != place.parent:
         place = place.parent
@@ -38,7 +42,8 @@ def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically: after any failure the old file is as it was and nothing half-written remains.
+    """Write a file atomically: after any failure the old file is as it was and nothing half-written
+    remains.
 
     Raises InputError with the system's reason (no such folder, no permission, disk full).
     """
@@ -53,7 +58,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"cannot write {path}: {reason}; what was there before is unchanged") from error
+        raise InputError(
+            f"cannot write {path}: {reason}; what was there before is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,25 +76,35 @@ def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict
 def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]]:
     """Read what `write_tree` wrote, into memory.
 
-    Raises InputError if the file is missing, was not written by this package, or differs in a single bit.
-    """
+    Raises InputError if the file is missing, was not written by this package, or differs in a
+    single bit."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     body, trailer = content[:-_TRAILER], content[-_TRAILER:]
     if not trailer.startswith(_MARK):
-        raise InputError(f"{path} is not a complete file of exposure_bias: truncated, or written by something else")
+        raise InputError(
+            f"{path} is not a complete file of exposure_bias: truncated, or written by something"
+            " else"
+        )
     if trailer[len(_MARK) :].decode(errors="replace") != hashlib.sha256(body).hexdigest():
-        raise InputError(f"{path} is corrupt: its checksum does not match; restore it or make it again")
+        raise InputError(
+            f"{path} is corrupt: its checksum does not match; restore it or make it again"
+        )
     with xr.open_datatree(io.BytesIO(body), engine="h5netcdf") as file:
         tree = file.load()
     return tree, json.loads(tree.attrs.pop("provenance"))
 
 
 def read_dataset(path: str | os.PathLike[str], kind: str) -> xr.Dataset:
-    """Read what `eb-analyze KIND -o` wrote. Raises InputError if it is missing, corrupt or something else."""
+    """Read what `eb-analyze KIND -o` wrote.
+
+    Raises InputError if it is missing, corrupt or something else.
+    """
     tree, provenance = read_tree(path)
     if provenance.get("kind") != kind:
-        raise InputError(f"{path} holds no {kind}: give the {kind}.nc that `eb-analyze {kind} -o DIR` wrote")
+        raise InputError(
+            f"{path} holds no {kind}: give the {kind}.nc that `eb-analyze {kind} -o DIR` wrote"
+        )
     return tree.to_dataset()

@@ -6,28 +6,28 @@ replicates of an image stay together. With θ_(g) the estimate without group g,
     se² = (G − 1)/G Σ_g (θ_(g) − θ̄)²,   interval θ ± t_{G−1} se     (Efron & Tibshirani 1993, ch. 11)
 
 on the estimate's own scale: a ratio is estimated on the logarithm, and its interval is that of the
-logarithm, transformed. An `Estimate` carries its scale; in a dataset it is an attribute of `NAME_se`,
-which every interval obeys (`interval`).
+logarithm, transformed. An `Estimate` carries its scale; in a dataset it is an attribute of
+`NAME_se`, which every interval obeys (`interval`).
 
 A claim over all levels of a curve needs a wider band, θ ± q se with q the 95 % quantile of max |t|
 over its points. q is the smaller of two quantiles: the bootstrap-t of the groups' θ_(g), which sees
-how the points are correlated, and Šidák's, which supposes that they are not and is an upper bound for
-what is correlated as these curves are.
+how the points are correlated, and Šidák's, which supposes that they are not and is an upper bound
+for what is correlated as these curves are.
 
 *Distances between two sets* have a bias that deletion also measures. With θ_g and θ_gh the distance
-without one and without two groups, E θ = θ_∞ + b/N + …, and deleting 1/G of both sets multiplies the
+without one and without two groups, E θ = θ_∞ + b/N + …, and deleting 1/G of both sets multiplies
+the
 bias by G/(G − 1), so that
 
     corrected  θ_J = G θ − (G − 1) θ̄,   θ̄ = mean_g θ_g        (Quenouille; ibid., ch. 10)
     se²        v − v₂,   v = (G − 1)/G Σ_g (θ_g − θ̄)²
 
-Between similar distributions a distance is nearly quadratic in the data, and the jackknife counts the
-variance v₂ of its quadratic part twice (Efron & Stein 1981). The interactions
-I = (G−2) θ_gh − (G−1)(θ_g + θ_h) + G θ of the G/2 disjoint pairs (g, g + G/2) measure it: for a mean
-of uncorrelated terms over pairs of groups E I² = 2G/(G−3) v₂, for a linear statistic I = 0. v₂ ≤ v/2,
-which is reached where nothing is linear. All of it is linear in the numbers (θ, θ_g, θ_gh): a
-difference between two curves is had by subtracting theirs.
-"""
+Between similar distributions a distance is nearly quadratic in the data, and the jackknife counts
+the variance v₂ of its quadratic part twice (Efron & Stein 1981). The interactions I = (G−2) θ_gh −
+(G−1)(θ_g + θ_h) + G θ of the G/2 disjoint pairs (g, g + G/2) measure it: for a mean of uncorrelated
+terms over pairs of groups E I² = 2G/(G−3) v₂, for a linear statistic I = 0. v₂ ≤ v/2, which is
+reached where nothing is linear. All of it is linear in the numbers (θ, θ_g, θ_gh): a difference
+between two curves is had by subtracting theirs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,14 +62,19 @@ SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 class Groups:
-    """The groups of samples, from their images' numbers (B,). `sum` takes NumPy arrays and torch tensors."""
+    """The groups of samples, from their images' numbers (B,).
+
+    `sum` takes NumPy arrays and torch tensors.
+    """
 
     def __init__(self, images: Any) -> None:
         self.group = np.asarray(images, dtype=np.int64) % GROUPS
         # Samples nearly always come in order of their images; then a group is every 16th sample.
         turn = self.group[:1] + np.arange(len(self.group))
         in_turn = len(self.group) > 0 and len(self.group) % GROUPS == 0
-        self._first = int(self.group[0]) if in_turn and (self.group == turn % GROUPS).all() else None
+        self._first = (
+            int(self.group[0]) if in_turn and (self.group == turn % GROUPS).all() else None
+        )
         self._member = (np.arange(GROUPS)[:, None] == self.group[None]).astype(np.float64)
         self._tensors: dict[Any, Any] = {}
 
@@ -129,7 +134,8 @@ class Estimate:
         return ends(self.value, self.error, self.scale, t)
 
     def beside(self, value: Array | None = None, further: Array | float = 0.0) -> "Estimate":
-        """The same with another value, or with a further, independent standard error in quadrature."""
+        """The same with another value, or with a further, independent standard error in
+        quadrature."""
         moved = self.value if value is None else np.asarray(value)
         return replace(self, value=moved, error=np.hypot(self.error, further))
 
@@ -143,7 +149,8 @@ def ends(value: Any, error: Any, scale: str, t: float = T_QUANTILE) -> tuple[Any
 
 
 def why_no_interval(count: Array) -> dict[str, str]:
-    """Attributes that say why samples counted by group (G,) are too few for an interval; none if they suffice."""
+    """Attributes that say why samples counted by group (G,) are too few for an interval; none if
+    they suffice."""
     reason = too_few([count])
     return {"no_interval": reason} if reason else {}
 
@@ -159,7 +166,10 @@ def too_few(counts: Sequence[Array], dimension: int = 0) -> str:
         return f"{fewest} samples give no interval: {needed} or more, of as many images, would"
     if fewest < MINIMUM_PER_FEATURE * dimension:
         needed = MINIMUM_PER_FEATURE * dimension
-        return f"{fewest} samples of {dimension} features give no interval or bias correction: {needed} or more would"
+        return (
+            f"{fewest} samples of {dimension} features give no interval or bias correction:"
+            f" {needed} or more would"
+        )
     return ""
 
 
@@ -171,11 +181,12 @@ def jackknife(
     band: bool = False,
     least: int = MINIMUM_PER_GROUP,
 ) -> Estimate:
-    """estimate(n, *totals) with its error on `scale`, where `count` (G,) and `sums` (G, …) are by group.
+    """estimate(n, *totals) with its error on `scale`, where `count` (G,) and `sums` (G, …) are by
+    group.
 
-    band: also how wide a band over all of its points has to be. Errors are NaN where a group has fewer than
-    `least` samples (`why_no_interval`), and where the estimate is not finite on its scale.
-    """
+    band: also how wide a band over all of its points has to be. Errors are NaN where a group has
+    fewer than `least` samples (`why_no_interval`), and where the estimate is not finite on its
+    scale."""
     totals = [s.sum(0) for s in sums]
     value = np.asarray(estimate(count.sum(), *totals), dtype=np.float64)
     if count.min() < least:
@@ -185,7 +196,9 @@ def jackknife(
     return Estimate(value, error, scale, max_t_quantile(deviations) if band else float("nan"))
 
 
-def deviations_of(estimate: Callable[..., Array], count: Array, sums: Sequence[Array], scale: str) -> Array:
+def deviations_of(
+    estimate: Callable[..., Array], count: Array, sums: Sequence[Array], scale: str
+) -> Array:
     """θ_(g) − θ̄ on the scale, (G, …)."""
     totals, n = [s.sum(0) for s in sums], count.sum()
     each = []
@@ -206,14 +219,17 @@ def standard_error(deviations: Array) -> Array:
 
 
 def max_t_quantile(deviations: Array) -> float:
-    """The 95 % quantile of max |t| over the points of `deviations` (G, …) (module docstring); NaN if none varies."""
+    """The 95 % quantile of max |t| over the points of `deviations` (G, …) (module docstring); NaN
+    if none varies."""
     groups = len(deviations)
     points = deviations.reshape(groups, -1)
     points = points[:, np.isfinite(points).all(0) & (np.square(points).sum(0) > 0)]
     if not points.shape[1]:
         return float("nan")
     points = points / np.sqrt(np.square(points).mean(0))
-    draws = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(
+        groups, np.full(groups, 1 / groups), size=RESAMPLES
+    )
     mean = draws @ points / groups
     spread = np.sqrt(np.maximum(draws @ points**2 / groups - mean**2, 1e-9) / (groups - 1))
     resampled = np.quantile(np.abs(mean / spread).max(1), LEVEL)
@@ -235,18 +251,23 @@ def with_estimates(dataset: xr.Dataset, dims: tuple[str, ...], **estimates: Esti
 
 
 def with_interval(dataset: xr.Dataset, dims: tuple[str, ...], **estimates: Estimate) -> xr.Dataset:
-    """`with_estimates`, and the 95 % interval `NAME_low`, `NAME_high`; where there is a band, `NAME_band_low`, …"""
+    """`with_estimates`, and the 95 % interval `NAME_low`, `NAME_high`; where there is a band,
+    `NAME_band_low`, …"""
     dataset = with_estimates(dataset, dims, **estimates)
     for name, found in estimates.items():
         for kind, t in (("", T_QUANTILE), ("_band", found.widest)):
             if kind and np.isnan(t) and np.isfinite(found.error).any():
                 continue
             low, high = found.ends(t)
-            dataset = dataset.assign({f"{name}{kind}_low": (dims, low), f"{name}{kind}_high": (dims, high)})
+            dataset = dataset.assign(
+                {f"{name}{kind}_low": (dims, low), f"{name}{kind}_high": (dims, high)}
+            )
     return dataset
 
 
-def interval(dataset: xr.Dataset, name: str, t: float = T_QUANTILE) -> tuple[xr.DataArray, xr.DataArray]:
+def interval(
+    dataset: xr.Dataset, name: str, t: float = T_QUANTILE
+) -> tuple[xr.DataArray, xr.DataArray]:
     """Lower and upper end of a variable's 95 % interval, on the scale that its `_se` says."""
     error = dataset[f"{name}_se"]
     low, high = ends(dataset[name], error, error.attrs.get("scale", "linear"), t)
@@ -266,11 +287,17 @@ def mean_of(n: float, total: Array) -> Array:
 
 def ratio_of(n: float, above: Array, below: Array) -> Array:
     """The ratio of two sums, NaN where there is nothing below."""
-    return np.divide(above, below, out=np.full_like(np.asarray(above, np.float64), np.nan), where=np.asarray(below) > 0)
+    return np.divide(
+        above,
+        below,
+        out=np.full_like(np.asarray(above, np.float64), np.nan),
+        where=np.asarray(below) > 0,
+    )
 
 
 def deletions(estimate: Callable[[Sequence[int]], float], reason: str = "") -> Array:
-    """estimate(groups left out) for every entry of `DELETED`, (25,); only the first unless `reason` is empty."""
+    """estimate(groups left out) for every entry of `DELETED`, (25,); only the first unless `reason`
+    is empty."""
     values = np.full(len(DELETED), np.nan)
     for i, left_out in enumerate(DELETED[:1] if reason else DELETED):
         values[i] = estimate(left_out)
@@ -278,7 +305,8 @@ def deletions(estimate: Callable[[Sequence[int]], float], reason: str = "") -> A
 
 
 def corrected(values: Array) -> tuple[Array, Array]:
-    """(θ_J, standard error), each (…), from what `deletions` returned or differences of it, (…, 25)."""
+    """(θ_J, standard error), each (…), from what `deletions` returned or differences of it, (…,
+    25)."""
     full, one, two = values[..., 0], values[..., 1 : 1 + GROUPS], values[..., 1 + GROUPS :]
     mean = one.mean(-1)
     v = (GROUPS - 1) / GROUPS * np.square(one - mean[..., None]).sum(-1)

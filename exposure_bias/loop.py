@@ -1,8 +1,8 @@
 """The one loop over samples: batches, progress, a rolling checkpoint, and going on after a kill.
 
-What a run accumulates adds up (`statistics.accumulator.Sums`), so that a checkpoint is what there is so
-far and how many samples it holds. The file is that of the finished result, with fewer samples.
-"""
+What a run accumulates adds up (`statistics.accumulator.Sums`), so that a checkpoint is what there
+is so far and how many samples it holds. The file is that of the finished result, with fewer
+samples."""
 
 import os
 import time
@@ -69,12 +69,12 @@ def batches(
     evaluations: float,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Iterator[Iterator[Turn]]:
-    """Batches of at most `size` of a setup's samples; the caller adds each to what the ledger holds.
+    """Batches of at most `size` of a setup's samples; the caller adds each to what the ledger
+    holds.
 
-    The network is in evaluation mode meanwhile and as it was afterwards. With a checkpoint the ledger is
-    saved there as it grows, and the same run goes on from it. evaluations: of one sample, for the progress
-    bar. Raises InputError for a checkpoint of another run.
-    """
+    The network is in evaluation mode meanwhile and as it was afterwards. With a checkpoint the
+    ledger is saved there as it grows, and the same run goes on from it. evaluations: of one sample,
+    for the progress bar. Raises InputError for a checkpoint of another run."""
     done = 0
     if checkpoint is not None and os.path.exists(checkpoint):
         done = _restored(checkpoint, setup, ledger)
@@ -83,7 +83,12 @@ def batches(
 
 
 def _turns(
-    setup: Setup, ledger: Ledger, size: int, done: int, checkpoint: str | os.PathLike[str] | None, bar: Any
+    setup: Setup,
+    ledger: Ledger,
+    size: int,
+    done: int,
+    checkpoint: str | os.PathLike[str] | None,
+    bar: Any,
 ) -> Iterator[Turn]:
     saving, last = 0.0, time.monotonic()
     while done < setup.n:
@@ -97,7 +102,9 @@ def _turns(
             saving = last - now
 
 
-def write(path: str | os.PathLike[str], setup: Setup, tree: xr.DataTree, done: int, size: int) -> None:
+def write(
+    path: str | os.PathLike[str], setup: Setup, tree: xr.DataTree, done: int, size: int
+) -> None:
     """Write what a run has so far, or its result, to one file."""
     how = made(batch_size=size, device=str(setup.model.device))
     files.write_tree(path, tree, provenance(setup.run, setup.n, done, setup.first, how))
@@ -108,7 +115,10 @@ def _restored(path: str | os.PathLike[str], setup: Setup, ledger: Ledger) -> int
     tree, known = files.read_tree(path)
     what = f"{path} belongs to another run (remove it, or choose another checkpoint)"
     if known.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no checkpoint of this version, it has schema {known.get('schema')}: remove it")
+        raise InputError(
+            f"{path} is no checkpoint of this version, it has schema {known.get('schema')}:"
+            " remove it"
+        )
     Run.from_json(known.get("run")).refuse_differences(setup.run, what)
     done, n = known.get("done"), known.get("n")
     if not isinstance(done, int) or not 0 <= done <= setup.n:

@@ -34,9 +34,16 @@ class _Posterior(torch.nn.Module):
     variances: Tensor
     bases: Tensor | None
 
-    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, bases: Tensor | None) -> None:
+    def __init__(
+        self, weights: Tensor, means: Tensor, variances: Tensor, bases: Tensor | None
+    ) -> None:
         super().__init__()
-        for name, value in {"weights": weights, "means": means, "variances": variances, "bases": bases}.items():
+        for name, value in {
+            "weights": weights,
+            "means": means,
+            "variances": variances,
+            "bases": bases,
+        }.items():
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
@@ -48,7 +55,9 @@ class _Posterior(torch.nn.Module):
         for m, mean in enumerate(self.means):
             d = x - level.alpha * mean
             d = d if self.bases is None else d @ self.bases[m]
-            log_r[:, m] = self.weights[m].log() - 0.5 * (d.square() / total[m] + total[m].log()).sum(1)
+            log_r[:, m] = self.weights[m].log() - 0.5 * (
+                d.square() / total[m] + total[m].log()
+            ).sum(1)
             d = d * (level.alpha * self.variances[m] / total[m])
             corrections.append(d if self.bases is None else d @ self.bases[m].T)
         for m, r in enumerate(log_r.softmax(1).unbind(1)):
@@ -70,14 +79,18 @@ class _Nearest(torch.nn.Module):
         self.register_buffer("square", images.square().sum(1))
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
-        log_r = (level.alpha * x.flatten(1) @ self.images.T - level.alpha**2 / 2 * self.square) / level.sigma**2
+        log_r = (
+            level.alpha * x.flatten(1) @ self.images.T - level.alpha**2 / 2 * self.square
+        ) / level.sigma**2
         return log_r.softmax(1) @ self.images
 
 
 class _Oracle(Denoiser):
     """A Denoiser whose network takes the level itself and float64 states."""
 
-    def __init__(self, net: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], name: str) -> None:
+    def __init__(
+        self, net: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], name: str
+    ) -> None:
         super().__init__(net, schedule=schedule, prediction_type="sample", shape=shape, name=name)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
@@ -93,12 +106,21 @@ class MixtureOracle(_Oracle):
     not symmetric, negative weights or variances.
     """
 
-    def __init__(self, weights: Values, means: Values, covariances: Values, schedule: Schedule) -> None:
-        weights, means, covariances = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances))
-        if means.dim() < 2 or weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
+    def __init__(
+        self, weights: Values, means: Values, covariances: Values, schedule: Schedule
+    ) -> None:
+        weights, means, covariances = (
+            torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances)
+        )
+        if (
+            means.dim() < 2
+            or weights.shape != means.shape[:1]
+            or (weights < 0).any()
+            or weights.sum() <= 0
+        ):
             raise InputError(
-                f"a mixture needs weights (M,) ≥ 0 and means (M, *shape), got {tuple(weights.shape)} and "
-                f"{tuple(means.shape)}"
+                "a mixture needs weights (M,) ≥ 0 and means (M, *shape), got"
+                f" {tuple(weights.shape)} and {tuple(means.shape)}"
             )
         flat = means.flatten(1)
         variances, bases = _eigen(covariances, flat.shape)
@@ -113,7 +135,9 @@ class GaussianOracle(MixtureOracle):
 
     def __init__(self, mean: Values, covariance: Values, schedule: Schedule) -> None:
         mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
-        super().__init__([1.0], mean[None], covariance[None] if covariance.dim() else covariance, schedule)
+        super().__init__(
+            [1.0], mean[None], covariance[None] if covariance.dim() else covariance, schedule
+        )
         self.name = "Gaussian oracle"
 
 
@@ -125,8 +149,12 @@ class EmpiricalOracle(_Oracle):
     def __init__(self, images: Values, schedule: Schedule) -> None:
         images = torch.as_tensor(images, dtype=torch.float64)
         if images.dim() < 2 or len(images) == 0:
-            raise InputError(f"the empirical oracle needs states (N, *shape), got shape {tuple(images.shape)}")
-        super().__init__(_Nearest(images.flatten(1)), schedule, tuple(images.shape[1:]), "empirical oracle")
+            raise InputError(
+                f"the empirical oracle needs states (N, *shape), got shape {tuple(images.shape)}"
+            )
+        super().__init__(
+            _Nearest(images.flatten(1)), schedule, tuple(images.shape[1:]), "empirical oracle"
+        )
 
 
 class Teacher(_Oracle):
@@ -159,7 +187,10 @@ def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor 
     if covariances.shape == (components, dimension, dimension):
         asymmetry = float((covariances - covariances.mT).abs().max())
         if asymmetry > SYMMETRY * float(covariances.abs().max()):
-            raise InputError(f"a covariance must be symmetric, this one is not (by {asymmetry:.3g}): give (Σ + Σᵀ)/2")
+            raise InputError(
+                f"a covariance must be symmetric, this one is not (by {asymmetry:.3g}): give (Σ +"
+                " Σᵀ)/2"
+            )
         covariances, bases = torch.linalg.eigh(covariances)
         # A sample covariance of few images has eigenvalues of −1e−16 where zero is meant.
         covariances = torch.where(covariances.abs() < 1e-12 * covariances.max(), 0.0, covariances)
@@ -167,8 +198,8 @@ def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor 
         covariances = covariances.reshape(-1, 1).expand(components, dimension)
     elif covariances.shape != (components, dimension):
         raise InputError(
-            f"covariance of shape {tuple(covariances.shape)} does not fit {dimension} pixels: allowed are a scalar, "
-            f"({dimension},) and ({dimension}, {dimension})"
+            f"covariance of shape {tuple(covariances.shape)} does not fit {dimension} pixels:"
+            f" allowed are a scalar, ({dimension},) and ({dimension}, {dimension})"
         )
     if not (covariances >= 0).all():
         raise InputError("a covariance must not have negative eigenvalues")

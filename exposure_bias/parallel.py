@@ -1,8 +1,8 @@
 """Several processes on one run: `torchrun --nproc-per-node N -m exposure_bias record|train …`.
 
-Every process of torchrun finds its RANK and the WORLD_SIZE in its environment. Samples and batches are divided into
-contiguous shares; rank 0 alone writes results. A process that fails is reported by torchrun, which ends the others; one
-that is waiting for it meanwhile says so instead of hanging.
+Every process of torchrun finds its RANK and the WORLD_SIZE in its environment. Samples and batches
+are divided into contiguous shares; rank 0 alone writes results. A process that fails is reported by
+torchrun, which ends the others; one that is waiting for it meanwhile says so instead of hanging.
 """
 
 import atexit
@@ -28,18 +28,22 @@ def world() -> tuple[int, int]:
 
 
 def share(count: int, rank: int, size: int) -> range:
-    """A rank's items out of range(count): contiguous, sizes differ by one at most, some may be empty."""
+    """A rank's items out of range(count): contiguous, sizes differ by one at most, some may be
+    empty."""
     return range(count * rank // size, count * (rank + 1) // size)
 
 
 def local(device: str) -> str:
     """This process's own GPU where several share "cuda", else the device that was named."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and world()[1] > 1 else device
+    return (
+        f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and world()[1] > 1 else device
+    )
 
 
 @contextmanager
 def joined() -> Iterator[tuple[int, int]]:
-    """(rank, number of processes) inside the process group of all of them; nothing is set up for one.
+    """(rank, number of processes) inside the process group of all of them; nothing is set up for
+    one.
 
     Raises InputError if another process has gone while this one waits for it.
     """
@@ -50,7 +54,8 @@ def joined() -> Iterator[tuple[int, int]]:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        # Kept until the process ends: the first process serves the others, which a second meeting could not rely on.
+        # Kept until the process ends: the first process serves the others, which a second meeting
+        # could not rely on.
         dist.init_process_group(timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     try:
@@ -59,17 +64,20 @@ def joined() -> Iterator[tuple[int, int]]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         why = str(error).splitlines()[0].partition(". ")[0]
-        raise InputError(f"process {rank} of {size}: another process of this run is gone ({why})") from error
+        raise InputError(
+            f"process {rank} of {size}: another process of this run is gone ({why})"
+        ) from error
 
 
 def record_shared(
     model: Any, data: Any, out: str | os.PathLike[str], n: int | None = None, **options: Any
 ) -> Recording | None:
-    """`record` by all processes together, each its share of the samples, saved in `out`; None but for rank 0.
+    """`record` by all processes together, each its share of the samples, saved in `out`; None but
+    for rank 0.
 
-    Every process keeps a checkpoint of its part beside `out`, on a file system that all of them see; rank 0 removes the
-    parts once the whole is written. It agrees with that of one process to round-off. options: those of `record`.
-    """
+    Every process keeps a checkpoint of its part beside `out`, on a file system that all of them
+    see; rank 0 removes the parts once the whole is written. It agrees with that of one process to
+    round-off. options: those of `record`."""
     data = load_data(data)
     n = min(len(data), DEFAULT_SAMPLES) if n is None else n
     with joined() as (rank, size):
@@ -79,7 +87,14 @@ def record_shared(
             raise InputError(f"{n} samples: there must be at least 1")
         mine = share(n, rank, size)
         if mine:
-            record(model, data, n=len(mine), first=mine.start, checkpoint=_part(out, rank, size), **options)
+            record(
+                model,
+                data,
+                n=len(mine),
+                first=mine.start,
+                checkpoint=_part(out, rank, size),
+                **options,
+            )
         barrier(size)
         if rank > 0:
             return None

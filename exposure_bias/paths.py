@@ -1,14 +1,15 @@
 """Noise that belongs to a sample: one Brownian path in SNR, read by every chain of that sample.
 
-With λ = SNR = α²/σ², x_t ~ q(x_t | x_0) for all t at once is α_t x_0 + σ_t W(λ_t)/√λ_t, W a Brownian
-motion (design §4.12). So let a sample's noise be W, and read from it
+With λ = SNR = α²/σ², x_t ~ q(x_t | x_0) for all t at once is α_t x_0 + σ_t W(λ_t)/√λ_t, W a
+Brownian motion (design §4.12). So let a sample's noise be W, and read from it
 
     ε = W(λ_s)/√λ_s                            the start at any level s
     z = (W(λ_t) − W(λ_s))/√(λ_t − λ_s)         the noise of a step s → t, on any grid
 
 Chains of other lengths, refined chains, other starts and restarts of one sample then walk on one
 path, and their differences are known far better than either. (The same idea in time: torchsde's
-BrownianInterval, Li et al. 2020, arXiv 2001.01328, §4; the use: multilevel Monte Carlo, Giles 2008.)
+BrownianInterval, Li et al. 2020, arXiv 2001.01328, §4; the use: multilevel Monte Carlo, Giles
+2008.)
 
 W is made by Brownian bridges in tiers, so that a step costs about two normal numbers a pixel:
 
@@ -18,15 +19,15 @@ W is made by Brownian bridges in tiers, so that a step costs about two normal nu
     refined    levels inserted into a grid, each bridged between the point before and the next level
 
 Each tier leaves those above it bit for bit. The law is exact for every single grid. Two grids share
-posts and anchors; a level that they share has one value in both if it is the first of its grid after
-an anchor, and otherwise depends on the levels before it there. A refinement shares all levels of its
-grid. Levels below the first post (α = 0) are read at the post, as start and as the beginning of the
-first increment, which keeps the two independent.
+posts and anchors; a level that they share has one value in both if it is the first of its grid
+after an anchor, and otherwise depends on the levels before it there. A refinement shares all levels
+of its grid. Levels below the first post (α = 0) are read at the post, as start and as the beginning
+of the first increment, which keeps the two independent.
 
 A normal number is a pure function of (seed, purpose, sample, place on the path, pixel): batches,
 order, processes and devices do not matter. Uniform bits come from the counter-based Philox4x64-10
-(Salmon et al. 2011), keyed by a hash of seed and purpose, with the sample's number in the counter, so
-that consecutive samples are one call; pairs of them become normal by Box and Muller's transform.
+(Salmon et al. 2011), keyed by a hash of seed and purpose, with the sample's number in the counter,
+so that consecutive samples are one call; pairs of them become normal by Box and Muller's transform.
 """
 
 import hashlib
@@ -85,7 +86,9 @@ class Draws:
     def bits(self, *place: int) -> NDArray[np.int32]:
         """The uniform 32-bit words behind them, (B, words)."""
         counters = self._words // WORDS_PER_BLOCK
-        parts = [self._raw(first * counters, count * counters, place) for first, count in self._runs]
+        parts = [
+            self._raw(first * counters, count * counters, place) for first, count in self._runs
+        ]
         raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return raw.view(np.int32).reshape(len(self.ids), self._words)
 
@@ -141,7 +144,8 @@ def _before(counter: NDArray[np.uint64]) -> list[int]:
 
 
 class Noise(Draws):
-    """Independent noise for each step of a stream whose levels have nothing in common: `noise(step)`."""
+    """Independent noise for each step of a stream whose levels have nothing in common:
+    `noise(step)`."""
 
     def __call__(self, step: int) -> "Tensor":  # type: ignore[override]
         return super().__call__(INDEPENDENT, step)
@@ -155,11 +159,11 @@ class Point(NamedTuple):
 
 
 class Paths:
-    """The Brownian paths of the samples `ids`; `on` a chain's levels they give its starts and noise.
+    """The Brownian paths of the samples `ids`; `on` a chain's levels they give its starts and
+    noise.
 
-    purpose: chains that are to be independent take different ones. Raises InputError for a seed that
-    is no whole number.
-    """
+    purpose: chains that are to be independent take different ones. Raises InputError for a seed
+    that is no whole number."""
 
     def __init__(
         self,
@@ -171,12 +175,18 @@ class Paths:
     ) -> None:
         self._draws = Draws(whole_number(seed, "a seed", -(2**63)), purpose, ids, shape, device)
 
-    def on(self, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64] | None = None) -> "PathNoise":
-        """These paths along a chain. places: where the levels of the unrefined chain stand in it."""
+    def on(
+        self, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64] | None = None
+    ) -> "PathNoise":
+        """These paths along a chain.
+
+        places: where the levels of the unrefined chain stand in it.
+        """
         return PathNoise(self._draws, levels, range(len(levels)) if places is None else places)
 
     def anchors(self, snr: float) -> Iterator[tuple[int, Point]]:
-        """The anchors by number, λ = 10^(LOWEST + number/8), from the last one at or below `snr` on."""
+        """The anchors by number, λ = 10^(LOWEST + number/8), from the last one at or below `snr`
+        on."""
         return _anchors(self._draws, snr)
 
 
@@ -186,14 +196,18 @@ class PathNoise:
     Calls in the chain's order are cheap; one for an earlier level walks there anew.
     """
 
-    def __init__(self, draws: Draws, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64]) -> None:
+    def __init__(
+        self, draws: Draws, levels: Sequence[Level], places: Sequence[int] | NDArray[np.int64]
+    ) -> None:
         self._draws = draws
         self._snr = [max(level.snr, 10.0**LOWEST) for level in levels]
         noisy = [i for i, snr in enumerate(self._snr) if np.isfinite(snr)]
         self._on_path = all(self._snr[a] < self._snr[b] for a, b in pairwise(noisy))
         last = max((p for p in places if p in noisy), default=0)
         # What comes after the last level of the unrefined chain has nothing to be bridged to.
-        self._coarse = sorted({int(p) for p in places if p in noisy} | {i for i in noisy if i > last})
+        self._coarse = sorted(
+            {int(p) for p in places if p in noisy} | {i for i in noisy if i > last}
+        )
         self._walk: Iterator[tuple[int, Point]] = iter(())
         self._recent: dict[int, Point] = {}
 
@@ -257,7 +271,9 @@ class PathNoise:
             if k >= number:
                 yield self._coarse[k], now
 
-    def _between(self, at: int, left: Point, following: int, right: Point) -> list[tuple[int, Point]]:
+    def _between(
+        self, at: int, left: Point, following: int, right: Point
+    ) -> list[tuple[int, Point]]:
         """W at the levels that a refinement has put between two: halves first, then quarters, …"""
         factor = following - at
         known = {0: left, factor: right}
@@ -265,7 +281,11 @@ class PathNoise:
         for j in places:
             below, above = (max(k for k in known if k < j), min(k for k in known if k > j))
             denominator = factor // gcd(j, factor)
-            place = (REFINED, self._coarse.index(at), denominator * 2**20 + j * denominator // factor)
+            place = (
+                REFINED,
+                self._coarse.index(at),
+                denominator * 2**20 + j * denominator // factor,
+            )
             known[j] = _bridge(known[below], known[above], self._snr[at + j], self._draws, place)
         return [(at + j, known[j]) for j in range(1, factor)]
 

@@ -1,4 +1,5 @@
-"""Datasets to figures: one function for each diagnostic, one style. Plots never compute statistics."""
+"""Datasets to figures: one function for each diagnostic, one style. Plots never compute
+statistics."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ STEP_LABEL = "step (0 = noise)"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The one look of all figures: readable at a paper's column width, safe for colour-blind readers."""
+    """The one look of all figures: readable at a paper's column width, safe for colour-blind
+    readers."""
     settings = {
         **sns.axes_style("ticks"),
         **sns.plotting_context("paper"),
@@ -38,23 +40,29 @@ def style() -> Iterator[None]:
 
 
 def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
-    """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y, x), then all pooled.
+    """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y,
+    x), then all pooled.
 
-    The line is the Gaussian of the same mean and standard deviation. The pooled column leaves out pixels at which x_0
-    is constant, and its density is logarithmic: background pixels pile up at zero.
-    """
+    The line is the Gaussian of the same mean and standard deviation. The pooled column leaves out
+    pixels at which x_0 is constant, and its density is logarithmic: background pixels pile up at
+    zero."""
     lengths = errors["length"].values
     varies = errors["x0"].std("sample").values > 0
     with style():
         figure, axes = plt.subplots(
-            len(lengths), len(pixels) + 1, figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)), squeeze=False,
+            len(lengths),
+            len(pixels) + 1,
+            figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)),
+            squeeze=False,
             sharex="row",
-        )  # fmt: skip
+        )
         for row, length in enumerate(lengths):
             here = errors["error"].sel(length=length)
             panels = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels]
             titles = [f"pixel ({c}, {y}, {x})" for c, y, x in pixels] + ["all varying pixels"]
-            for column, (values, title) in enumerate(zip([*panels, here.values[:, varies]], titles, strict=True)):
+            for column, (values, title) in enumerate(
+                zip([*panels, here.values[:, varies]], titles, strict=True)
+            ):
                 axis = axes[row, column]
                 _histogram(axis, values.ravel(), pooled=column == len(pixels))
                 if row == 0:
@@ -73,15 +81,20 @@ def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
         axis.text(0.5, 0.5, "constant", ha="center", transform=axis.transAxes)
         return
     colour = sns.color_palette(PALETTE)[0]
-    heights, *_ = axis.hist(values, bins=61 if pooled else 25, density=True, color=colour, alpha=0.6)
+    heights, *_ = axis.hist(
+        values, bins=61 if pooled else 25, density=True, color=colour, alpha=0.6
+    )
     grid = np.linspace(values.min(), values.max(), 200)
-    axis.plot(grid, np.exp(-0.5 * ((grid - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), **REFERENCE)
+    axis.plot(
+        grid, np.exp(-0.5 * ((grid - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), **REFERENCE
+    )
     if pooled:
         axis.set(yscale="log", ylim=(0.5 * heights[heights > 0].min(), None))
 
 
 def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
-    """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over frequency."""
+    """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over
+    frequency."""
     from scipy.special import ndtr
 
     grid = np.linspace(-3, 3, 121)
@@ -93,29 +106,52 @@ def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
         for colour, length in zip(colours, shape["length"].values, strict=True):
             here, flat = errors.sel(length=length), shape.sel(length=length)
             z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
-            quantiles.plot(grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}")
+            quantiles.plot(
+                grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}"
+            )
             half = T_QUANTILE * flat["whiteness_se"].fillna(0)
-            power.errorbar(shape["frequency"], flat["whiteness"], yerr=half, color=colour, label=f"length {length}")
+            power.errorbar(
+                shape["frequency"],
+                flat["whiteness"],
+                yerr=half,
+                color=colour,
+                label=f"length {length}",
+            )
         quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
         quantiles.legend(fontsize=7)
-        power.set(xlabel="frequency (cycles per pixel)", ylabel=r"power of $e_t$ over its mean", ylim=(0, None))
+        power.set(
+            xlabel="frequency (cycles per pixel)",
+            ylabel=r"power of $e_t$ over its mean",
+            ylim=(0, None),
+        )
         sns.despine(figure)
     return figure
 
 
 def error_std(errors: xr.Dataset) -> Figure:
-    """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one column a length."""
+    """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one
+    column a length."""
     lengths = errors["length"].values
-    rows = [("std", "model")] + ([("std_gaussian", "Gaussian ref.")] if "std_gaussian" in errors else [])
+    rows = [("std", "model")] + (
+        [("std_gaussian", "Gaussian ref.")] if "std_gaussian" in errors else []
+    )
     top = max(float(errors[name].max()) for name, _ in rows)
     with style():
         figure, axes = plt.subplots(
-            len(rows), len(lengths), figsize=(1.5 * len(lengths) + 0.8, 1.5 * len(rows) + 0.3), squeeze=False
+            len(rows),
+            len(lengths),
+            figsize=(1.5 * len(lengths) + 0.8, 1.5 * len(rows) + 0.3),
+            squeeze=False,
         )
         for row, (name, label) in enumerate(rows):
             for column, length in enumerate(lengths):
                 axis = axes[row, column]
-                drawn = axis.imshow(errors[name].sel(length=length).mean("channel"), vmin=0, vmax=top, cmap="viridis")
+                drawn = axis.imshow(
+                    errors[name].sel(length=length).mean("channel"),
+                    vmin=0,
+                    vmax=top,
+                    cmap="viridis",
+                )
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(f"length {length}", fontsize=8)
@@ -126,7 +162,8 @@ def error_std(errors: xr.Dataset) -> Figure:
 
 
 def state_error(errors: xr.Dataset) -> Figure:
-    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; per-pixel RMSE at four levels."""
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; per-pixel RMSE at
+    four levels."""
     steps = errors.sizes["step"]
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     with style():
@@ -138,13 +175,20 @@ def state_error(errors: xr.Dataset) -> Figure:
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")
         axis.fill_between(errors["step"], low, high, alpha=0.3)
         if "pooled_rmse_gaussian" in errors:
-            axis.plot(errors["step"], errors["pooled_rmse_gaussian"], label="Gaussian reference", **REFERENCE)
+            axis.plot(
+                errors["step"],
+                errors["pooled_rmse_gaussian"],
+                label="Gaussian reference",
+                **REFERENCE,
+            )
         axis.set(xlabel="step (0 = noise, last = clean)", ylabel=r"RMSE of $\hat x_t - x_t$")
         axis.legend()
         panels = right.subplots(1, len(shown), squeeze=False)[0]
         top = float(errors["rmse"].isel(step=shown).max())
         for panel, step in zip(panels, shown, strict=True):
-            drawn = panel.imshow(errors["rmse"].isel(step=step).mean("channel"), vmin=0, vmax=top, cmap="viridis")
+            drawn = panel.imshow(
+                errors["rmse"].isel(step=step).mean("channel"), vmin=0, vmax=top, cmap="viridis"
+            )
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
         right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
@@ -153,15 +197,20 @@ def state_error(errors: xr.Dataset) -> Figure:
 
 
 def chain_length_fid(curve: xr.Dataset) -> Figure:
-    """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against chain length.
+    """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against
+    chain length.
 
-    Bands are 95 % intervals; grey is real against real images. Against training iteration where the curve has that.
-    """
+    Bands are 95 % intervals; grey is real against real images. Against training iteration where the
+    curve has that."""
     along = "iteration" if "iteration" in curve.dims else "length"
     corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
     frechet = "frechet_corrected" if corrected else "frechet"
-    title = curve.attrs["measure"] + (",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}")
-    kernel = "KID" if curve.attrs["measure"] == "FID" else "kernel distance (features)"  # the I is Inception's
+    title = curve.attrs["measure"] + (
+        ",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}"
+    )
+    kernel = (
+        "KID" if curve.attrs["measure"] == "FID" else "kernel distance (features)"
+    )  # the I is Inception's
     panels = [(frechet, title), ("kid", kernel), ("precision", "precision"), ("recall", "recall")]
     others = [dim for dim in curve[frechet].dims if dim != along]
     lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
@@ -175,24 +224,40 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
             axis.axhline(floor, label="real against real", **REFERENCE)
             for i in range(lines.sizes["line"]):
                 line = lines.isel(line=i)
-                coordinates = [dim for dim in ("model", "sampler", "length") if dim in line.coords and dim != along]
+                coordinates = [
+                    dim
+                    for dim in ("model", "sampler", "length")
+                    if dim in line.coords and dim != along
+                ]
                 called = ", ".join(str(line[dim].values) for dim in coordinates)
-                (drawn,) = axis.plot(line[along], line[name], marker="o", markersize=3, label=called)
+                (drawn,) = axis.plot(
+                    line[along], line[name], marker="o", markersize=3, label=called
+                )
                 if f"{name}_se" in line:
                     low, high = interval(line, name)
-                    axis.fill_between(line[along], low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
-            axis.set(xlabel="training iteration" if along == "iteration" else "chain length $T'$", ylabel=label)
+                    axis.fill_between(
+                        line[along], low, high, color=drawn.get_color(), alpha=0.2, linewidth=0
+                    )
+            axis.set(
+                xlabel="training iteration" if along == "iteration" else "chain length $T'$",
+                ylabel=label,
+            )
             if along == "length":
                 axis.set_xscale("log")
-                axis.set_xticks(curve[along].values, [str(length) for length in curve[along].values], fontsize=7)
+                axis.set_xticks(
+                    curve[along].values, [str(length) for length in curve[along].values], fontsize=7
+                )
                 axis.minorticks_off()
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7
+        )
         sns.despine(figure)
     return figure
 
 
 def spectrum(spectra: xr.Dataset) -> Figure:
-    """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the Gaussian reference."""
+    """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the
+    Gaussian reference."""
     steps = spectra.sizes["step"]
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     colours = sns.color_palette("viridis", len(shown))
@@ -204,7 +269,11 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         power.plot(f, last["power_chain"], label="chain")
         if "power_gaussian" in spectra:
             power.plot(f, last["power_gaussian"], label="Gaussian reference", **REFERENCE)
-        power.set(yscale="log", xlabel="frequency (cycles per pixel)", ylabel=f"power, clean end ({basis})")
+        power.set(
+            yscale="log",
+            xlabel="frequency (cycles per pixel)",
+            ylabel=f"power, clean end ({basis})",
+        )
         power.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         power.yaxis.set_major_formatter("{x:g}")
         power.yaxis.set_minor_formatter(NullFormatter())
@@ -213,7 +282,9 @@ def spectrum(spectra: xr.Dataset) -> Figure:
             here = spectra.isel(step=step)
             name = "clean end" if step == steps - 1 else f"t = {float(here['timestep']):g}"
             ratio.plot(f, here["ratio"], color=colour, label=name)
-            ratio.fill_between(f, here["ratio_low"], here["ratio_high"], color=colour, alpha=0.25, linewidth=0)
+            ratio.fill_between(
+                f, here["ratio_low"], here["ratio_high"], color=colour, alpha=0.25, linewidth=0
+            )
             if "ratio_gaussian" in spectra:
                 ratio.plot(f, here["ratio_gaussian"], **(REFERENCE | {"color": colour}))
         ratio.axhline(1, color="0.7", linewidth=0.8, zorder=0)
@@ -225,15 +296,20 @@ def spectrum(spectra: xr.Dataset) -> Figure:
 
 
 def variance_gap(gaps: xr.Dataset) -> Figure:
-    """The gap along the chain with its bands and references, and the gap by eigen-direction at the clean end."""
+    """The gap along the chain with its bands and references, and the gap by eigen-direction at the
+    clean end."""
     with style():
-        figure, (along, across) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.4), width_ratios=[1.25, 1])
+        figure, (along, across) = plt.subplots(
+            1, 2, figsize=(2 * COLUMN, 2.4), width_ratios=[1.25, 1]
+        )
         along.axhline(0, color="0.7", linewidth=0.8, zorder=0, label="perfect sampler")
         _curve(along, gaps, "gap", "chain")
         if "gap_gaussian" in gaps:
             along.plot(gaps["step"], gaps["gap_gaussian"], label="Gaussian reference", **REFERENCE)
         if "gap_forward" in gaps:
-            along.plot(gaps["step"], gaps["gap_forward"], ".", markersize=3, label="against forward draws")
+            along.plot(
+                gaps["step"], gaps["gap_forward"], ".", markersize=3, label="against forward draws"
+            )
         along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
         along.legend(fontsize=7)
         last, k = gaps.isel(step=-1), np.arange(1, gaps.sizes["direction"] + 1)
@@ -251,13 +327,27 @@ def published_delta(deltas: xr.Dataset) -> Figure:
     """The published δ_t, and its signed root, with bands and both reference lines."""
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.4))
-        labels = (r"published $\delta_t$", r"$\overline{\mathrm{std}}_i(\hat x_t - \alpha_t x_0) - \sigma_t$")
+        labels = (
+            r"published $\delta_t$",
+            r"$\overline{\mathrm{std}}_i(\hat x_t - \alpha_t x_0) - \sigma_t$",
+        )
         for axis, name, label in zip(axes, ("delta", "root"), labels, strict=True):
             _curve(axis, deltas, name, "chain")
             if f"{name}_perfect" in deltas:
-                axis.plot(deltas["step"], deltas[f"{name}_perfect"], color="k", linewidth=1, label="perfect sampler")
+                axis.plot(
+                    deltas["step"],
+                    deltas[f"{name}_perfect"],
+                    color="k",
+                    linewidth=1,
+                    label="perfect sampler",
+                )
             if f"{name}_gaussian" in deltas:
-                axis.plot(deltas["step"], deltas[f"{name}_gaussian"], label="Gaussian reference", **REFERENCE)
+                axis.plot(
+                    deltas["step"],
+                    deltas[f"{name}_gaussian"],
+                    label="Gaussian reference",
+                    **REFERENCE,
+                )
             axis.set(xlabel=STEP_LABEL, ylabel=label)
         axes[0].legend(fontsize=7)
         sns.despine(figure)
@@ -265,7 +355,8 @@ def published_delta(deltas: xr.Dataset) -> Figure:
 
 
 def epsilon_norm(norms: xr.Dataset) -> Figure:
-    """Norms of ε̂ in both streams (lines: means; shades: 5–95 %), their ratio with bands, and the λ it suggests."""
+    """Norms of ε̂ in both streams (lines: means; shades: 5–95 %), their ratio with bands, and the λ
+    it suggests."""
     step = norms["step"]
     with style():
         figure, (above, ratio, scale) = plt.subplots(1, 3, figsize=(2.4 * COLUMN, 2.4))
@@ -285,7 +376,15 @@ def epsilon_norm(norms: xr.Dataset) -> Figure:
         scale.set(xlabel=STEP_LABEL, ylabel=r"suggested $\lambda$")
         if "scale" in norms:
             half = T_QUANTILE * norms["scale_se"].fillna(0)
-            scale.errorbar(step, norms["scale"], yerr=half, fmt=".", markersize=3, linewidth=0.8, label="per level")
+            scale.errorbar(
+                step,
+                norms["scale"],
+                yerr=half,
+                fmt=".",
+                markersize=3,
+                linewidth=0.8,
+                label="per level",
+            )
             scale.plot(step, norms["scale_uniform"].broadcast_like(step), label="uniform")
             line = norms["scale_slope"] * norms["call_index"] + norms["scale_offset"]
             scale.plot(step, line, label="linear")
@@ -295,7 +394,8 @@ def epsilon_norm(norms: xr.Dataset) -> Figure:
 
 
 def compare(compared: xr.Dataset) -> Figure:
-    """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the chain right."""
+    """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the
+    chain right."""
     from exposure_bias.jackknife import T_QUANTILE
 
     entries = list(compared["entry"].values)
@@ -307,27 +407,45 @@ def compare(compared: xr.Dataset) -> Figure:
     }
     shown = [name for name in curves if name in compared]
     with style():
-        figure, axes = plt.subplots(1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5))
+        figure, axes = plt.subplots(
+            1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5)
+        )
         bars, *panels = axes
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
             half = T_QUANTILE * float(compared["hf_se"][i])
-            bars.errorbar(i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry)
+            bars.errorbar(
+                i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry
+            )
             for axis, name in zip(panels, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
                     continue
                 here = compared.isel(entry=i)
-                value, spread = here[f"{name}_difference"], T_QUANTILE * here[f"{name}_difference_se_total"]
+                value, spread = (
+                    here[f"{name}_difference"],
+                    T_QUANTILE * here[f"{name}_difference_se_total"],
+                )
                 axis.plot(compared["step"], value, color=colour)
                 axis.fill_between(
-                    compared["step"], value - spread, value + spread, color=colour, alpha=0.25, linewidth=0
+                    compared["step"],
+                    value - spread,
+                    value + spread,
+                    color=colour,
+                    alpha=0.25,
+                    linewidth=0,
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies")
+        bars.set(
+            xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies"
+        )
         for axis, name in zip(panels, shown, strict=True):
             axis.set(xlabel="step (0 = noise)", title=curves[name])
         panels[0].set_ylabel(f"difference from {entries[0]}")
-        figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(entries), 4))
+        figure.legend(
+            *bars.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(len(entries), 4),
+        )
         sns.despine(figure)
     return figure
 
@@ -337,20 +455,31 @@ def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
     (line,) = axis.plot(dataset["step"], dataset[name], label=label)
     for kind, alpha in (("_band", 0.15), ("", 0.3)):
         low, high = dataset[f"{name}{kind}_low"], dataset[f"{name}{kind}_high"]
-        axis.fill_between(dataset["step"], low, high, color=line.get_color(), alpha=alpha, linewidth=0)
+        axis.fill_between(
+            dataset["step"], low, high, color=line.get_color(), alpha=alpha, linewidth=0
+        )
 
 
 def rollouts(results: xr.Dataset) -> Figure:
-    """Training error S (one step) and generation error A (all steps) by start, with what a perfect sampler would show.
+    """Training error S (one step) and generation error A (all steps) by start, with what a perfect
+    sampler would show.
 
-    V and 2V are those of Gaussian data. With replicates also U and W, calibration W/U and the accumulated mean error
-    (U − S)/S; last the state error by the number of steps taken. Bands are 95 %.
-    """
+    V and 2V are those of Gaussian data. With replicates also U and W, calibration W/U and the
+    accumulated mean error (U − S)/S; last the state error by the number of steps taken. Bands are
+    95 %."""
     calibrated = "U" in results
-    names = {"S": "S: one step", "A": "A: all steps"} | ({"U": "U: in common", "W": "W: spread"} if calibrated else {})
+    names = {"S": "S: one step", "A": "A: all steps"} | (
+        {"U": "U: in common", "W": "W: spread"} if calibrated else {}
+    )
     with style():
-        panels = [("errors", "depth"), ("calibration", "excess")] if calibrated else [("errors", "depth")]
-        figure, axes = plt.subplot_mosaic([list(row) for row in panels], figsize=(2 * COLUMN, 2.5 * len(panels)))
+        panels = (
+            [("errors", "depth"), ("calibration", "excess")]
+            if calibrated
+            else [("errors", "depth")]
+        )
+        figure, axes = plt.subplot_mosaic(
+            [list(row) for row in panels], figsize=(2 * COLUMN, 2.5 * len(panels))
+        )
         for name, label in names.items():
             _band(axes["errors"], results, name, label)
         if "S_gaussian" in results:
@@ -360,7 +489,9 @@ def rollouts(results: xr.Dataset) -> Figure:
         axes["errors"].set(ylabel="mean squared error per pixel", yscale="log")
         if calibrated:
             axis = axes["calibration"]
-            drawn = axis.plot(results["timestep"], results["W_over_U"], marker="o", markersize=3, label="model")
+            drawn = axis.plot(
+                results["timestep"], results["W_over_U"], marker="o", markersize=3, label="model"
+            )
             axis.fill_between(
                 results["timestep"],
                 results["W_over_U_low"],
@@ -379,7 +510,9 @@ def rollouts(results: xr.Dataset) -> Figure:
             axis.set(ylabel="spread / skill, W/U")
             _band(axes["excess"], results, "U_minus_S_relative", "model")
             axes["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axes["excess"].set(xlim=axes["calibration"].get_xlim(), ylabel="mean error added, (U − S)/S")
+            axes["excess"].set(
+                xlim=axes["calibration"].get_xlim(), ylabel="mean error added, (U − S)/S"
+            )
         for name in panels[-1] if calibrated else ("errors",):
             axes[name].set_xlabel("start (timestep)")
         for name in set(axes) - {"depth", "excess"}:
@@ -392,37 +525,61 @@ def rollouts(results: xr.Dataset) -> Figure:
 def _band(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
     low, high = interval(results, name)
     (line,) = axis.plot(results["timestep"], results[name], marker="o", markersize=3, label=label)
-    axis.fill_between(results["timestep"], low, high, alpha=0.3, color=line.get_color(), linewidth=0)
+    axis.fill_between(
+        results["timestep"], low, high, alpha=0.3, color=line.get_color(), linewidth=0
+    )
 
 
 def _depth(axis: Any, results: xr.Dataset) -> None:
     for colour, row in zip(
-        sns.color_palette("viridis", results.sizes["start"]), range(results.sizes["start"]), strict=True
+        sns.color_palette("viridis", results.sizes["start"]),
+        range(results.sizes["start"]),
+        strict=True,
     ):
         here = results.isel(start=row)
         axis.plot(
-            here["depth"], here["state_error"], color=colour, marker=".", label=f"t = {float(here['timestep']):g}"
+            here["depth"],
+            here["state_error"],
+            color=colour,
+            marker=".",
+            label=f"t = {float(here['timestep']):g}",
         )
         if "state_error_gaussian" in results:
-            axis.plot(here["depth"], here["state_error_gaussian"], **(REFERENCE | {"color": colour}))
+            axis.plot(
+                here["depth"], here["state_error_gaussian"], **(REFERENCE | {"color": colour})
+            )
     axis.set(xscale="log", yscale="log", xlabel="steps taken", ylabel="RMSE of x̂ − x (teacher)")
     axis.legend(fontsize=6, title="from", title_fontsize=7)
 
 
 def rank_histogram(results: xr.Dataset) -> Figure:
-    """Ranks of x_0 among the chains by start, over pixels and along the data's leading directions; the line is even."""
+    """Ranks of x_0 among the chains by start, over pixels and along the data's leading directions;
+    the line is even."""
     starts, ranks = results.sizes["start"], results["rank"].values
     with style():
-        figure, axes = plt.subplots(1, starts, figsize=(1.4 * starts + 0.6, 1.9), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, starts, figsize=(1.4 * starts + 0.6, 1.9), sharey=True, squeeze=False
+        )
         for row, axis in enumerate(axes[0]):
             here = results.isel(start=row)
-            for shift, name, label in ((-0.2, "ranks", "pixels"), (0.2, "ranks_direction", "directions")):
+            for shift, name, label in (
+                (-0.2, "ranks", "pixels"),
+                (0.2, "ranks_direction", "directions"),
+            ):
                 axis.bar(
-                    ranks + shift, here[name], 0.4, yerr=T_QUANTILE * here[f"{name}_se"], label=label,
+                    ranks + shift,
+                    here[name],
+                    0.4,
+                    yerr=T_QUANTILE * here[f"{name}_se"],
+                    label=label,
                     error_kw={"elinewidth": 0.8},
-                )  # fmt: skip
+                )
             axis.axhline(1 / len(ranks), **REFERENCE)
-            axis.set(title=f"from t = {float(here['timestep']):g}", xlabel="chains below $x_0$", xticks=ranks)
+            axis.set(
+                title=f"from t = {float(here['timestep']):g}",
+                xlabel="chains below $x_0$",
+                xticks=ranks,
+            )
             axis.title.set_fontsize(8)
         axes[0, 0].set_ylabel("share")
         axes[0, 0].legend(fontsize=6)
@@ -431,7 +588,8 @@ def rank_histogram(results: xr.Dataset) -> Figure:
 
 
 def telescope(results: xr.Dataset) -> Figure:
-    """The variance gap by target, stacked from its brackets; at the clean end each bracket with its 95 % interval.
+    """The variance gap by target, stacked from its brackets; at the clean end each bracket with its
+    95 % interval.
 
     Where there are spectra, also the brackets at high frequencies in dB and by frequency.
     """
@@ -448,7 +606,9 @@ def telescope(results: xr.Dataset) -> Figure:
             for colour, row in zip(_block_colours(results), range(end.sizes["block"]), strict=True):
                 axes[1, 1].plot(end["frequency"], end.isel(block=row), color=colour, marker=".")
             axes[1, 1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axes[1, 1].set(xlabel="frequency (cycles per pixel)", ylabel="relative power, clean end")
+            axes[1, 1].set(
+                xlabel="frequency (cycles per pixel)", ylabel="relative power, clean end"
+            )
         sns.despine(figure)
     return figure
 
@@ -459,11 +619,21 @@ def _block_colours(results: xr.Dataset) -> Any:
 
 def _stacked(axis: Any, results: xr.Dataset) -> None:
     places, bracket = np.arange(results.sizes["target"]), results["bracket"].values
-    for row, (block, colour) in enumerate(zip(results["block"].values, _block_colours(results), strict=True)):
+    for row, (block, colour) in enumerate(
+        zip(results["block"].values, _block_colours(results), strict=True)
+    ):
         # Gains pile up above zero and losses below.
         same_sign = np.where(np.sign(bracket[:row]) == np.sign(bracket[row]), bracket[:row], 0)
         axis.bar(places, bracket[row], 0.7, bottom=same_sign.sum(0), color=colour, label=block)
-    axis.errorbar(places, results["gap"], T_QUANTILE * results["gap_se"], fmt="o", color="k", markersize=3, label="gap")
+    axis.errorbar(
+        places,
+        results["gap"],
+        T_QUANTILE * results["gap_se"],
+        fmt="o",
+        color="k",
+        markersize=3,
+        label="gap",
+    )
     if "gap_gaussian" in results:
         axis.plot(
             places,
@@ -479,7 +649,12 @@ def _stacked(axis: Any, results: xr.Dataset) -> None:
         "clean" if s == 0 else f"{t:g}"
         for t, s in zip(results["timestep"].values, results["sigma"].values, strict=True)
     ]
-    axis.set(xticks=places, xticklabels=names, xlabel="level t (timestep)", ylabel="relative variance gap")
+    axis.set(
+        xticks=places,
+        xticklabels=names,
+        xlabel="level t (timestep)",
+        ylabel="relative variance gap",
+    )
     axis.legend(fontsize=6)
 
 
@@ -510,7 +685,11 @@ def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
 
 
 # Parts of a budget: variable, label, colour of the palette.
-BUDGET_PARTS = (("discretisation", "sampler", 0), ("score", "network", 1), ("initialisation", "start", 2))
+BUDGET_PARTS = (
+    ("discretisation", "sampler", 0),
+    ("score", "network", 1),
+    ("initialisation", "start", 2),
+)
 
 
 def budget(result: xr.Dataset) -> Figure:
@@ -522,7 +701,9 @@ def budget(result: xr.Dataset) -> Figure:
         return _solver_curve(result)
     with style():
         figure, (bars, along) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6), width_ratios=[1.2, 1])
-        relative = [s for s in result["statistic"].values if s == "gap" or str(s).startswith("restart")]
+        relative = [
+            s for s in result["statistic"].values if s == "gap" or str(s).startswith("restart")
+        ]
         _budget_bars(bars, result.sel(statistic=relative), "statistic")
         bars.set_ylabel("relative variance")
         bars.tick_params(axis="x", rotation=20)
@@ -554,9 +735,26 @@ def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
     for k, (part, label, colour) in enumerate(shown):
         half = T_QUANTILE * result[f"{part}_se"]
         at = places + (k - (len(shown) - 1) / 2) * width
-        axis.bar(at, result[part], 0.9 * width, yerr=half, color=f"C{colour}", label=label, error_kw={"linewidth": 1})
+        axis.bar(
+            at,
+            result[part],
+            0.9 * width,
+            yerr=half,
+            color=f"C{colour}",
+            label=label,
+            error_kw={"linewidth": 1},
+        )
     half = T_QUANTILE * result["total_se"]
-    axis.errorbar(places, result["total"], half, fmt="_", color="k", markersize=10, linewidth=0.8, label="total")
+    axis.errorbar(
+        places,
+        result["total"],
+        half,
+        fmt="_",
+        color="k",
+        markersize=10,
+        linewidth=0.8,
+        label="total",
+    )
     axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axis.set_xticks(places, [str(v) for v in result[along].values], fontsize=7)
     axis.legend(fontsize=7)
@@ -571,11 +769,23 @@ def _solver_curve(result: xr.Dataset) -> Figure:
             size, half = abs(here["discretisation"]), T_QUANTILE * here["discretisation_se"]
             low = np.maximum(size - half, size / 10)  # a logarithmic axis has no zero
             calls.errorbar(
-                here["calls"], size, [size - low, half], marker="o", markersize=3, linewidth=1, capsize=2, label=sampler
+                here["calls"],
+                size,
+                [size - low, half],
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                capsize=2,
+                label=sampler,
             )
         score = abs(gap["score"]).isel(steps=-1)
         calls.axhline(float(score.median()), label="network's share", **REFERENCE)
-        calls.set(xscale="log", yscale="log", xlabel="network calls", ylabel="|sampler's share of the variance|")
+        calls.set(
+            xscale="log",
+            yscale="log",
+            xlabel="network calls",
+            ylabel="|sampler's share of the variance|",
+        )
         calls.legend(fontsize=6)
         first = gap.isel(sampler=0)
         _budget_bars(bars, first, "steps")

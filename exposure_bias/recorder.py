@@ -40,27 +40,31 @@ def record(
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
 
-    model: a `Denoiser`, or what `adapt` takes. data: `Data`, or what `load_data` takes; (N, *shape).
+    model: a `Denoiser`, or what `adapt` takes. data: `Data`, or what `load_data` takes; (N,
+    *shape).
     sampler: see `samplers`, or for diffusers' schedulers, by class name or as objects,
-    `adapters.schedulers`. steps: chain length T′. n: number of samples, by default the data's, at most 1024.
-    start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a timestep of
-    the grid starts on data at that level. timestep_spacing: see `Schedule.levels`; grid is its older name.
+    `adapters.schedulers`. steps: chain length T′. n: number of samples, by default the data's, at
+    most 1024.
+    start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a
+    timestep of the grid starts on data at that level. timestep_spacing: see `Schedule.levels`; grid
+    is its older name.
     refine: this many steps in place of each, recorded at the levels of the unrefined chain
-    (`Schedule.refined`). clip: see `clipping`. streams: any of forward, chain, teacher. seed: of all noise;
-    a sample's noise is one Brownian path (`paths`), which depends on the seed and its own number alone.
-    checkpoint: a path; the run is saved there as it goes, and the same call continues a run that was
-    killed; in the end it is the recording's file. first: the first sample's number, for recordings that are
-    to be merged; sample i uses image i mod N. spectra: bases besides the default ones in which the states'
-    power is kept (`statistics.bands`). statistics: strangers' accumulators, see
-    `statistics.accumulator.Accumulator` and docs/extending.md.
+    (`Schedule.refined`). clip: see `clipping`. streams: any of forward, chain, teacher. seed: of
+    all noise; a sample's noise is one Brownian path (`paths`), which depends on the seed and its
+    own number alone.
+    checkpoint: a path; the run is saved there as it goes, and the same call continues a run that
+    was killed; in the end it is the recording's file. first: the first sample's number, for
+    recordings that are to be merged; sample i uses image i mod N. spectra: bases besides the
+    default ones in which the states' power is kept (`statistics.bands`). statistics: strangers'
+    accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md.
 
-    At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end always.
+    At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
+    always.
 
     A model that does not denoise the data (`denoising_check`) is recorded with a warning.
 
-    Raises InputError for whatever does not fit: shapes, names, numbers, a network that returns NaN, a
-    checkpoint of another run.
-    """
+    Raises InputError for whatever does not fit: shapes, names, numbers, a network that returns NaN,
+    a checkpoint of another run."""
     chosen = _streams(streams)
     spectra = sorted(set(spectra))
     setup = prepare(
@@ -86,8 +90,8 @@ def record(
         spectrum_bands(basis, setup.model.shape)
     if Stream.TEACHER in chosen and not setup.run.paired:
         raise InputError(
-            "a teacher chain is paired with the chain of its own x_0, but start='noise' pairs nothing: use "
-            "start='data' or leave teacher out of streams"
+            "a teacher chain is paired with the chain of its own x_0, but start='noise' pairs"
+            " nothing: use start='data' or leave teacher out of streams"
         )
     return warn_unless_denoises(recorded(setup, statistics, batch_size, checkpoint))
 
@@ -101,7 +105,9 @@ def recorded(
     """The recording of a setup whose run is one."""
     ledger = _Ledger(setup, statistics)
     evaluations = ledger.evaluations
-    with batches(setup, ledger, size=batch_size, evaluations=evaluations, checkpoint=checkpoint) as turns:
+    with batches(
+        setup, ledger, size=batch_size, evaluations=evaluations, checkpoint=checkpoint
+    ) as turns:
         for turn in turns:
             batch = setup.samples(turn.rows)
             subjects = Subjects(batch.rows, batch.images, batch.x0, setup.law)
@@ -116,7 +122,9 @@ def _streams(streams: Sequence[str]) -> tuple[Stream, ...]:
     known = [s.value for s in Stream]
     unknown = [s for s in streams if s not in known] if not isinstance(streams, str) else [streams]
     if unknown or not streams:
-        raise InputError(f"streams are any of {', '.join(known)}, got {', '.join(map(str, unknown)) or 'none'}")
+        raise InputError(
+            f"streams are any of {', '.join(known)}, got {', '.join(map(str, unknown)) or 'none'}"
+        )
     return tuple(sorted({Stream(s) for s in streams}))
 
 
@@ -131,15 +139,27 @@ class _Ledger:
         self.setup, run = setup, setup.run
         self.kept = setup.kept
         levels = [run.levels[i] for i in self.kept]
-        self.collectors = {"data": self._collector("data", [0], [setup.model.schedule.clean], statistics)}
+        self.collectors = {
+            "data": self._collector("data", [0], [setup.model.schedule.clean], statistics)
+        }
         for stream in run.streams:
-            self.collectors[stream.value] = self._collector(stream.value, self.kept, levels, statistics)
+            self.collectors[stream.value] = self._collector(
+                stream.value, self.kept, levels, statistics
+            )
 
     def _collector(
         self, name: str, kept: list[int], levels: Sequence[Any], statistics: Sequence[Statistic]
     ) -> Collector:
         setup, run = self.setup, self.setup.run
-        layout = Layout(name, len(kept), setup.n, setup.law, run.paired and not setup.light, run.seed, setup.light)
+        layout = Layout(
+            name,
+            len(kept),
+            setup.n,
+            setup.law,
+            run.paired and not setup.light,
+            run.seed,
+            setup.light,
+        )
         return Collector(layout, kept, levels, run.spectra, statistics)
 
     @property
@@ -147,7 +167,9 @@ class _Ledger:
         """Network evaluations that one sample takes."""
         streams = self.setup.run.streams
         asked = sum(level.sigma > 0 for level in (self.setup.levels[i] for i in self.kept))
-        return (Stream.FORWARD in streams) * asked + (Stream.CHAIN in streams) * self.setup.run.steps
+        return (Stream.FORWARD in streams) * asked + (
+            Stream.CHAIN in streams
+        ) * self.setup.run.steps
 
     def datasets(self, done: int) -> dict[str, xr.Dataset]:
         """Every stream's dataset of the first `done` samples."""
@@ -179,8 +201,11 @@ def _steps(setup: Setup, batch: Samples, kept: Sequence[int]) -> Iterator[tuple[
         return
     path = setup.path(batch.ids)
     epsilon = path.start(0)
-    start = noised(x0, levels[0], epsilon) if run.paired else prior(levels[0], epsilon, setup.sampler)
-    # A learned variance is the model's: the teacher takes it over when both run; otherwise x_0 alone will do.
+    start = (
+        noised(x0, levels[0], epsilon) if run.paired else prior(levels[0], epsilon, setup.sampler)
+    )
+    # A learned variance is the model's: the teacher takes it over when both run; otherwise x_0
+    # alone will do.
     who = model if Stream.CHAIN in run.streams else Teacher(x0, model.schedule)
     truth = x0 if run.paired and not setup.light else None
     for step in chain(who, start, levels, setup.sampler, path, run.clip, truth):

@@ -1,4 +1,5 @@
-"""What a run leaves behind: sums by stream, step and group, and where they came from. No torch here.
+"""What a run leaves behind: sums by stream, step and group, and where they came from. No torch
+here.
 
 One netCDF file with a group for each stream:
 
@@ -7,11 +8,10 @@ One netCDF file with a group for each stream:
     /chain              at the model's own states
     /teacher            the teacher chain
 
-Dimensions: step, group (of images, for the jackknife), the state's axes (channel, z, y, x, the last ones
-of them), frequency, band, direction, pixel, sample. Every variable with a `step` dimension has the
-coordinates timestep, alpha and sigma. `statistics/` says what each variable is. Two recordings of
-different samples merge by adding sums and concatenating samples.
-"""
+Dimensions: step, group (of images, for the jackknife), the state's axes (channel, z, y, x, the last
+ones of them), frequency, band, direction, pixel, sample. Every variable with a `step` dimension has
+the coordinates timestep, alpha and sigma. `statistics/` says what each variable is. Two recordings
+of different samples merge by adding sums and concatenating samples."""
 
 import os
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ RECORDING = "recording"
 class Recording:
     """The result of `record` or `observe`.
 
-    streams: a dataset for each of data, forward, chain, teacher that was recorded. run: what defines the
-    run. planned: how many samples it was to have; a finished run has them. made: how it came about.
-    """
+    streams: a dataset for each of data, forward, chain, teacher that was recorded. run: what
+    defines the run. planned: how many samples it was to have; a finished run has them. made: how it
+    came about."""
 
     streams: dict[str, xr.Dataset]
     run: Run
@@ -46,11 +46,14 @@ class Recording:
     def __getitem__(self, stream: str) -> xr.Dataset:
         """One stream's dataset. Raises InputError if it was not recorded."""
         if stream not in self.streams and self.run.data.images == 0:
-            raise InputError(f"this recording has no {stream} stream: it was observed without data, observe(…, data=…)")
+            raise InputError(
+                f"this recording has no {stream} stream: it was observed without data, observe(…,"
+                " data=…)"
+            )
         if stream not in self.streams:
             raise InputError(
-                f"this recording has no {stream} stream, only {', '.join(self.streams)}: record again with "
-                f"streams=(…, {stream!r})"
+                f"this recording has no {stream} stream, only {', '.join(self.streams)}: record"
+                f" again with streams=(…, {stream!r})"
             )
         return self.streams[stream]
 
@@ -68,7 +71,8 @@ class Recording:
 
     @property
     def paired(self) -> bool:
-        """Whether each chain was started on its own x_0, so that chain and data can be compared image by image."""
+        """Whether each chain was started on its own x_0, so that chain and data can be compared
+        image by image."""
         return self.run.paired
 
     @property
@@ -85,15 +89,21 @@ class Recording:
     @property
     def tree(self) -> xr.DataTree:
         """All streams as one tree."""
-        return xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in self.streams.items()})
+        return xr.DataTree.from_dict(
+            {f"/{name}": dataset for name, dataset in self.streams.items()}
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to one netCDF file, atomically. Raises InputError if it cannot be written; the old file survives."""
+        """Write to one netCDF file, atomically.
+
+        Raises InputError if it cannot be written; the old file survives.
+        """
         files.write_tree(path, self.tree, self.provenance)
 
 
 def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) -> dict[str, Any]:
-    """What stands in a file beside the numbers: a run of `n` samples from number `first` on, of which `done` are in."""
+    """What stands in a file beside the numbers: a run of `n` samples from number `first` on, of
+    which `done` are in."""
     return {
         "schema": SCHEMA,
         "kind": run.kind,
@@ -106,11 +116,15 @@ def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) ->
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording, whole. Raises InputError if it is missing, corrupt, unfinished or of an unknown schema."""
+    """Read a recording, whole.
+
+    Raises InputError if it is missing, corrupt, unfinished or of an unknown schema.
+    """
     recording = load_partial(path)
     if recording.n < recording.planned:
         raise InputError(
-            f"{path} holds {recording.n} of {recording.planned} samples: run the same record command again to finish it"
+            f"{path} holds {recording.n} of {recording.planned} samples: run the same record"
+            " command again to finish it"
         )
     return recording
 
@@ -128,8 +142,14 @@ def from_tree(tree: xr.DataTree, known: dict[str, Any], path: str | os.PathLike[
         known = _converted(known)
     elif schema != SCHEMA or known.get("kind") != RECORDING:
         kind = known.get("kind")
-        found = f"a recording of schema {schema}" if kind == RECORDING else f"no recording but {kind or 'another file'}"
-        raise InputError(f"{path} is {found}: this version reads recordings of schema 2 and {SCHEMA}")
+        found = (
+            f"a recording of schema {schema}"
+            if kind == RECORDING
+            else f"no recording but {kind or 'another file'}"
+        )
+        raise InputError(
+            f"{path} is {found}: this version reads recordings of schema 2 and {SCHEMA}"
+        )
     streams = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
     planned, made = known.get("n"), known.get("made", {})
     if not streams or not isinstance(planned, int) or not isinstance(made, dict):
@@ -144,8 +164,8 @@ def from_tree(tree: xr.DataTree, known: dict[str, Any], path: str | os.PathLike[
 def merge(recordings: Sequence[Recording]) -> Recording:
     """One recording of all samples of several recordings of the same run.
 
-    Raises InputError if there is none, if their runs differ (it names the settings), or if samples occur twice.
-    """
+    Raises InputError if there is none, if their runs differ (it names the settings), or if samples
+    occur twice."""
     if not recordings:
         raise InputError("merge needs at least one recording")
     first = recordings[0]
@@ -153,7 +173,10 @@ def merge(recordings: Sequence[Recording]) -> Recording:
         first.run.refuse_differences(other.run, "recordings cannot be merged")
     ids = np.concatenate([next(iter(r.streams.values()))["sample"].values for r in recordings])
     if len(np.unique(ids)) < len(ids):
-        raise InputError(f"recordings cannot be merged: {len(ids) - len(np.unique(ids))} samples occur more than once")
+        raise InputError(
+            f"recordings cannot be merged: {len(ids) - len(np.unique(ids))} samples occur more than"
+            " once"
+        )
     streams = {name: _add([r[name] for r in recordings]) for name in first.streams}
     return replace(first, streams=streams, planned=sum(r.planned for r in recordings))
 
@@ -174,7 +197,10 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
 
 
 def _converted(known: dict[str, Any]) -> dict[str, Any]:
-    """The provenance of a recording of schema 2 in the words of this one. Raises InputError if it has none."""
+    """The provenance of a recording of schema 2 in the words of this one.
+
+    Raises InputError if it has none.
+    """
     try:
         old = known["run"]
         start = old["start"] if old["start"] in ("data", "noise") else Start.LEVEL.value
@@ -208,7 +234,9 @@ def _clip_of_words(words: str) -> dict[str, Any]:
     """The clipping that schema 2 described in these words."""
     known = {
         "x0 unclipped": UNCLIPPED,
-        "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)": Clipping(Convention.REDERIVE),
+        "x0 clipped to [-1, 1], epsilon re-derived (guided-diffusion)": Clipping(
+            Convention.REDERIVE
+        ),
         "x0 clipped to [-1, 1], epsilon kept (diffusers' DDIM)": Clipping(Convention.KEEP_EPSILON),
     }
     found = known.get(words, Clipping(Convention.LOOP))

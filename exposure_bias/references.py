@@ -82,10 +82,14 @@ def eigendecomposition(covariance: ArrayLike | Eigen, size: int | None = None) -
     else:
         matrix, vectors = np.asarray(covariance, dtype=np.float64), None
         if matrix.ndim == 0 and size is None:
-            raise InputError("the eigendecomposition of a scalar covariance needs size, the number of pixels")
+            raise InputError(
+                "the eigendecomposition of a scalar covariance needs size, the number of pixels"
+            )
         d = size or len(matrix)
         if matrix.shape not in ((), (d,), (d, d)):
-            raise InputError(f"covariance must be a scalar, ({d},) or ({d}, {d}), got shape {matrix.shape}")
+            raise InputError(
+                f"covariance must be a scalar, ({d},) or ({d}, {d}), got shape {matrix.shape}"
+            )
         if not np.isfinite(matrix).all():
             raise InputError("covariance has entries that are not finite")
         values = np.broadcast_to(matrix, (d,)).copy() if matrix.ndim < 2 else matrix.diagonal()
@@ -95,13 +99,17 @@ def eigendecomposition(covariance: ArrayLike | Eigen, size: int | None = None) -
             values, columns = np.linalg.eigh(matrix)
             values, vectors = values[::-1], np.ascontiguousarray(columns.T[::-1])
     if not (values >= -TOLERANCE * np.abs(values).max(initial=0.0)).all():
-        raise InputError(f"covariance is not positive semi-definite: its smallest eigenvalue is {values.min():g}")
+        raise InputError(
+            f"covariance is not positive semi-definite: its smallest eigenvalue is {values.min():g}"
+        )
     return Eigen(np.maximum(values, 0.0), vectors)
 
 
 def _check_orthonormal(vectors: Array, size: int) -> None:
     if vectors.ndim != 2 or vectors.shape[1] != size or len(vectors) > size:
-        raise InputError(f"Eigen needs vectors of shape (K, {size}) with K ≤ {size}, got {vectors.shape}")
+        raise InputError(
+            f"Eigen needs vectors of shape (K, {size}) with K ≤ {size}, got {vectors.shape}"
+        )
     # V Vᵀ w = w for one generic w instead of V Vᵀ = 1, which would cost more than all the rest.
     w = np.cos(np.arange(len(vectors), dtype=np.float64) ** 2)
     if not np.allclose(vectors @ (w @ vectors), w, atol=TOLERANCE):
@@ -164,7 +172,8 @@ def gaussian_chain(
 
     - rest_variance: of the chain state in each direction that the eigenvectors do not span;
     - gap: Σ_i variance / Σ_i forward_variance − 1;
-    - epsilon_norm_chain, epsilon_norm_forward: E‖ε̂‖₂ ≈ √m (1 − v/8m²), m = E‖ε̂‖², v = Var ‖ε̂‖²; NaN
+    - epsilon_norm_chain, epsilon_norm_forward: E‖ε̂‖₂ ≈ √m (1 − v/8m²), m = E‖ε̂‖², v = Var ‖ε̂‖²;
+      NaN
       at the last entry. The relative error is below 0.18 (v/m²)^(3/2): 6 % for a single direction,
       1/(32 D²) for D equal ones;
     - published_delta: (mean_i √Var_i(x̂ − α x_0) − σ)² (design §4.3).
@@ -179,11 +188,20 @@ def gaussian_chain(
     if start not in get_args(Start):
         raise InputError(f"unknown start {start!r}: allowed are {', '.join(get_args(Start))}")
     space = _Space(eigendecomposition(covariance, mu.size), mu.ravel())
-    denoiser = _Denoiser(space.eigenvalues, levels, _checked_scale(epsilon_scale, gamma, len(levels)), gamma)
+    denoiser = _Denoiser(
+        space.eigenvalues, levels, _checked_scale(epsilon_scale, gamma, len(levels)), gamma
+    )
     law = _recursion(transitions, denoiser, alpha, sigma, start == "data", prior)
     variables = _pixels(law, denoiser, space, mu, alpha, sigma, start == "data")
-    coords = {name: ("step", v) for name, v in (("timestep", timestep), ("alpha", alpha), ("sigma", sigma))}
-    about = sampler if isinstance(sampler, str) or not isinstance(sampler, Sequence) else "its transitions"
+    coords = {
+        name: ("step", v)
+        for name, v in (("timestep", timestep), ("alpha", alpha), ("sigma", sigma))
+    }
+    about = (
+        sampler
+        if isinstance(sampler, str) or not isinstance(sampler, Sequence)
+        else "its transitions"
+    )
     return xr.Dataset(variables, coords, {"sampler": str(about), "start": start})
 
 
@@ -207,7 +225,9 @@ def _checked_scale(epsilon_scale: ArrayLike, gamma: float, levels: int) -> Array
     fits = scale.ndim <= 2 and (scale.ndim == 0 or len(scale) == levels)
     if not fits or not ((scale > 0).all() and gamma >= 0):
         came = f"{scale.shape or scale} and {gamma}"
-        raise InputError(f"epsilon_scale must be above 0, one number or {levels}, and gamma ≥ 0, got {came}")
+        raise InputError(
+            f"epsilon_scale must be above 0, one number or {levels}, and gamma ≥ 0, got {came}"
+        )
     return scale
 
 
@@ -220,7 +240,9 @@ def _transitions(
     one = parse(sampler)
     transitions = one.transition(levels)
     if transitions is None:
-        raise InputError(f"{one} has no Gaussian reference: use ddpm:fixed_small or ddpm:fixed_large")
+        raise InputError(
+            f"{one} has no Gaussian reference: use ddpm:fixed_small or ddpm:fixed_large"
+        )
     return transitions, one.prior_scale(levels[0])
 
 
@@ -231,10 +253,14 @@ class _Denoiser:
     eigenvalues (K + 1,), the last for the directions without data. k, e, forward: (level, K + 1).
     """
 
-    def __init__(self, eigenvalues: Array, levels: Sequence[Level], scale: Array, gamma: float) -> None:
+    def __init__(
+        self, eigenvalues: Array, levels: Sequence[Level], scale: Array, gamma: float
+    ) -> None:
         self.eigenvalues, self.gamma = eigenvalues, gamma
         self.levels = list(levels)
-        self.scale = np.broadcast_to(_by_mode(scale, len(eigenvalues)), (len(levels), len(eigenvalues)))
+        self.scale = np.broadcast_to(
+            _by_mode(scale, len(eigenvalues)), (len(levels), len(eigenvalues))
+        )
         each = [self.gains(level, row) for row, level in enumerate(levels)]
         self.forward, self.k, self.e = (np.array(part) for part in zip(*each, strict=True))
 
@@ -256,9 +282,13 @@ class _Denoiser:
         """p of the step from level number `row`, (K + 1,)."""
         answers: list[Array] = []
         for stage in transition.stages:
-            asked = stage.state + sum(b * x for b, x in zip(stage.predictions, answers, strict=True))
+            asked = stage.state + sum(
+                b * x for b, x in zip(stage.predictions, answers, strict=True)
+            )
             answers.append(self._gain(stage.level, row) * asked)
-        total = transition.state + sum(b * x for b, x in zip(transition.predictions, answers, strict=True))
+        total = transition.state + sum(
+            b * x for b, x in zip(transition.predictions, answers, strict=True)
+        )
         return np.asarray(total)
 
     def _gain(self, level: Level, row: int) -> Array:
@@ -311,14 +341,24 @@ def _recursion(
 
 
 def _pixels(
-    law: _Law, denoiser: _Denoiser, space: "_Space", mu: Array, alpha: Array, sigma: Array, from_data: bool
+    law: _Law,
+    denoiser: _Denoiser,
+    space: "_Space",
+    mu: Array,
+    alpha: Array,
+    sigma: Array,
+    from_data: bool,
 ) -> dict[str, Any]:
     """The variables of `gaussian_chain`."""
     lam, a = space.eigenvalues, alpha[:, None]
     k, e, forward = denoiser.k.copy(), denoiser.e.copy(), denoiser.forward
     k[-1], e[-1] = np.nan, np.nan
     variance = law.variance(lam)
-    modes = {"variance": variance, "covariance_x0": law.response * lam, "x0_variance": k**2 * variance}
+    modes = {
+        "variance": variance,
+        "covariance_x0": law.response * lam,
+        "x0_variance": k**2 * variance,
+    }
     if from_data:
         modes["error_variance"] = (law.response - a) ** 2 * lam + law.omega
     pixels = {name: space.diagonal(values) for name, values in modes.items()}
@@ -329,7 +369,9 @@ def _pixels(
     # A start from noise has mean 0 instead of α_T μ, and that difference decays as the start does.
     drift = np.zeros_like(law.decay) if from_data else -law.decay
     pixels["mean"] = np.outer(alpha, mu) + space.along_mean(drift)
-    pixels["x0_mean"] = np.where(np.isnan(k[:, :1]), np.nan, mu.ravel() + space.along_mean(k * drift))
+    pixels["x0_mean"] = np.where(
+        np.isnan(k[:, :1]), np.nan, mu.ravel() + space.along_mean(k * drift)
+    )
     if from_data:
         pixels["error_mean"] = np.zeros_like(pixels["mean"])
 
@@ -337,14 +379,23 @@ def _pixels(
     total, total_forward = space.total(variance), space.total(forward)
     curves = {
         # Data without any variance have no gap at the clean end.
-        "gap": np.divide(total, total_forward, out=np.full_like(total, np.nan), where=total_forward > 0) - 1,
+        "gap": (
+            np.divide(
+                total, total_forward, out=np.full_like(total, np.nan), where=total_forward > 0
+            )
+            - 1
+        ),
         "epsilon_norm_chain": space.expected_norm(e**2 * variance, (e * drift) ** 2),
         "epsilon_norm_forward": space.expected_norm(e**2 * forward, np.zeros_like(e)),
         "published_delta": (np.sqrt(np.maximum(residual, 0.0)).mean(axis=1) - sigma) ** 2,
     }
     axes = ("step", *dimensions(mu.shape))
-    variables: dict[str, Any] = {name: (axes, values.reshape(-1, *mu.shape)) for name, values in pixels.items()}
-    variables |= {f"mode_{name}": (("step", "mode"), values[:, :-1]) for name, values in modes.items()}
+    variables: dict[str, Any] = {
+        name: (axes, values.reshape(-1, *mu.shape)) for name, values in pixels.items()
+    }
+    variables |= {
+        f"mode_{name}": (("step", "mode"), values[:, :-1]) for name, values in modes.items()
+    }
     variables |= {name: ("step", values) for name, values in curves.items()}
     variables["eigenvalue"] = ("mode", lam[:-1])
     variables["rest_variance"] = ("step", variance[:, -1])
@@ -400,14 +451,22 @@ def gaussian_of(recording: Recording) -> xr.Dataset | None:
     transitions = run.linear_steps
     if transitions is None:
         return None
-    eigen = Eigen(data["eigenvalue"].values, data["eigenvector"].values.reshape(data.sizes["mode"], -1))
+    eigen = Eigen(
+        data["eigenvalue"].values, data["eigenvector"].values.reshape(data.sizes["mode"], -1)
+    )
     start = "data" if run.paired else "noise"
     chain = gaussian_chain(data["mean"].values, eigen, run.levels, transitions, start)
-    recorded = next(recording[name]["step"].values for name in ("chain", "teacher", "forward") if name in recording)
+    recorded = next(
+        recording[name]["step"].values
+        for name in ("chain", "teacher", "forward")
+        if name in recording
+    )
     return chain.isel(step=recorded)
 
 
-def gaussian_power(reference: xr.Dataset, recording: Recording, bands: Bands) -> tuple[Array, Array]:
+def gaussian_power(
+    reference: xr.Dataset, recording: Recording, bands: Bands
+) -> tuple[Array, Array]:
     """Expected power of x_t − α_t μ in the reference chain and in the forward stream, by band.
 
     Both (step, C, F): summed over a band's modes.

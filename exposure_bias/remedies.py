@@ -1,22 +1,24 @@
-"""Remedies at sampling time: denoisers that correct what a trained denoiser says. None needs training.
+"""Remedies at sampling time: denoisers that correct what a trained denoiser says. None needs
+training.
 
     es    epsilon scaling         ε̂(x, t) → ε̂(x, t) / λ_t,  x̂_0 re-derived     (Ning et al. 2024, arXiv 2308.15321)
     ip    input perturbation      ε̂(x, t) → ε̂(x α'/α, t') / √(1 + γ²)            (Ning et al. 2023, arXiv 2301.11706)
     ts    time shift              ε̂(x, t) → ε̂(x, t_s)                            (Li et al. 2023, arXiv 2305.15583)
 
-Input perturbation trains on y = α x_0 + σ (ε + γ ξ) with target ε. As ε + γ ξ is √(1 + γ²) times a unit normal n and
-E[ε | y] = E[n | y] / √(1 + γ²), its optimum is, for any data, that of plain training at the level t' whose noise-to-
-signal ratio σ'/α' is √(1 + γ²) σ/α, so that a plain model gives it for nothing. On a vp schedule t' has another α,
-hence the factor α'/α on the input.
+Input perturbation trains on y = α x_0 + σ (ε + γ ξ) with target ε. As ε + γ ξ is √(1 + γ²) times a
+unit normal n and E[ε | y] = E[n | y] / √(1 + γ²), its optimum is, for any data, that of plain
+training at the level t' whose noise-to- signal ratio σ'/α' is √(1 + γ²) σ/α, so that a plain model
+gives it for nothing. On a vp schedule t' has another α, hence the factor α'/α on the input.
 
-Time shift evaluates at t_s = argmin_{|τ − t| ≤ w/2} |Var(x) − σ_τ²| for t beyond a cutoff, Var being each sample's own
-over all its numbers: the published rule, which matches the total variance, signal and all. Here it changes the level
-that the network is told; the sampler keeps the coefficients of t.
+Time shift evaluates at t_s = argmin_{|τ − t| ≤ w/2} |Var(x) − σ_τ²| for t beyond a cutoff, Var
+being each sample's own
+over all its numbers: the published rule, which matches the total variance, signal and all. Here it
+changes the level that the network is told; the sampler keeps the coefficients of t.
 
-A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its `weight_hash` differs from
-the model's, so that recordings of the two never merge. As text (`remedied`, the command line's --remedy): `es:1.005`,
-`es:linear:K,B[,STEPS]`, `ip:GAMMA`, `ts:WINDOW,CUTOFF`; the command line also has `es:fit`.
-"""
+A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its
+`weight_hash` differs from the model's, so that recordings of the two never merge. As text
+(`remedied`, the command line's --remedy): `es:1.005`, `es:linear:K,B[,STEPS]`, `ip:GAMMA`,
+`ts:WINDOW,CUTOFF`; the command line also has `es:fit`."""
 
 import hashlib
 import warnings
@@ -36,7 +38,8 @@ from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level, convert, prediction_coefficients
 
 SPECIFICATIONS = (
-    "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF, or module:NAME of yours"
+    "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF, or"
+    " module:NAME of yours"
 )
 PLAUSIBLE_SCALE = (0.8, 1.25)
 BLOW_UP = 10.0
@@ -71,14 +74,20 @@ class Remedied(Denoiser):
     def _restated(self, x: Tensor, level: Level, epsilon: Tensor, raw: Tensor) -> Tensor:
         """The raw output that means `epsilon` at state x of `level`.
 
-        raw: what the network said, of which the learned variance stays, and x̂_0 where α = 0 and ε̂ leaves it open.
-        """
+        raw: what the network said, of which the learned variance stays, and x̂_0 where α = 0 and ε̂
+        leaves it open."""
         output = epsilon
         if self.prediction_type != "epsilon":
             a, b = prediction_coefficients(self.prediction_type, level)
-            x0 = (x - level.sigma * epsilon) / level.alpha if level.alpha else self._read(raw, "sample", x, level)
+            x0 = (
+                (x - level.sigma * epsilon) / level.alpha
+                if level.alpha
+                else self._read(raw, "sample", x, level)
+            )
             output = a * x0 + b * epsilon
-        return torch.cat([output, raw.chunk(2, dim=1)[1]], dim=1) if self.learned_variance else output
+        return (
+            torch.cat([output, raw.chunk(2, dim=1)[1]], dim=1) if self.learned_variance else output
+        )
 
     def _read(self, raw: Tensor, target: str, x: Tensor, level: Level) -> Tensor:
         """A raw output at state x as prediction type `target`, without its learned variance."""
@@ -90,16 +99,18 @@ class Remedied(Denoiser):
 
 
 def epsilon_scaled(model: Denoiser, scale: Scale, steps: int | None = None) -> Denoiser:
-    """Epsilon scaling: ε̂/λ with x̂_0 re-derived from it, as ADM-ES does before any clipping (arXiv 2308.15321, §5).
+    """Epsilon scaling: ε̂/λ with x̂_0 re-derived from it, as ADM-ES does before any clipping (arXiv
+    2308.15321, §5).
 
-    scale: λ as a number; a tuple (k, b), λ = k i + b with i the level's place in the schedule, 0 (least noise) to
-    T − 1, or, given `steps`, 0 to steps − 1, the paper's convention for a chain of that many; an array (T,), one λ for
-    each level of the schedule, interpolated between; or a function of a `Level`. λ = 1 is the model itself, bit for
-    bit. At α = 0, where the state is the noise, nothing is scaled.
+    scale: λ as a number; a tuple (k, b), λ = k i + b with i the level's place in the schedule, 0
+    (least noise) to T − 1, or, given `steps`, 0 to steps − 1, the paper's convention for a chain of
+    that many; an array (T,), one λ for each level of the schedule, interpolated between; or a
+    function of a `Level`. λ = 1 is the model itself, bit for bit. At α = 0, where the state is the
+    noise, nothing is scaled.
 
-    Unclipped, x̂_0 changes by (1 − 1/λ) σ/α ε̂, which is huge at the first steps of a cosine schedule: a warning says
-    so when that happens; sample with clip=True. Raises InputError for λ ≤ 0, NaN, or an array of another shape.
-    """
+    Unclipped, x̂_0 changes by (1 − 1/λ) σ/α ε̂, which is huge at the first steps of a cosine
+    schedule: a warning says so when that happens; sample with clip=True. Raises InputError for λ ≤
+    0, NaN, or an array of another shape."""
     return _EpsilonScaled(model, *_scale_function(model, scale, steps))
 
 
@@ -120,20 +131,22 @@ class _EpsilonScaled(Remedied):
         if factor > BLOW_UP and not clip and not self._warned:
             self._warned = True
             warnings.warn(
-                f"epsilon scaling moves x0 by {factor:.3g} epsilon at timestep {level.timestep:g}, where "
-                f"sigma/alpha = {level.ratio:.3g}: unclipped chains blow up there, sample with clipping",
+                f"epsilon scaling moves x0 by {factor:.3g} epsilon at timestep {level.timestep:g},"
+                f" where sigma/alpha = {level.ratio:.3g}: unclipped chains blow up there, sample"
+                " with clipping",
                 stacklevel=2,
             )
         return super().predict(x, level, clip)
 
 
 def ip_equivalent(model: Denoiser, gamma: float) -> Denoiser:
-    """What `model` would be, had it been trained perfectly with input perturbation γ: see the module docstring.
+    """What `model` would be, had it been trained perfectly with input perturbation γ: see the
+    module docstring.
 
-    The shifted level is a fractional timestep where the network accepts one, else the nearest whole one. Levels that
-    shift beyond the schedule's end are evaluated at its end; `clamped` counts the schedule's levels for which this
-    happens, and more than 5 % of them is a warning. γ = 0 is the model itself, bit for bit, and so is any γ at α = 0,
-    where the state is the noise.
+    The shifted level is a fractional timestep where the network accepts one, else the nearest whole
+    one. Levels that shift beyond the schedule's end are evaluated at its end; `clamped` counts the
+    schedule's levels for which this happens, and more than 5 % of them is a warning. γ = 0 is the
+    model itself, bit for bit, and so is any γ at α = 0, where the state is the noise.
 
     Raises InputError for γ < 0 or NaN.
     """
@@ -152,11 +165,16 @@ class _IPEquivalent(Remedied):
         with np.errstate(divide="ignore"):
             ratios = schedule.sigma / schedule.alpha
         # At σ/α = ∞ the shifted level is the level itself.
-        self.clamped = int((self._factor * ratios > ratios[-1]).sum()) if gamma > 0 and np.isfinite(ratios[-1]) else 0
+        self.clamped = (
+            int((self._factor * ratios > ratios[-1]).sum())
+            if gamma > 0 and np.isfinite(ratios[-1])
+            else 0
+        )
         if self.clamped > CLAMPED_SHARE * len(schedule):
             warnings.warn(
-                f"ip_equivalent with gamma = {gamma:g}: the noisiest {self.clamped} of {len(schedule)} levels shift "
-                "beyond the schedule's end and are evaluated at its end",
+                f"ip_equivalent with gamma = {gamma:g}: the noisiest {self.clamped} of"
+                f" {len(schedule)} levels shift beyond the schedule's end and are evaluated at"
+                " its end",
                 stacklevel=3,
             )
 
@@ -171,35 +189,47 @@ class _IPEquivalent(Remedied):
                 self._fractional = False
             except (InputError, torch.OutOfMemoryError):
                 raise
-            except (RuntimeError, TypeError, ValueError, IndexError):  # embeddings take whole timesteps only
+            except (
+                RuntimeError,
+                TypeError,
+                ValueError,
+                IndexError,
+            ):  # embeddings take whole timesteps only
                 self._fractional = False
         return self._at(x, level, self.schedule.level(index if self._fractional else round(index)))
 
     def _at(self, x: Tensor, level: Level, shifted: Level) -> Tensor:
         scaled = x * (shifted.alpha / level.alpha)
         raw = self._inner()(scaled, shifted)
-        return self._restated(x, level, self._read(raw, "epsilon", scaled, shifted) / self._factor, raw)
+        return self._restated(
+            x, level, self._read(raw, "epsilon", scaled, shifted) / self._factor, raw
+        )
 
 
 def time_shifted(model: Denoiser, window: int, cutoff: float) -> Denoiser:
-    """Time shift: each sample is evaluated at the level near its own whose σ² is nearest to the sample's variance.
+    """Time shift: each sample is evaluated at the level near its own whose σ² is nearest to the
+    sample's variance.
 
-    window: w, in levels of the schedule: candidates lie w//2 to either side. cutoff: levels at or below this place in
-    the schedule (0, least noise, to T − 1) are left alone, and so is the noisiest one, the start of a chain, as in the
-    published sampler (arXiv 2305.15583, Algorithm 3). window = 0 is the model itself, bit for bit.
+    window: w, in levels of the schedule: candidates lie w//2 to either side. cutoff: levels at or
+    below this place in the schedule (0, least noise, to T − 1) are left alone, and so is the
+    noisiest one, the start of a chain, as in the published sampler (arXiv 2305.15583, Algorithm 3).
+    window = 0 is the model itself, bit for bit.
 
-    A batch costs one call of the network for each level that its samples choose. Raises InputError for window < 0, a
-    window that is no whole number, or a cutoff outside the schedule.
-    """
+    A batch costs one call of the network for each level that its samples choose. Raises InputError
+    for window < 0, a window that is no whole number, or a cutoff outside the schedule."""
     return _TimeShifted(model, window, cutoff)
 
 
 class _TimeShifted(Remedied):
     def __init__(self, model: Denoiser, window: int, cutoff: float) -> None:
         if not window >= 0 or window != int(window):
-            raise InputError(f"the window of a time shift is a whole number of levels, at least 0, got {window}")
+            raise InputError(
+                f"the window of a time shift is a whole number of levels, at least 0, got {window}"
+            )
         if not 0 <= cutoff <= len(model.schedule):
-            raise InputError(f"the cutoff of a time shift lies between 0 and {len(model.schedule)}, got {cutoff}")
+            raise InputError(
+                f"the cutoff of a time shift lies between 0 and {len(model.schedule)}, got {cutoff}"
+            )
         super().__init__(model, f"ts:{int(window)},{cutoff:g}")
         self._reach, self._cutoff = int(window) // 2, cutoff
 
@@ -207,14 +237,18 @@ class _TimeShifted(Remedied):
         candidates = self._candidates(level)
         if len(candidates) == 1:
             return self._inner()(x, level)
-        targets = torch.tensor([c.sigma**2 for c in candidates], dtype=torch.float64, device=x.device)
+        targets = torch.tensor(
+            [c.sigma**2 for c in candidates], dtype=torch.float64, device=x.device
+        )
         chosen = (x.double().flatten(1).var(1)[:, None] - targets).abs().argmin(1)
         output: list[Tensor] = [x] * len(x)
         for i in chosen.unique().tolist():
             rows = torch.nonzero(chosen == i)[:, 0]
             said = self._inner(rows.cpu())(x[rows], candidates[i])
             if i > 0:
-                said = self._restated(x[rows], level, self._read(said, "epsilon", x[rows], candidates[i]), said)
+                said = self._restated(
+                    x[rows], level, self._read(said, "epsilon", x[rows], candidates[i]), said
+                )
             for row, value in zip(rows.tolist(), said, strict=True):
                 output[row] = value
         return torch.stack(output)
@@ -237,11 +271,15 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
     if kind not in ("es", "ip", "ts") and strangers.is_name(text):
         made = strangers.made(text, "remedy", model)
         if not isinstance(made, Denoiser):
-            raise InputError(f"the remedy {text!r} takes a Denoiser and returns one; it returned {type(made).__name__}")
+            raise InputError(
+                f"the remedy {text!r} takes a Denoiser and returns one; it returned"
+                f" {type(made).__name__}"
+            )
         return made
     if text == "es:fit":
         raise InputError(
-            "es:fit is fitted to a run: at the command line, or with epsilon_norm's scale_slope and offset"
+            "es:fit is fitted to a run: at the command line, or with epsilon_norm's scale_slope and"
+            " offset"
         )
     try:
         if kind == "es" and rest.startswith("linear:"):
@@ -261,38 +299,51 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
     raise InputError(f"unknown remedy {text!r}: allowed are {SPECIFICATIONS}")
 
 
-def _scale_function(model: Denoiser, scale: Scale, steps: int | None) -> tuple[str, Callable[[Level], float]]:
+def _scale_function(
+    model: Denoiser, scale: Scale, steps: int | None
+) -> tuple[str, Callable[[Level], float]]:
     """A name for λ, and λ as a function of the level."""
     schedule, places = model.schedule, np.arange(len(model.schedule))
     function = None
     if callable(scale):
-        function, points = scale, np.array([scale(schedule.level(float(i))) for i in places], dtype=np.float64)
+        function, points = (
+            scale,
+            np.array([scale(schedule.level(float(i))) for i in places], dtype=np.float64),
+        )
     elif isinstance(scale, tuple):
         if len(scale) != 2 or (steps is not None and steps < 2):
             raise InputError(
-                f"a linear scale is a tuple (k, b), with steps of at least 2 if given: got {scale}, {steps}"
+                f"a linear scale is a tuple (k, b), with steps of at least 2 if given: got {scale},"
+                f" {steps}"
             )
         k, b = scale
         points = k * places * (1.0 if steps is None else (steps - 1) / places[-1]) + b
     else:
         points = np.asarray(scale, dtype=np.float64)
         if points.shape not in ((), places.shape):
-            raise InputError(f"a scale by level is one number for each of {len(places)} levels, got {points.shape}")
+            raise InputError(
+                f"a scale by level is one number for each of {len(places)} levels, got"
+                f" {points.shape}"
+            )
     wrong = points[~((points > 0) & (points < np.inf))]
     if wrong.size:
         raise InputError(
-            f"epsilon is divided by its scale, which must be positive: got {wrong.flat[0]}; 1 changes nothing"
+            f"epsilon is divided by its scale, which must be positive: got {wrong.flat[0]}; 1"
+            " changes nothing"
         )
     low, high = float(points.min()), float(points.max())
     if low < PLAUSIBLE_SCALE[0] or high > PLAUSIBLE_SCALE[1]:
         warnings.warn(
-            f"epsilon is divided by {low:.4g} to {high:.4g}, where published scales stay within 0.99 and 1.06; a "
-            "linear scale counts levels of the schedule unless it is given steps",
+            f"epsilon is divided by {low:.4g} to {high:.4g}, where published scales stay within"
+            " 0.99 and 1.06; a linear scale counts levels of the schedule unless it is given"
+            " steps",
             stacklevel=3,
         )
 
     def interpolated(level: Level) -> float:
-        return float(np.interp(_place(model, level), places, points)) if points.ndim else float(points)
+        return (
+            float(np.interp(_place(model, level), places, points)) if points.ndim else float(points)
+        )
 
     if points.ndim == 0:
         name = str(low)

@@ -1,8 +1,9 @@
-"""`Run`: everything that defines a run, as one typed value, and the only description of it. No torch here.
+"""`Run`: everything that defines a run, as one typed value, and the only description of it. No
+torch here.
 
-Two runs are one if their `Run`s are equal; what differs is named field by field. A run is stored as JSON
-(`to_json`, `from_json`), compared (`refuse_differences`) and told to people (`describe`) from here alone.
-"""
+Two runs are one if their `Run`s are equal; what differs is named field by field. A run is stored as
+JSON (`to_json`, `from_json`), compared (`refuse_differences`) and told to people (`describe`) from
+here alone."""
 
 import hashlib
 import json
@@ -28,7 +29,8 @@ MOST_LEVELS = 100_000
 
 
 class Start(StrEnum):
-    """Where chains begin: on noised data at the first level, on pure noise, or on data at a level of the grid."""
+    """Where chains begin: on noised data at the first level, on pure noise, or on data at a level
+    of the grid."""
 
     DATA = "data"
     NOISE = "noise"
@@ -44,7 +46,8 @@ class Stream(StrEnum):
 
 
 class Spacing(StrEnum):
-    """How a grid's levels were chosen: a schedule's spacing, the sampler's own, or somebody else's loop."""
+    """How a grid's levels were chosen: a schedule's spacing, the sampler's own, or somebody else's
+    loop."""
 
     LINSPACE = "linspace"
     LEADING = "leading"
@@ -56,7 +59,8 @@ class Spacing(StrEnum):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model says to one fixed noise: what tells apart models that hash alike (`denoisers.probe`).
+    """What a model says to one fixed noise: what tells apart models that hash alike
+    (`denoisers.probe`).
 
     tolerance: how far values may be off, relative to their root mean square.
     """
@@ -90,8 +94,8 @@ class ModelId:
     def guided(self) -> bool:
         """Whether its field is another than a denoiser's of q.
 
-        ε̂ = ε_∅ + w (ε_c − ε_∅) is the conditional denoiser at w = 1 and the unconditional one at w = 0.
-        """
+        ε̂ = ε_∅ + w (ε_c − ε_∅) is the conditional denoiser at w = 1 and the unconditional one at w
+        = 0."""
         return self.guidance not in (None, 0, 1)
 
     @property
@@ -102,7 +106,8 @@ class ModelId:
 
 @dataclass(frozen=True)
 class DataId:
-    """Which data: none of them for a loop that was observed without. note: what a reader must know."""
+    """Which data: none of them for a loop that was observed without. note: what a reader
+    must know."""
 
     name: str = ""
     split: str | None = None
@@ -120,10 +125,9 @@ class Run:
     """What defines a run.
 
     kind: of what it makes, "recording", "rollouts", …. levels: of the whole chain, noisiest first.
-    transitions: a stranger's sampler's linear steps, where it has some; ours are known by name. prior:
-    the standard deviation of a start from noise. refine: how many steps stand in place of each. options:
-    what only this kind of run has, as JSON values.
-    """
+    transitions: a stranger's sampler's linear steps, where it has some; ours are known by name.
+    prior: the standard deviation of a start from noise. refine: how many steps stand in place of
+    each. options: what only this kind of run has, as JSON values."""
 
     model: ModelId
     data: DataId
@@ -152,12 +156,14 @@ class Run:
 
     @property
     def paired(self) -> bool:
-        """Whether each chain was started on its own x_0, so that the two can be compared one by one."""
+        """Whether each chain was started on its own x_0, so that the two can be compared one by
+        one."""
         return self.start is not Start.NOISE
 
     @property
     def linear_steps(self) -> tuple[Transition, ...] | None:
-        """The sampler's linear steps, which the Gaussian reference needs; None where it has none."""
+        """The sampler's linear steps, which the Gaussian reference needs; None where it has
+        none."""
         if self.transitions is not None:
             return self.transitions
         sampler = named(self.sampler)
@@ -168,19 +174,29 @@ class Run:
         """Why there is no reference to take a difference with, or ""."""
         if self.model.guided:
             scale = self.model.guidance_in_words
-            return f"guidance {scale} aims at another distribution than the data's: there is no excess"
+            return (
+                f"guidance {scale} aims at another distribution than the data's: there is no excess"
+            )
         return ""
 
     def describe(self) -> dict[str, str]:
         """What was measured, in words: attributes for a dataset."""
-        steps = f"{ceil(self.steps / self.refine)}, each in {self.refine}" if self.refine > 1 else f"{self.steps}"
+        steps = (
+            f"{ceil(self.steps / self.refine)}, each in {self.refine}"
+            if self.refine > 1
+            else f"{self.steps}"
+        )
         said = {
             "model": self.model.name,
             "data": str(self.data),
             "sampler": self.sampler,
             "steps": steps,
             "timestep_spacing": self.spacing.value,
-            "start": self.start.value if self.start is not Start.LEVEL else f"{self.levels[0].timestep:g}",
+            "start": (
+                self.start.value
+                if self.start is not Start.LEVEL
+                else f"{self.levels[0].timestep:g}"
+            ),
             "clip": str(self.clip),
             "seed": str(self.seed),
         }
@@ -193,9 +209,8 @@ class Run:
     def differences(self, other: "Run") -> list[str]:
         """The fields in which two runs differ, each with both values; none if they are one run.
 
-        A probe is compared up to its tolerance, and only where both runs have one: loops that were observed
-        have none.
-        """
+        A probe is compared up to its tolerance, and only where both runs have one: loops that were
+        observed have none."""
         found = []
         for name in (f.name for f in fields(self) if f.name not in ("probe", "transitions")):
             one, two = getattr(self, name), getattr(other, name)
@@ -204,8 +219,8 @@ class Run:
         if not found and self.probe and other.probe and not self.probe.agrees(other.probe):
             a, b = _short(self.probe.values), _short(other.probe.values)
             found.append(
-                f"different models that bear one name, because they answer one fixed noise differently ({a} against "
-                f"{b}): give the same function and call="
+                "different models that bear one name, because they answer one fixed noise"
+                f" differently ({a} against {b}): give the same function and call="
             )
         return found
 
@@ -217,7 +232,8 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of a SHA-256 over everything but the probe: a name for files of this run."""
+        """16 hexadecimal digits of a SHA-256 over everything but the probe: a name for files of
+        this run."""
         known = self.to_json()
         known.pop("probe")
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
@@ -226,7 +242,9 @@ class Run:
         """The run as JSON values."""
         known = asdict(self)
         known["levels"] = [list(level) for level in self.levels]
-        known["guidance_unknown"] = self.model.guidance is not None and math.isnan(self.model.guidance)
+        known["guidance_unknown"] = self.model.guidance is not None and math.isnan(
+            self.model.guidance
+        )
         if known["guidance_unknown"]:
             known["model"]["guidance"] = None
         result: dict[str, Any] = json.loads(json.dumps(known, ensure_ascii=False))
@@ -234,12 +252,16 @@ class Run:
 
     @classmethod
     def from_json(cls, given: Any) -> "Run":
-        """The run of JSON values. Raises InputError, naming the field, for what `to_json` does not write."""
+        """The run of JSON values.
+
+        Raises InputError, naming the field, for what `to_json` does not write.
+        """
         return _read(given)
 
 
 def refuse_unlike(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> None:
-    """Raise InputError naming the entries in which two sets of settings differ, if there are any."""
+    """Raise InputError naming the entries in which two sets of settings differ, if there
+    are any."""
     if one != other:
         raise InputError(f"{what}: they differ in {'; '.join(_told('settings', one, other))}")
 
@@ -254,7 +276,11 @@ def _told(name: str, one: Any, two: Any) -> list[str]:
     """What of a field differs: of a model or data, which of its parts."""
     if isinstance(one, ModelId | DataId):
         a, b = asdict(one), asdict(two)
-        return [f"{name} {k}: {_short(a[k])} against {_short(b[k])}" for k in a if repr(a[k]) != repr(b[k])]
+        return [
+            f"{name} {k}: {_short(a[k])} against {_short(b[k])}"
+            for k in a
+            if repr(a[k]) != repr(b[k])
+        ]
     if isinstance(one, Mapping):
         keys = [k for k in one.keys() | two.keys() if one.get(k) != two.get(k)]
         return [f"{k}: {_short(one.get(k))} against {_short(two.get(k))}" for k in sorted(keys)]
@@ -280,7 +306,9 @@ class _Reader:
         self.given, self.where = given, where
 
     def _wrong(self, name: str, allowed: str) -> InputError:
-        return InputError(f"{self.where}'s {name} is {_short(repr(self.given.get(name)))}, allowed is {allowed}")
+        return InputError(
+            f"{self.where}'s {name} is {_short(repr(self.given.get(name)))}, allowed is {allowed}"
+        )
 
     def text(self, name: str, default: str | None = None, among: Sequence[str] = ()) -> str:
         value = self.given.get(name, default)
@@ -302,7 +330,11 @@ class _Reader:
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.given.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise self._wrong(name, "a finite number")
         return float(value)
 
@@ -383,9 +415,15 @@ def _read_levels(reader: _Reader) -> tuple[Level, ...]:
     levels = []
     for item in reader.items("levels"):
         numbers = item if isinstance(item, list) else []
-        finite = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers)
+        finite = all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+            for v in numbers
+        )
         if len(numbers) != 3 or not finite or numbers[1] < 0 or numbers[2] < 0:
-            raise InputError(f"the run's level {_short(item)} is none: allowed is [timestep, alpha ≥ 0, sigma ≥ 0]")
+            raise InputError(
+                f"the run's level {_short(item)} is none: allowed is [timestep, alpha ≥ 0, sigma"
+                " ≥ 0]"
+            )
         levels.append(Level(*map(float, numbers)))
     if len(levels) < 2:
         raise InputError("the run has fewer than 2 levels")
@@ -419,5 +457,7 @@ def _read_transitions(given: Any) -> tuple[Transition, ...] | None:
 
 def _read_transition(given: Any) -> Transition:
     stages, state, predictions, noise = given
-    read = tuple(Stage(Level(*map(float, lv)), float(a), tuple(map(float, b))) for lv, a, b in stages)
+    read = tuple(
+        Stage(Level(*map(float, lv)), float(a), tuple(map(float, b))) for lv, a, b in stages
+    )
     return Transition(read, float(state), tuple(map(float, predictions)), float(noise))

@@ -1,4 +1,5 @@
-"""Samplers: one step s → t of a chain (t cleaner), each written as its paper's algorithm. No torch here.
+"""Samplers: one step s → t of a chain (t cleaner), each written as its paper's algorithm. No torch
+here.
 
 With x̂_0 and ε̂ the prediction at (x_s, s), z unit noise and SNR = α²/σ²:
 
@@ -17,8 +18,8 @@ A sampler is anything with the members of `Sampler`. Every question about one is
 that a stranger's works wherever ours do, and diffusers' schedulers are samplers like any other
 (`adapters.schedulers`). Ours are named by a string, the same in Python and at the command line:
 `ddpm` (= `ddpm:fixed_small`), `ddpm:fixed_large`, `ddpm:learned_range`, `ddim` (= `ddim:0`),
-`ddim:0.5`, `euler`, `heun`; a stranger's by `module:Class`, with options `module:Class:KEY=VALUE,…`.
-"""
+`ddim:0.5`, `euler`, `heun`; a stranger's by `module:Class`, with options
+`module:Class:KEY=VALUE,…`."""
 
 import json
 from abc import ABC, abstractmethod
@@ -44,8 +45,9 @@ Limit = Literal["sde", "ode"]
 class Prediction(NamedTuple):
     """What a denoiser says at one state: x̂_0 and ε̂ (B, *shape), and what else somebody may want.
 
-    variance: learned interpolation between log β̃ (0) and log β (1), or None. outside: fraction (B,)
-    of x̂_0 beyond [−1, 1] before any clipping, or None. output: the network's raw output, or None.
+    variance: learned interpolation between log β̃ (0) and log β (1), or None. outside: fraction
+    (B,) of x̂_0 beyond [−1, 1] before any clipping, or None. output: the network's raw output, or
+    None.
     norm: ‖ε̂‖₂ (B,) of what the network said, before any clipping, or None.
     """
 
@@ -71,7 +73,8 @@ class Steps(Protocol):
 
 
 class Stage(NamedTuple):
-    """Where a step asks the model: at `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j, at `level`."""
+    """Where a step asks the model: at `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j, at
+    `level`."""
 
     level: Level
     state: float
@@ -79,7 +82,8 @@ class Stage(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """A step that is linear: x_t = `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j + `noise` · z.
+    """A step that is linear: x_t = `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j + `noise`
+    · z.
 
     stages: where x̂_0 was asked; the first of them is (s, 1, ()).
     """
@@ -114,7 +118,8 @@ class Sampler(Protocol):
         """The steps + 1 levels of a chain of `steps`, noisiest first."""
 
     def begin(self, levels: Sequence[Level]) -> Steps:
-        """What takes the steps of one chain through `levels`; InputError for levels it cannot take."""
+        """What takes the steps of one chain through `levels`; InputError for levels it
+        cannot take."""
 
     def transition(self, levels: Sequence[Level]) -> tuple[Transition, ...] | None:
         """Each step's linear coefficients, for the Gaussian reference; None where it has none."""
@@ -124,8 +129,15 @@ class Sampler(Protocol):
 
 
 MEMBERS = (
-    "stochastic", "ancestral", "exact_teacher", "limit", "levels", "begin", "transition", "prior_scale",
-)  # fmt: skip
+    "stochastic",
+    "ancestral",
+    "exact_teacher",
+    "limit",
+    "levels",
+    "begin",
+    "transition",
+    "prior_scale",
+)
 
 
 class OneStep(ABC):
@@ -144,7 +156,9 @@ class OneStep(ABC):
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         """x_t from x_s (any array type): see `Steps`."""
 
-    def levels(self, schedule: Schedule, steps: int, spacing: str = "linspace") -> tuple[Level, ...]:
+    def levels(
+        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+    ) -> tuple[Level, ...]:
         """The schedule's own."""
         return schedule.levels(steps, spacing)
 
@@ -199,7 +213,8 @@ class DDPM(OneStep):
             return mean + sqrt(beta if self.variance == "fixed_large" else beta_tilde) * z
         if now.variance is None:
             raise InputError(
-                "ddpm:learned_range needs a network that predicts its variance; use ddpm or ddpm:fixed_large"
+                "ddpm:learned_range needs a network that predicts its variance; use ddpm or"
+                " ddpm:fixed_large"
             )
         between = (0.5 * log(beta / beta_tilde) * now.variance).exp()
         return mean + sqrt(beta_tilde) * between * z
@@ -217,7 +232,11 @@ class DDIM(OneStep):
     exact_teacher = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 0 <= self.eta <= 1:
+        if (
+            isinstance(self.eta, bool)
+            or not isinstance(self.eta, int | float)
+            or not 0 <= self.eta <= 1
+        ):
             raise InputError(f"ddim takes 0 ≤ eta ≤ 1, got {self.eta!r}")
 
     @property
@@ -270,7 +289,9 @@ class Heun(Euler):
             return end
         in_x = straight_in_x(s) and straight_in_x(t)
         if not in_x and s.alpha == 0:
-            raise InputError("heun works in x/α, but this schedule starts at α = 0: use euler, ddim or ddpm")
+            raise InputError(
+                "heun works in x/α, but this schedule starts at α = 0: use euler, ddim or ddpm"
+            )
         scale_s, scale_t = (1.0, 1.0) if in_x else (s.alpha, t.alpha)
         d_alpha = t.alpha / scale_t - s.alpha / scale_s
         d_sigma = t.sigma / scale_t - s.sigma / scale_s
@@ -294,28 +315,42 @@ def parse(sampler: Any) -> Sampler:
         return _ours(sampler, name, option)
     if ":" in sampler:
         return _stranger(sampler)
-    raise InputError(f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1), or module:Class")
+    raise InputError(
+        f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1), or module:Class"
+    )
 
 
 def checked(sampler: Any) -> Sampler:
     """An object as a `Sampler`. Raises InputError that names the members it lacks."""
     if isinstance(sampler, type):
-        raise InputError(f"{sampler.__name__} is a class: give a sampler made of it, {sampler.__name__}(…)")
+        raise InputError(
+            f"{sampler.__name__} is a class: give a sampler made of it, {sampler.__name__}(…)"
+        )
     missing = [name for name in MEMBERS if not hasattr(sampler, name)]
     if len(missing) == len(MEMBERS):
-        raise InputError(f"a sampler is named by a string, got {type(sampler).__name__}: allowed are {SPECIFICATIONS}")
+        raise InputError(
+            f"a sampler is named by a string, got {type(sampler).__name__}: allowed are"
+            f" {SPECIFICATIONS}"
+        )
     if missing:
         name = type(sampler).__name__
-        raise InputError(f"{name} is no sampler yet: it lacks {', '.join(missing)} (samplers.Sampler)")
+        raise InputError(
+            f"{name} is no sampler yet: it lacks {', '.join(missing)} (samplers.Sampler)"
+        )
     if sampler.limit not in ("sde", "ode", None):
-        raise InputError(f"{type(sampler).__name__}.limit is {sampler.limit!r}: allowed are 'sde', 'ode' and None")
+        raise InputError(
+            f"{type(sampler).__name__}.limit is {sampler.limit!r}: allowed are 'sde', 'ode' and"
+            " None"
+        )
     result: Sampler = sampler
     return result
 
 
 def named(sampler: str) -> Sampler | None:
     """One of ours by its recorded name, or None for anybody else's."""
-    return _ours(sampler, *sampler.partition(":")[::2]) if sampler.partition(":")[0] in OURS else None
+    return (
+        _ours(sampler, *sampler.partition(":")[::2]) if sampler.partition(":")[0] in OURS else None
+    )
 
 
 OURS: dict[str, Callable[..., OneStep]] = {"ddpm": DDPM, "ddim": DDIM, "euler": Euler, "heun": Heun}
@@ -328,7 +363,8 @@ def _ours(sampler: str, name: str, option: str) -> Sampler:
         return OURS[name](option) if option else OURS[name]()
     except (TypeError, ValueError, InputError):
         raise InputError(
-            f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1), or module:Class"
+            f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1), or"
+            " module:Class"
         ) from None
 
 
@@ -347,7 +383,9 @@ def _stranger(text: str) -> Sampler:
 def _option(part: str, text: str) -> tuple[str, Any]:
     key, equals, value = part.partition("=")
     if not equals:
-        raise InputError(f"cannot read the option {part!r} of {text!r}: write module:Class:key=value,key=value")
+        raise InputError(
+            f"cannot read the option {part!r} of {text!r}: write module:Class:key=value,key=value"
+        )
     try:
         return key, json.loads(value)
     except ValueError:
@@ -355,10 +393,15 @@ def _option(part: str, text: str) -> tuple[str, Any]:
 
 
 def specification(sampler: Any) -> str:
-    """`module:Class[:KEY=VALUE,…]` of a stranger's sampler, from its fields if it is a dataclass."""
+    """`module:Class[:KEY=VALUE,…]` of a stranger's sampler, from its fields if it is a
+    dataclass."""
     cls = type(sampler)
     name = f"{cls.__module__}:{cls.__qualname__}"
-    values = {f.name: getattr(sampler, f.name) for f in fields(sampler)} if hasattr(cls, "__dataclass_fields__") else {}
+    values = (
+        {f.name: getattr(sampler, f.name) for f in fields(sampler)}
+        if hasattr(cls, "__dataclass_fields__")
+        else {}
+    )
     listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in values.items())
     return f"{name}:{listed}" if listed else name
 
@@ -369,7 +412,8 @@ def prior_scale(level: Level) -> float:
 
 
 def straight_in_x(level: Level) -> bool:
-    """Whether α + σ = 1, so that a path x = α x_0 + σ ε between such levels is straight in x (flow matching)."""
+    """Whether α + σ = 1, so that a path x = α x_0 + σ ε between such levels is straight in x (flow
+    matching)."""
     return abs(level.alpha + level.sigma - 1) < ROUND_OFF
 
 
@@ -379,7 +423,8 @@ def conditional_variance(s: Level, t: Level) -> float:
 
 
 def _responses(steps: Steps, s: Level, t: Level, most: int = 8) -> Transition:
-    """A step's response to x_s, to x̂_0 at each place it is asked for, and to z: vectors in that order."""
+    """A step's response to x_s, to x̂_0 at each place it is asked for, and to z: vectors in that
+    order."""
     unit = np.eye(2 + most)
     stages = [Stage(s, 1.0, ())]
 

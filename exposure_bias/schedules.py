@@ -113,7 +113,9 @@ class Schedule:
     def level(self, index: float) -> Level:
         """The level at a (possibly fractional) index between 0, the least noise, and T − 1."""
         if not 0 <= index <= len(self) - 1:
-            raise InputError(f"level index {index} lies outside the schedule: allowed are 0 to {len(self) - 1}")
+            raise InputError(
+                f"level index {index} lies outside the schedule: allowed are 0 to {len(self) - 1}"
+            )
         if float(index).is_integer():
             i = int(index)
             return Level(float(self.timestep[i]), float(self.alpha[i]), float(self.sigma[i]))
@@ -135,9 +137,14 @@ class Schedule:
             index = float(np.interp(label, self.timestep, np.arange(len(self))))
             return self.level(round(index) if abs(index - round(index)) < 1e-3 else index)
         low, high = float(self.timestep[0]), float(self.timestep[-1])
-        least, most = (0.0, np.inf) if self.curve.unbounded else (low * (1 - 1e-6), high * (1 + 1e-6))
+        least, most = (
+            (0.0, np.inf) if self.curve.unbounded else (low * (1 - 1e-6), high * (1 + 1e-6))
+        )
         if not least < label <= most:
-            raise InputError(f"label {label:g} lies outside the {self.name} schedule: allowed are {low:g} to {high:g}")
+            raise InputError(
+                f"label {label:g} lies outside the {self.name} schedule: allowed are {low:g} to"
+                f" {high:g}"
+            )
         return Level(label, *self.curve.alpha_sigma(label))
 
     def index_of_ratio(self, ratio: float) -> float:
@@ -167,7 +174,9 @@ class Schedule:
         label = float(self.curve.label(float(ratio)))
         return Level(label, *self.curve.alpha_sigma(label))
 
-    def levels(self, steps: int, timestep_spacing: str = "linspace", grid: str | None = None) -> tuple[Level, ...]:
+    def levels(
+        self, steps: int, timestep_spacing: str = "linspace", grid: str | None = None
+    ) -> tuple[Level, ...]:
         """The steps + 1 levels of a sampling chain, noisiest first, the clean end last.
 
         `linspace`, `leading` and `trailing` are even in the schedule's own time (for edm that is
@@ -179,10 +188,15 @@ class Schedule:
         """
         spacing = grid or timestep_spacing
         if spacing not in SPACINGS:
-            raise InputError(f"unknown timestep spacing {spacing!r}: allowed are {', '.join(SPACINGS)}")
+            raise InputError(
+                f"unknown timestep spacing {spacing!r}: allowed are {', '.join(SPACINGS)}"
+            )
         steps = whole_number(steps, "steps")
         if steps > len(self) and (not self.continuous or spacing in ("leading", "trailing")):
-            raise InputError(f"{steps} steps were asked of a schedule of {len(self)} levels: use at most {len(self)}")
+            raise InputError(
+                f"{steps} steps were asked of a schedule of {len(self)} levels: use at most"
+                f" {len(self)}"
+            )
         if spacing == "karras":
             return (*(self.at_ratio(r) for r in self._karras_ratios(steps)), self.clean)
         return (*(self.level(max(i, 0.0)) for i in self._indices(steps, spacing)), self.clean)
@@ -232,7 +246,9 @@ class Schedule:
             between = np.round(between) if whole else between
             if len({i, following, *between.tolist()}) < len(between) + 2:
                 room = "there are no further levels between its steps"
-                raise InputError(f"a chain of {len(levels) - 1} steps cannot be refined {factor} times: {room}")
+                raise InputError(
+                    f"a chain of {len(levels) - 1} steps cannot be refined {factor} times: {room}"
+                )
             finer += [level, *(self._like(level, float(b)) for b in between)]
         return (*finer, levels[-1]), np.array([*places, len(finer)])
 
@@ -247,7 +263,10 @@ class Schedule:
 
     def _karras_ratios(self, steps: int) -> NDArray[Any]:
         if self.alpha[-1] == 0:
-            raise InputError("the karras spacing needs a finite σ/α, but this schedule ends at α = 0: use linspace")
+            raise InputError(
+                "the karras spacing needs a finite σ/α, but this schedule ends at α = 0: use"
+                " linspace"
+            )
         low, high = (float(self.sigma[i] / self.alpha[i]) ** (1 / KARRAS_RHO) for i in (0, -1))
         return np.linspace(high, low, steps) ** KARRAS_RHO
 
@@ -270,22 +289,40 @@ def timestep_spacing(grid: str, spacing: str | None) -> str:
     differ.
     """
     if spacing is not None and grid not in ("linspace", spacing):
-        raise InputError(f"grid={grid!r} and timestep_spacing={spacing!r} name one thing: give one of them")
+        raise InputError(
+            f"grid={grid!r} and timestep_spacing={spacing!r} name one thing: give one of them"
+        )
     return spacing or grid
 
 
-def from_alphas_cumprod(alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None) -> Schedule:
+def from_alphas_cumprod(
+    alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None
+) -> Schedule:
     """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at
     0. α=√ᾱ, σ=√(1−ᾱ).
 
     timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
-    if abar.ndim != 1 or len(abar) == 0 or not ((abar >= 0) & (abar < 1)).all() or (np.diff(abar) >= 0).any():
-        raise InputError("alphas_cumprod must be one-dimensional, strictly decreasing and inside (0, 1), or end at 0")
-    label = np.arange(len(abar), dtype=np.float64) if timestep is None else np.asarray(timestep, dtype=np.float64)
+    if (
+        abar.ndim != 1
+        or len(abar) == 0
+        or not ((abar >= 0) & (abar < 1)).all()
+        or (np.diff(abar) >= 0).any()
+    ):
+        raise InputError(
+            "alphas_cumprod must be one-dimensional, strictly decreasing and inside (0, 1), or end"
+            " at 0"
+        )
+    label = (
+        np.arange(len(abar), dtype=np.float64)
+        if timestep is None
+        else np.asarray(timestep, dtype=np.float64)
+    )
     if label.shape != abar.shape or (np.diff(label) <= 0).any():
-        raise InputError(f"timestep must be increasing, one label for each of the {len(abar)} levels")
+        raise InputError(
+            f"timestep must be increasing, one label for each of the {len(abar)} levels"
+        )
     return Schedule(name, "vp", label, np.sqrt(abar), np.sqrt(1 - abar))
 
 
@@ -306,7 +343,10 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
     """
     if not 0 < sigma_min < sigma_max < np.inf:
         raise InputError(f"edm needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    sigma = np.linspace(sigma_min ** (1 / KARRAS_RHO), sigma_max ** (1 / KARRAS_RHO), CONTINUOUS_POINTS) ** KARRAS_RHO
+    sigma = (
+        np.linspace(sigma_min ** (1 / KARRAS_RHO), sigma_max ** (1 / KARRAS_RHO), CONTINUOUS_POINTS)
+        ** KARRAS_RHO
+    )
     curve = Curve(lambda label: (1.0, label), lambda ratio: ratio, KARRAS_RHO, unbounded=True)
     return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma, curve)
 
@@ -316,7 +356,10 @@ def flow(scale: float = 1.0) -> Schedule:
     scale=1000).
     """
     t = np.arange(1, CONTINUOUS_POINTS + 1) / CONTINUOUS_POINTS
-    curve = Curve(lambda label: (1.0 - label / scale, label / scale), lambda ratio: scale * ratio / (1 + ratio))
+    curve = Curve(
+        lambda label: (1.0 - label / scale, label / scale),
+        lambda ratio: scale * ratio / (1 + ratio),
+    )
     return Schedule("flow", "flow", t * scale, 1 - t, t, curve)
 
 
@@ -367,7 +410,10 @@ def continuous(
     not below 0 or does not decrease between any two of the schedule's points.
     """
     if parameterisation not in ("vp", "sub-vp"):
-        raise InputError(f"log alpha makes a vp or a sub-vp schedule, not {parameterisation!r}: see edm, ve and flow")
+        raise InputError(
+            f"log alpha makes a vp or a sub-vp schedule, not {parameterisation!r}: see edm, ve and"
+            " flow"
+        )
     form = _vp if parameterisation == "vp" else _sub_vp
 
     def alpha_sigma(t: float) -> tuple[float, float]:
@@ -377,7 +423,13 @@ def continuous(
         from scipy.optimize import brentq
 
         wanted = form.decay(ratio)
-        found = brentq(lambda t: -2 * float(log_alpha(t)) - wanted, t_min, t_max, xtol=1e-15 * t_max, rtol=1e-15)
+        found = brentq(
+            lambda t: -2 * float(log_alpha(t)) - wanted,
+            t_min,
+            t_max,
+            xtol=1e-15 * t_max,
+            rtol=1e-15,
+        )
         return float(found)
 
     return _from_curve(name, parameterisation, Curve(alpha_sigma, label), t_min, t_max)
@@ -395,13 +447,19 @@ def _sub_vp_decay(ratio: float) -> float:
     return float(-2 * np.log(2 / (ratio + np.sqrt(ratio**2 + 4))))
 
 
-_vp = _Form(lambda b: (float(np.exp(-b / 2)), float(np.sqrt(-np.expm1(-b)))), lambda ratio: float(np.log1p(ratio**2)))
+_vp = _Form(
+    lambda b: (float(np.exp(-b / 2)), float(np.sqrt(-np.expm1(-b)))),
+    lambda ratio: float(np.log1p(ratio**2)),
+)
 _sub_vp = _Form(lambda b: (float(np.exp(-b / 2)), float(-np.expm1(-b))), _sub_vp_decay)
 
 
 def _linear_beta(beta_min: float, beta_max: float, form: _Form) -> Curve:
     if not (0 <= beta_min < np.inf and 0 <= beta_max < np.inf and beta_min + beta_max > 0):
-        raise InputError(f"beta_min and beta_max must be at least 0 and not both 0, got {beta_min} and {beta_max}")
+        raise InputError(
+            f"beta_min and beta_max must be at least 0 and not both 0, got {beta_min} and"
+            f" {beta_max}"
+        )
     slope = beta_max - beta_min
 
     def alpha_sigma(t: float) -> tuple[float, float]:
@@ -414,14 +472,24 @@ def _linear_beta(beta_min: float, beta_max: float, form: _Form) -> Curve:
     return Curve(alpha_sigma, label)
 
 
-def _from_curve(name: str, parameterisation: Parameterisation, curve: Curve, t_min: float, t_max: float) -> Schedule:
+def _from_curve(
+    name: str, parameterisation: Parameterisation, curve: Curve, t_min: float, t_max: float
+) -> Schedule:
     if not 0 <= t_min < t_max < np.inf:
-        raise InputError(f"a schedule's labels run from t_min ≥ 0 up to t_max, got {t_min} and {t_max}")
+        raise InputError(
+            f"a schedule's labels run from t_min ≥ 0 up to t_max, got {t_min} and {t_max}"
+        )
     timestep = np.linspace(t_min, t_max, CONTINUOUS_POINTS)
     alpha, sigma = np.array([curve.alpha_sigma(float(t)) for t in timestep]).T
     ratio = sigma / np.where(alpha > 0, alpha, np.nan)
-    if not ((sigma > 0).all() and (alpha[:-1] > 0).all() and (np.diff(ratio[np.isfinite(ratio)]) > 0).all()):
-        raise InputError(f"the {name} schedule is not monotone: noise to signal must rise with t, from above 0")
+    if not (
+        (sigma > 0).all()
+        and (alpha[:-1] > 0).all()
+        and (np.diff(ratio[np.isfinite(ratio)]) > 0).all()
+    ):
+        raise InputError(
+            f"the {name} schedule is not monotone: noise to signal must rise with t, from above 0"
+        )
     return Schedule(name, parameterisation, timestep, alpha, sigma, curve)
 
 
@@ -435,7 +503,10 @@ def prediction_coefficients(prediction_type: str, level: Level) -> tuple[float, 
         "score": (0.0, -1 / level.sigma if level.sigma else -np.inf),
     }
     if prediction_type not in table:
-        raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {', '.join(PREDICTION_TYPES)}")
+        raise InputError(
+            f"unknown prediction type {prediction_type!r}: allowed are"
+            f" {', '.join(PREDICTION_TYPES)}"
+        )
     return table[prediction_type]
 
 
@@ -450,12 +521,16 @@ def conversion(source: str, target: str, level: Level) -> tuple[float, float]:
         return 0.0, 1.0
     (a, b), (c, d) = prediction_coefficients(source, level), prediction_coefficients(target, level)
     if not np.isfinite((b, d)).all():
-        raise InputError(f"a score is infinite where nothing is noise, at α={level.alpha:g}, σ={level.sigma:g}")
+        raise InputError(
+            f"a score is infinite where nothing is noise, at α={level.alpha:g}, σ={level.sigma:g}"
+        )
     if c * b == d * a:  # one is a multiple of the other, as ε and the score
         return 0.0, d / b if b else c / a
     determinant = level.alpha * b - level.sigma * a
     if determinant == 0:
-        raise InputError(f"a {source} output does not determine {target} at α={level.alpha:g}, σ={level.sigma:g}")
+        raise InputError(
+            f"a {source} output does not determine {target} at α={level.alpha:g}, σ={level.sigma:g}"
+        )
     return (c * b - d * a) / determinant, (d * level.alpha - c * level.sigma) / determinant
 
 

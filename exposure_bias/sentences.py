@@ -32,7 +32,9 @@ def measured(value: float, error: float) -> str:
     """A value and its 95 % half-width, to two digits of the latter; without one, three digits."""
     half = T_QUANTILE * error
     if not np.isfinite(half) or half == 0:
-        return _signed(value, 3 if value == 0 else max(0, 2 - int(np.floor(np.log10(abs(value) or 1)))))
+        return _signed(
+            value, 3 if value == 0 else max(0, 2 - int(np.floor(np.log10(abs(value) or 1))))
+        )
     digits = int(max(0, 1 - np.floor(np.log10(half))))
     return f"{_signed(value, digits)} ± {half:.{digits}f}"
 
@@ -48,7 +50,9 @@ def budget(result: xr.Dataset) -> str:
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
     special: dict[str, Callable[[xr.Dataset, xr.Dataset], str]] = {
-        "not a denoiser of these data": lambda r, _: f"No verdict: {r.attrs['denoising_sentence']}.",
+        "not a denoiser of these data": lambda r, _: (
+            f"No verdict: {r.attrs['denoising_sentence']}."
+        ),
         "steps too coarse": _coarse,
         "limit unknown": _unknown,
         "guided: no target": _guided,
@@ -104,7 +108,9 @@ def _threshold(gap: xr.Dataset) -> float:
 
 def _threshold_in_words(gap: xr.Dataset) -> str:
     score, error = abs(float(gap["score"])), float(gap["score_se"])
-    return "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"
+    return (
+        "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"
+    )
 
 
 def _network(gap: xr.Dataset, answer: str) -> str:
@@ -113,7 +119,10 @@ def _network(gap: xr.Dataset, answer: str) -> str:
         return f"{told}, a score error"
     margin = f"{100 * float(gap['margin']):.2g} %"
     if answer == "not decided":
-        return f"{told}, which does not decide: about {int(gap['needed_n'])} images would, to within {margin}"
+        return (
+            f"{told}, which does not decide: about {int(gap['needed_n'])} images would, to within"
+            f" {margin}"
+        )
     return f"{told}, none larger than {margin}"
 
 
@@ -121,25 +130,29 @@ def _coarse(result: xr.Dataset, gap: xr.Dataset) -> str:
     ratio = measured(float(gap["order_ratio"]), float(gap["order_ratio_se"]))
     steps = int(result.attrs["steps"].partition(",")[0])
     return (
-        f"{_whole(gap)}, but {steps} steps are too coarse to say what is the sampler's: errors do not yet fall as the "
-        f"limit needs (order ratio {ratio}); start from {2 * steps} or more."
+        f"{_whole(gap)}, but {steps} steps are too coarse to say what is the sampler's: errors do"
+        f" not yet fall as the limit needs (order ratio {ratio}); start from {2 * steps} or more."
     )
 
 
 def _unknown(result: xr.Dataset, gap: xr.Dataset) -> str:
-    return f"{_whole(gap)}; {result.attrs['sampler']} tends to no known limit, so that it is not split."
+    return (
+        f"{_whole(gap)}; {result.attrs['sampler']} tends to no known limit, so that it is not"
+        " split."
+    )
 
 
 def _guided(result: xr.Dataset, gap: xr.Dataset) -> str:
     value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
     return (
-        f"{percent(value, error)} of the variance is the sampler's doing; what is left has no target, because guidance "
-        "aims at another distribution than the data's."
+        f"{percent(value, error)} of the variance is the sampler's doing; what is left has no"
+        " target, because guidance aims at another distribution than the data's."
     )
 
 
 def compared(result: xr.Dataset) -> str:
-    """What each entry of a comparison does to the gap, and whether it mends the network or pays for the solver."""
+    """What each entry of a comparison does to the gap, and whether it mends the network or pays for
+    the solver."""
     if "gap_score" not in result:
         return ""
     return " ".join(_one_compared(result, k) for k in range(1, result.sizes["entry"]))
@@ -149,13 +162,19 @@ def _one_compared(result: xr.Dataset, k: int) -> str:
     name, first = str(result["entry"].values[k]), str(result["entry"].values[0])
     end = result["gap"].isel(step=-2)
     before, after = float(end[0]), float(end[k])
-    change, error = (float(result[f"gap_difference{e}"].isel(step=-2)[k]) for e in ("", "_se_total"))
+    change, error = (
+        float(result[f"gap_difference{e}"].isel(step=-2)[k]) for e in ("", "_se_total")
+    )
     said = (
-        f"{name}: variance {percent(after)} against {percent(before)} of {first} (difference {percent(change, error)})"
+        f"{name}: variance {percent(after)} against {percent(before)} of {first} (difference"
+        f" {percent(change, error)})"
     )
     score, score_error = (float(result[f"gap_score_difference{e}"][k]) for e in ("", "_se_total"))
     own, own_error = float(result["gap_score"][0]), float(result["gap_score_se"][0])
-    told = f"{said}; the network's part moves by {percent(score, score_error)} from {percent(own, own_error)}"
+    told = (
+        f"{said}; the network's part moves by {percent(score, score_error)} from"
+        f" {percent(own, own_error)}"
+    )
     return f"{told}: {_what_it_does(before, after, (change, error), own, (score, score_error))}."
 
 
@@ -167,10 +186,18 @@ def _what_it_does(
     closes = abs(after) < abs(before) and abs(change[0]) > T_QUANTILE * change[1]
     moved = abs(score[0]) > T_QUANTILE * score[1]
     if moved and abs(own + score[0]) > abs(own):
-        return "it only compensates the sampler, at the price of the network" if closes else "it harms the network"
+        return (
+            "it only compensates the sampler, at the price of the network"
+            if closes
+            else "it harms the network"
+        )
     if moved:
         return "it mends the network"
-    return "it closes the gap, but not by a change of the network that shows" if closes else "no effect that shows"
+    return (
+        "it closes the gap, but not by a change of the network that shows"
+        if closes
+        else "no effect that shows"
+    )
 
 
 def restarts(result: xr.Dataset) -> str:
@@ -197,12 +224,18 @@ def calibration(rollouts: xr.Dataset) -> str:
     bounds = f"{float(low[worst]):.3g} to {float(high[worst]):.3g}"
     beyond = "beyond" if not float(low[worst]) <= 1 <= float(high[worst]) else "within"
     where = float(rollouts["start"][worst])
-    text = f"spread over skill is {ratio[worst]:.3g} (95 %: {bounds}) from {where:g}, {beyond} its error of 1"
+    text = (
+        f"spread over skill is {ratio[worst]:.3g} (95 %: {bounds}) from {where:g}, {beyond} its"
+        " error of 1"
+    )
     added = rollouts["U_minus_S_relative"].values
     if np.isfinite(added).any():
         most = int(np.nanargmax(np.abs(added)))
         share = percent(float(added[most]), float(rollouts["U_minus_S_relative_se"][most]))
-        text += f"; the chain adds {share} to one prediction's mean error from {float(rollouts['start'][most]):g}"
+        text += (
+            f"; the chain adds {share} to one prediction's mean error from"
+            f" {float(rollouts['start'][most]):g}"
+        )
     return text
 
 
@@ -218,8 +251,8 @@ def remedy(result: xr.Dataset) -> str:
     gap = result.sel(statistic="gap")
     if str(gap["answer"].values).startswith("score error"):
         return (
-            f"{said}; by {_scale(own, result['es_scale_score_se'])} it would mend the network's share, and the "
-            "rest only compensates the sampler: try it with compare"
+            f"{said}; by {_scale(own, result['es_scale_score_se'])} it would mend the network's"
+            " share, and the rest only compensates the sampler: try it with compare"
         )
     return f"{said}, but only by compensating the sampler: more steps mend the cause"
 
@@ -247,6 +280,7 @@ def curve(result: xr.Dataset) -> list[str]:
             continue
         rise = float(one[last] - one[low])
         lines.append(
-            f"{lowest}, {rise:.2g} higher at T′ = {int(one['length'][last])}; the curve does not say why: see diagnose"
+            f"{lowest}, {rise:.2g} higher at T′ = {int(one['length'][last])}; the curve does not"
+            " say why: see diagnose"
         )
     return lines

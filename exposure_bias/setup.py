@@ -1,8 +1,7 @@
 """`Setup`: a model, data and a sampling chain that fit each other, with the `Run` that they are.
 
-Everything that runs a network begins with `prepare`, which checks what the user gave before anything is
-computed, and ends with batches of samples from `loop`.
-"""
+Everything that runs a network begins with `prepare`, which checks what the user gave before
+anything is computed, and ends with batches of samples from `loop`."""
 
 import platform
 import time
@@ -41,7 +40,8 @@ Array = NDArray[np.float64]
 
 
 class Samples(NamedTuple):
-    """A batch: where it stands in the run, its samples' numbers, their images' numbers, x_0 (B, *shape) float64."""
+    """A batch: where it stands in the run, its samples' numbers, their images' numbers, x_0 (B,
+    *shape) float64."""
 
     rows: slice
     ids: NDArray[np.int64]
@@ -51,11 +51,12 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What a run needs at hand. places: where the levels of the unrefined chain stand among the run's.
+    """What a run needs at hand. places: where the levels of the unrefined chain stand among the
+    run's.
 
-    n: how many samples; first: the first one's number. Sample i is made from image i mod N. keep: the
-    steps that are recorded, by default `kept`. light: whether only moments and power of states are.
-    """
+    n: how many samples; first: the first one's number. Sample i is made from image i mod N. keep:
+    the steps that are recorded, by default `kept`. light: whether only moments and power of states
+    are."""
 
     run: Run
     model: Denoiser
@@ -69,7 +70,8 @@ class Setup:
 
     @property
     def kept(self) -> list[int]:
-        """The steps that are recorded: at most 100 of the unrefined chain's, evenly spread, and the end."""
+        """The steps that are recorded: at most 100 of the unrefined chain's, evenly spread, and the
+        end."""
         if self.keep is not None:
             return list(self.keep)
         *noisy, end = self.places.tolist()
@@ -126,13 +128,17 @@ class Setup:
         return Noise(self.run.seed, purpose, list(ids), self.model.shape, self.model.device)
 
     def starts(self, timesteps: Sequence[float] | None) -> list[int]:
-        """Indices of the unrefined chain's levels nearest to the timesteps, noisiest first; by default five, evenly.
+        """Indices of the unrefined chain's levels nearest to the timesteps, noisiest first; by
+        default five, evenly.
 
         Raises InputError for a timestep outside the chain, or two that fall on one level.
         """
         noisy = len(self.places) - 1
         if timesteps is None:
-            return [int(i) for i in self.places[np.unique(np.arange(DEFAULT_STARTS) * noisy // DEFAULT_STARTS)]]
+            return [
+                int(i)
+                for i in self.places[np.unique(np.arange(DEFAULT_STARTS) * noisy // DEFAULT_STARTS)]
+            ]
         labels = np.array([self.levels[i].timestep for i in self.places[:-1]])
         indices = []
         for timestep in timesteps:
@@ -143,7 +149,8 @@ class Setup:
         if not indices or len(set(indices)) < len(indices):
             given = ", ".join(f"{t:g}" for t in timesteps) or "none"
             raise InputError(
-                f"levels must be different steps of the chain of {noisy}, got {given}: give fewer, or more steps"
+                f"levels must be different steps of the chain of {noisy}, got {given}: give fewer,"
+                " or more steps"
             )
         return sorted(indices)
 
@@ -211,7 +218,12 @@ def prepare(
 def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
     """The part of a `Run` that says which model and data."""
     known = ModelId(
-        model.name, model.weight_hash, model.prediction_type, model.classes, model.guidance, source_of(model)
+        model.name,
+        model.weight_hash,
+        model.prediction_type,
+        model.classes,
+        model.guidance,
+        source_of(model),
     )
     about = DataId()
     if data is not None:
@@ -235,11 +247,19 @@ def clip_of(clip: Any, sampler: Sampler) -> Clipping:
     """The clipping that an option and a sampler that clips by itself (`clip`) agree on."""
     asked, own = clipping(clip), getattr(sampler, "clip", None)
     if own is None:
-        if asked and not getattr(sampler, "takes_epsilon", True) and asked.convention == "keep_epsilon":
-            raise InputError(f"clip='keep_epsilon' cannot reach {sampler}, which takes one output: use True")
+        if (
+            asked
+            and not getattr(sampler, "takes_epsilon", True)
+            and asked.convention == "keep_epsilon"
+        ):
+            raise InputError(
+                f"clip='keep_epsilon' cannot reach {sampler}, which takes one output: use True"
+            )
         return asked
     if asked and asked != own:
-        raise InputError(f"clip={clip!r}, but {sampler} has {own}: leave clip out, or turn its clip_sample off")
+        raise InputError(
+            f"clip={clip!r}, but {sampler} has {own}: leave clip out, or turn its clip_sample off"
+        )
     found: Clipping = own
     return found
 
@@ -251,7 +271,9 @@ def start_of(start: str | float, levels: Sequence[Level]) -> tuple[Start, int]:
     """
     if isinstance(start, str):
         if start not in (Start.DATA, Start.NOISE):
-            raise InputError(f"unknown start {start!r}: allowed are data, noise, or a timestep of the grid")
+            raise InputError(
+                f"unknown start {start!r}: allowed are data, noise, or a timestep of the grid"
+            )
         return Start(start), 0
     timesteps = [level.timestep for level in levels[:-1]]
     if isinstance(start, bool) or not isinstance(start, int | float):
@@ -267,16 +289,20 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
     """Raise InputError where model and data do not fit; warn once where images must recur."""
     if model.shape != data.shape:
         raise InputError(
-            f"the model works on states {described(model.shape)}, but {data.name} holds {described(data.shape)}: "
-            "give data of the model's channel count and size"
+            f"the model works on states {described(model.shape)}, but {data.name} holds"
+            f" {described(data.shape)}: give data of the model's channel count and size"
         )
     model.given(data.labels)
     if clip and data.value_range is None and beyond(data, clip.bound):
         raise InputError(
-            f"clipping would cut the data themselves, which leave ±{clip.bound:g}: latents are never clipped"
+            f"clipping would cut the data themselves, which leave ±{clip.bound:g}: latents are"
+            " never clipped"
         )
     if n > len(data):
-        warnings.warn(f"{n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=4)
+        warnings.warn(
+            f"{n} samples of {len(data)} images: images recur, each time with fresh noise",
+            stacklevel=4,
+        )
 
 
 def beyond(data: Data, bound: float) -> bool:
@@ -286,14 +312,21 @@ def beyond(data: Data, bound: float) -> bool:
 
 
 def varied(setup: Setup) -> Setup:
-    """The setup itself. Raises InputError where all of its images are the same, so that nothing can be compared."""
+    """The setup itself.
+
+    Raises InputError where all of its images are the same, so that nothing can be compared.
+    """
     if not (setup.law.variance > 0).any():
-        raise InputError(f"the {len(setup.data)} images of {setup.data.name} are all the same: give images that differ")
+        raise InputError(
+            f"the {len(setup.data)} images of {setup.data.name} are all the same: give images that"
+            " differ"
+        )
     return setup
 
 
 def kept_steps(steps: int) -> list[int]:
-    """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and the end."""
+    """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and
+    the end."""
     return [*np.linspace(0, steps - 1, min(steps, MAX_LEVELS)).round().astype(int).tolist(), steps]
 
 
@@ -303,7 +336,8 @@ def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
 
 
 def placed(model: Any, device: str | None) -> Denoiser:
-    """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own business, stays.
+    """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own
+    business, stays.
 
     Raises InputError for a device that is not there.
     """

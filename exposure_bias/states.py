@@ -2,10 +2,9 @@
 
     vector (D,)     signal (C, T)     image (C, H, W)     video or volume (C, F, H, W)
 
-Their axes are named channel, z, y, x from the left, the last ones of them: a signal has channel and x,
-a video channel, z (its frames), y and x. Statistics that need space leave themselves out where there
-is none, and say so.
-"""
+Their axes are named channel, z, y, x from the left, the last ones of them: a signal has channel and
+x, a video channel, z (its frames), y and x. Statistics that need space leave themselves out where
+there is none, and say so."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,9 +24,14 @@ ALLOWED = ", ".join(KINDS.values())
 
 
 def checked_shape(shape: Any) -> State:
-    """A state's shape as a tuple. Raises InputError for no or more than four numbers, or one below 1."""
+    """A state's shape as a tuple.
+
+    Raises InputError for no or more than four numbers, or one below 1.
+    """
     numbers = tuple(shape) if isinstance(shape, Sequence) else None
-    sensible = numbers is not None and all(isinstance(n, int) or hasattr(n, "__index__") for n in numbers)
+    sensible = numbers is not None and all(
+        isinstance(n, int) or hasattr(n, "__index__") for n in numbers
+    )
     if numbers is None or not sensible or len(numbers) not in KINDS or min(numbers) < 1:
         raise InputError(f"a state's shape is {ALLOWED}, got {shape!r:.60}")
     return tuple(int(n) for n in numbers)

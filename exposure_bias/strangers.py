@@ -1,8 +1,7 @@
 """Other people's code by name: `module:NAME`. Importing a module runs it.
 
-So come in a sampler, a statistic, a remedy, a model, data and features that this package does not know, the same in
-Python and at the command line (docs/extending.md).
-"""
+So come in a sampler, a statistic, a remedy, a model, data and features that this package does not
+know, the same in Python and at the command line (docs/extending.md)."""
 
 import importlib
 import os
@@ -30,7 +29,9 @@ def imported(text: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"cannot import the {what} {text!r}: {error}; give module:NAME, importable here") from error
+        raise InputError(
+            f"cannot import the {what} {text!r}: {error}; give module:NAME, importable here"
+        ) from error
     finally:
         sys.path.remove(os.getcwd())
 
@@ -45,4 +46,6 @@ def made(text: str, what: str, *given: Any) -> Any:
         return found(*given)
     except TypeError as error:
         wanted = ", ".join(type(value).__name__ for value in given) or "nothing"
-        raise InputError(f"the {what} {text!r} is called with {wanted}, and said: {error}") from error
+        raise InputError(
+            f"the {what} {text!r} is called with {wanted}, and said: {error}"
+        ) from error

@@ -112,7 +112,13 @@ def chain(
 
 
 def teacher_step(
-    x: Tensor, x0: Tensor, steps: Steps, s: Level, t: Level, z: Tensor | None, variance: Tensor | None
+    x: Tensor,
+    x0: Tensor,
+    steps: Steps,
+    s: Level,
+    t: Level,
+    z: Tensor | None,
+    variance: Tensor | None,
 ) -> Tensor:
     """One step of the teacher chain: x_0 in place of every prediction, all else as in the
     model's step.
@@ -153,5 +159,8 @@ def evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clippin
     try:
         return model.predict(*in_network_coordinates(model, x, level), clip)
     except InputError as error:
-        where = f"at step {index}, timestep {level.timestep:g} (α={level.alpha:.4g}, σ={level.sigma:.4g})"
+        where = (
+            f"at step {index}, timestep {level.timestep:g} (α={level.alpha:.4g},"
+            f" σ={level.sigma:.4g})"
+        )
         raise InputError(f"{error} {where}") from error

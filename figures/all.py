@@ -11,9 +11,17 @@ from pathlib import Path
 import drawing
 
 NAMES = (
-    "one_step_all_steps", "fig5_reconstructions", "fig6_normality", "chain_length", "objectives", "table4_speedup",
-    "high_frequencies", "ip_without_training", "isotropy_before_after", "delta_and_norms",
-)  # fmt: skip
+    "one_step_all_steps",
+    "fig5_reconstructions",
+    "fig6_normality",
+    "chain_length",
+    "objectives",
+    "table4_speedup",
+    "high_frequencies",
+    "ip_without_training",
+    "isotropy_before_after",
+    "delta_and_norms",
+)
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,5 @@
-"""δ_t and ε-norms beside their references, and the published log, from results/delta_and_norms and published_delta."""
+"""δ_t and ε-norms beside their references, and the published log, from results/delta_and_norms and
+published_delta."""
 
 import drawing
 import matplotlib.pyplot as plt
@@ -25,27 +26,49 @@ def main() -> None:
             drawing.curve(axis, band, "timestep", "model", 0)
             axis.axhline(0, color="k", linewidth=1, label="perfect sampler")
             axis.plot(
-                here["timestep"], here["root_gaussian"] - perfect, label="same solver, Gaussian", **drawing.REFERENCE
+                here["timestep"],
+                here["root_gaussian"] - perfect,
+                label="same solver, Gaussian",
+                **drawing.REFERENCE,
             )
             axis.set(xlabel="$t$", title=f"{steps} steps")
-            axis.set_ylabel(r"$\sqrt{\delta_t}$ less a perfect sampler's" if steps == all_steps[0] else "")
+            axis.set_ylabel(
+                r"$\sqrt{\delta_t}$ less a perfect sampler's" if steps == all_steps[0] else ""
+            )
             axis.invert_xaxis()
         last = axes[-2]
         for i, steps in enumerate(all_steps):
             here = norms[norms["steps"] == steps]
-            band = here.rename(columns={"ratio": "value", "ratio_band_low": "low", "ratio_band_high": "high"})
+            band = here.rename(
+                columns={"ratio": "value", "ratio_band_low": "low", "ratio_band_high": "high"}
+            )
             drawing.curve(last, band, "timestep", f"{steps} steps", i)
             for reference, line in (("ratio_gaussian", "--"), ("ratio_exact", ":")):
-                last.plot(here["timestep"], here[reference], color=f"C{i}", linestyle=line, linewidth=1)
+                last.plot(
+                    here["timestep"], here[reference], color=f"C{i}", linestyle=line, linewidth=1
+                )
         last.plot([], [], "k--", linewidth=1, label="Gaussian data")
         last.plot([], [], "k:", linewidth=1, label="exact denoiser")
         last.set(xlabel="$t$", ylabel=r"$\epsilon$-norm, chain / forward", title="")
         last.invert_xaxis()
         published = axes[-1]
-        published.plot(log["timestep"], log["published"] ** 0.5, "o", color="C3", markersize=3, label="published log")
-        published.plot(log["timestep"], log["perfect"] ** 0.5, color="k", linewidth=1, label="perfect sampler")
+        published.plot(
+            log["timestep"],
+            log["published"] ** 0.5,
+            "o",
+            color="C3",
+            markersize=3,
+            label="published log",
+        )
+        published.plot(
+            log["timestep"], log["perfect"] ** 0.5, color="k", linewidth=1, label="perfect sampler"
+        )
         published.fill_between(
-            log["timestep"], log["small"] ** 0.5, log["large"] ** 0.5, color="0.8", label="same solver"
+            log["timestep"],
+            log["small"] ** 0.5,
+            log["large"] ** 0.5,
+            color="0.8",
+            label="same solver",
         )
         published.set(xlabel="$t$", title="CIFAR-10, published")
         published.invert_xaxis()
@@ -56,12 +79,13 @@ def main() -> None:
     drawing.save(
         figure,
         STUDY,
-        "First two: the signed root of the published δ_t along the chain (noise at the left) less a perfect "
-        "sampler's, with its simultaneous 95 % band; dashed, a perfect denoiser of Gaussian data with the same steps. "
-        "Third: ratio of ε-norms, chain over forward; dashed for a perfect denoiser of Gaussian data, dotted for the "
-        "exact denoiser of the training images. Right: the author's log for ADM on CIFAR-10 at 20 steps, signed root "
-        "of δ_t without intervals, and the same two references on JPEG copies of those images; grey spans the "
-        "variances β̃ and β.",
+        "First two: the signed root of the published δ_t along the chain (noise at the left) less a"
+        " perfect sampler's, with its simultaneous 95 % band; dashed, a perfect denoiser of"
+        " Gaussian data with the same steps. Third: ratio of ε-norms, chain over forward; dashed"
+        " for a perfect denoiser of Gaussian data, dotted for the exact denoiser of the training"
+        " images. Right: the author's log for ADM on CIFAR-10 at 20 steps, signed root of δ_t"
+        " without intervals, and the same two references on JPEG copies of those images; grey spans"
+        " the variances β̃ and β.",
     )
     return None
 

@@ -1,4 +1,5 @@
-"""What the figures share: results in, PDF, PNG and caption out. They run no network and compute no statistics."""
+"""What the figures share: results in, PDF, PNG and caption out. They run no network and compute no
+statistics."""
 
 import json
 import logging
@@ -47,24 +48,38 @@ def published() -> pd.DataFrame:
 
 
 def save(figure: Figure, study: str, caption: str) -> None:
-    """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same results."""
+    """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same
+    results."""
     run = run_of(study)
     bundled = {"model": "bundled {data}", "ip": "bundled {data}-ip"}
-    said = {k: bundled[k].format(**run["settings"]) if v is None else v for k, v in run["settings"].items()}
-    settings = ", ".join(f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in said.items())
+    said = {
+        k: bundled[k].format(**run["settings"]) if v is None else v
+        for k, v in run["settings"].items()
+    }
+    settings = ", ".join(
+        f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in said.items()
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with style():  # resolution, and colours that are named by their place in the cycle
-        figure.savefig(folder / f"{study}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(
+            folder / f"{study}.pdf",
+            metadata={"CreationDate": None, "Producer": None, "Creator": None},
+        )
         figure.savefig(folder / f"{study}.png", metadata={"Software": None})
-    text = f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
+    text = (
+        f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
+    )
     captions = ROOT / "figures" / "captions"
     captions.mkdir(exist_ok=True)
     (captions / f"{study}.md").write_text(text)
     matplotlib.pyplot.close(figure)
 
 
-def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, **options: Any) -> None:
-    """A line with its band and a marker of its own, so that colour is not all that tells it from others."""
+def curve(
+    axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, **options: Any
+) -> None:
+    """A line with its band and a marker of its own, so that colour is not all that tells it from
+    others."""
     table = table.sort_values(along)
     colour = _colour(place)
     x = table[along].to_numpy(float)
@@ -74,14 +89,26 @@ def curve(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, *
         axis.fill_between(x, table["low"], table["high"], color=colour, alpha=0.2, linewidth=0)
 
 
-def bars(axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, apart: float = 1.04) -> None:
-    """As `curve`, with bars in place of the band, each family a factor `apart` beside the last, where bands overlap."""
+def bars(
+    axis: Axes, table: pd.DataFrame, along: str, label: str, place: int, apart: float = 1.04
+) -> None:
+    """As `curve`, with bars in place of the band, each family a factor `apart` beside the last,
+    where bands overlap."""
     table = table.sort_values(along)
     x = table[along].to_numpy(float) * apart**place
     middle = table["value"].to_numpy()
     half = np.abs(table[["low", "high"]].to_numpy().T - middle)
     marker = MARKERS[place % len(MARKERS)]
-    axis.errorbar(x, middle, half, color=_colour(place), marker=marker, markersize=3, elinewidth=0.8, label=label)
+    axis.errorbar(
+        x,
+        middle,
+        half,
+        color=_colour(place),
+        marker=marker,
+        markersize=3,
+        elinewidth=0.8,
+        label=label,
+    )
 
 
 def _colour(place: int) -> str:
@@ -94,7 +121,9 @@ def log_lengths(axis: Axes, lengths: Any, label: str = "chain length $T'$") -> N
     lengths = np.unique(np.asarray(lengths, dtype=int))
     crowded = np.append(False, lengths[1:] < 1.35 * lengths[:-1])
     axis.set_xscale("log")
-    axis.set_xticks(lengths, ["" if c else str(k) for k, c in zip(lengths, crowded, strict=True)], fontsize=7)
+    axis.set_xticks(
+        lengths, ["" if c else str(k) for k, c in zip(lengths, crowded, strict=True)], fontsize=7
+    )
     axis.minorticks_off()
     axis.set_xlabel(label)
 

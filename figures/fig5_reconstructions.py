@@ -14,7 +14,10 @@ def main() -> None:
     if table is None:
         return drawing.note_missing(STUDY)
     images = {
-        k: np.array(v) for k, v in json.loads((drawing.ROOT / "results" / STUDY / "images.json").read_text()).items()
+        k: np.array(v)
+        for k, v in json.loads(
+            (drawing.ROOT / "results" / STUDY / "images.json").read_text()
+        ).items()
     }
     original = images.pop("x0")
     lengths = sorted({key.rsplit(", ", 1)[1] for key in images}, key=int)
@@ -28,7 +31,9 @@ def main() -> None:
                 draw(axis, original if length == "x0" else images[f"{row}, {length}"])
                 if r == 0:
                     axis.set_title("$x_0$" if length == "x0" else f"$L$ = {length}", fontsize=7)
-            grid[r, 0].set_ylabel(row.replace(", ", "\n"), fontsize=6, rotation=0, ha="right", va="center")
+            grid[r, 0].set_ylabel(
+                row.replace(", ", "\n"), fontsize=6, rotation=0, ha="right", va="center"
+            )
         axis = right.subplots()
         chains = list(table["chain"].unique())
         for i, model in enumerate(("model", "exact denoiser")):
@@ -41,10 +46,10 @@ def main() -> None:
     drawing.save(
         figure,
         STUDY,
-        "Held-out images x_0 noised to the L-th of 1000 levels and brought back in L steps by the means of ancestral "
-        "sampling alone (as the paper's Fig. 5), by ancestral sampling and by DDIM, with the model and with the exact "
-        "denoiser of these images. Right: power at f ≥ ¼ cycle per pixel against x_0's, 95 % bands (jackknife over "
-        "images).",
+        "Held-out images x_0 noised to the L-th of 1000 levels and brought back in L steps by the"
+        " means of ancestral sampling alone (as the paper's Fig. 5), by ancestral sampling and by"
+        " DDIM, with the model and with the exact denoiser of these images. Right: power at f ≥ ¼"
+        " cycle per pixel against x_0's, 95 % bands (jackknife over images).",
     )
     return None
 

@@ -23,14 +23,17 @@ def main() -> None:
             drawing.log_lengths(axis, table["length"])
         axes[0].set_ylabel("high frequencies (dB of data's)")
         axes[1].set_ylabel("less DDPM's (dB)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=6.5)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=6.5
+        )
     drawing.save(
         figure,
         STUDY,
-        "Power of samples at f ≥ ¼ cycle per pixel against the data's, in dB, by number of ancestral steps, and "
-        "differences from DDPM's on the same images and noise; means over training seeds, 95 % intervals over images "
-        "and seeds, shifted sideways for clarity. The Gaussian reference is a perfect denoiser of Gaussian data of "
-        "the same covariance; the exact denoiser is that of the training images.",
+        "Power of samples at f ≥ ¼ cycle per pixel against the data's, in dB, by number of"
+        " ancestral steps, and differences from DDPM's on the same images and noise; means over"
+        " training seeds, 95 % intervals over images and seeds, shifted sideways for clarity. The"
+        " Gaussian reference is a perfect denoiser of Gaussian data of the same covariance; the"
+        " exact denoiser is that of the training images.",
     )
     return None
 

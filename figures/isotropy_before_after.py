@@ -18,24 +18,36 @@ def main() -> None:
             place = 0
             for pair in table["pair"].unique():
                 for of in ("DDPM", "IP"):
-                    here = table[(table["measure"] == measure) & (table["pair"] == pair) & (table["of"] == of)]
+                    here = table[
+                        (table["measure"] == measure)
+                        & (table["pair"] == pair)
+                        & (table["of"] == of)
+                    ]
                     half = [here["value"] - here["low"], here["high"] - here["value"]]
                     x = here["length"] * (1 + 0.04 * place)
                     axis.errorbar(
-                        x, here["value"], yerr=half, fmt=drawing.MARKERS[place], markersize=3, label=f"{of}, {pair}"
+                        x,
+                        here["value"],
+                        yerr=half,
+                        fmt=drawing.MARKERS[place],
+                        markersize=3,
+                        label=f"{of}, {pair}",
                     )
                     place += 1
             if measure in NULL:
                 axis.axhline(NULL[measure], **drawing.REFERENCE)
             drawing.log_lengths(axis, table["length"], "length")
             axis.set_ylabel(measure)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
+        )
     drawing.save(
         figure,
         STUDY,
-        "e_t of ancestral chains from true x_t, for models trained with and without input perturbation on the same "
-        "draws (means over seeds) and for the bundled pair (one seed each), 95 % intervals. Dashed: what white "
-        "Gaussian errors show, which is not what a perfect sampler shows. Points are shifted sideways for clarity.",
+        "e_t of ancestral chains from true x_t, for models trained with and without input"
+        " perturbation on the same draws (means over seeds) and for the bundled pair (one seed"
+        " each), 95 % intervals. Dashed: what white Gaussian errors show, which is not what a"
+        " perfect sampler shows. Points are shifted sideways for clarity.",
     )
     return None
 

@@ -1,4 +1,5 @@
-"""Tables 2, 3 and 7 of the talk and few-step DDIM: our differences beside the published ones, a figure for each."""
+"""Tables 2, 3 and 7 of the talk and few-step DDIM: our differences beside the published ones, a
+figure for each."""
 
 import drawing
 import matplotlib.pyplot as plt
@@ -27,7 +28,9 @@ def draw(study: str) -> None:
         return drawing.note_missing(study)
     where, baseline, names = TABLES[study]
     with drawing.style():
-        figure, (values, differences, literature) = plt.subplots(1, 3, figsize=(2.4 * drawing.COLUMN, 2.5))
+        figure, (values, differences, literature) = plt.subplots(
+            1, 3, figsize=(2.4 * drawing.COLUMN, 2.5)
+        )
         for axis, of in ((values, "value"), (differences, "difference")):
             families = [k for k in table["family"].unique() if " less " not in k]
             for family in families:
@@ -47,14 +50,16 @@ def draw(study: str) -> None:
         literature.legend(fontsize=6)
         drawing.log_lengths(literature, change["length"], "steps")
         literature.set_ylabel(f"FID less {baseline}'s, published", fontsize=8)
-        figure.legend(*values.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+        figure.legend(
+            *values.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
+        )
     drawing.save(
         figure,
         study,
-        "Fréchet distance of classifier features to the training images, bias-corrected (left), and differences on "
-        "the same noise (middle), means over training seeds with 95 % intervals over images and seeds, shifted "
-        f"sideways for clarity; families called bundled are one seed each. Right: {where} of {SOURCES[study]}: "
-        "CIFAR-10, FID, no intervals.",
+        "Fréchet distance of classifier features to the training images, bias-corrected (left),"
+        " and differences on the same noise (middle), means over training seeds with 95 %"
+        " intervals over images and seeds, shifted sideways for clarity; families called bundled"
+        f" are one seed each. Right: {where} of {SOURCES[study]}: CIFAR-10, FID, no intervals.",
     )
     return None
 
@@ -62,9 +67,13 @@ def draw(study: str) -> None:
 def published(where: str, baseline: str, name: str) -> pd.DataFrame:
     """A model's published FID less the baseline's, by number of steps."""
     table = drawing.published()
-    table = table[(table["where"] == where) & (table["dataset"] == "CIFAR10-32") & (table["metric"] == "FID")]
+    table = table[
+        (table["where"] == where) & (table["dataset"] == "CIFAR10-32") & (table["metric"] == "FID")
+    ]
     by = table.pivot_table(index="sampling_steps", columns="model", values="value")
-    return pd.DataFrame({"length": by.index.astype(int), "value": (by[name] - by[baseline]).to_numpy()}).dropna()
+    return pd.DataFrame(
+        {"length": by.index.astype(int), "value": (by[name] - by[baseline]).to_numpy()}
+    ).dropna()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# These are read when torch, matplotlib and huggingface_hub are first imported, and by the commands that tests start.
+# These are read when torch, matplotlib and huggingface_hub are first imported, and by the commands
+# that tests start.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
@@ -17,7 +18,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of data sets and references that lies beside the repository; tests that need it skip without it."""
+    """The folder of data sets and references that lies beside the repository; tests that need it
+    skip without it."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not here")
     return SHARED

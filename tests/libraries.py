@@ -1,9 +1,11 @@
-"""The smallest faithful stand-ins for libraries that cannot be installed here: public attributes and samplers.
+"""The smallest faithful stand-ins for libraries that cannot be installed here: public attributes
+and samplers.
 
-Each is written from the paper's algorithm and the library's public interface (named below), and the adapters were run
-beside the originals as well: NVlabs/edm and edm2, lucidrains/denoising-diffusion-pytorch, facebookresearch/
-flow_matching and crowsonkb/k-diffusion. Samplers take their start and noise, so that a chain can share both.
-"""
+Each is written from the paper's algorithm and the library's public interface (named below), and the
+adapters were run
+beside the originals as well: NVlabs/edm and edm2, lucidrains/denoising-diffusion-pytorch,
+facebookresearch/ flow_matching and crowsonkb/k-diffusion. Samplers take their start and noise, so
+that a chain can share both."""
 
 import math
 from itertools import pairwise
@@ -17,18 +19,24 @@ SHAPE = (3, 8, 8)
 
 
 class Net(nn.Module):
-    """A small random network of (x, t), and of labels if there are classes; `scale` brings its time to about 1."""
+    """A small random network of (x, t), and of labels if there are classes; `scale` brings its time
+    to about 1."""
 
     def __init__(self, scale: float = 1.0, out_channels: int = 3, classes: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(out_channels + classes)
-            self.head, self.tail = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, out_channels, 3, padding=1)
+            self.head, self.tail = (
+                nn.Conv2d(3, 8, 3, padding=1),
+                nn.Conv2d(8, out_channels, 3, padding=1),
+            )
             self.time = nn.Linear(1, 8)
             self.classes_emb = nn.Embedding(classes, 8) if classes else None
         self.scale, self.channels, self.self_condition = scale, 3, False
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, cond_drop_prob: float = 0.5) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, cond_drop_prob: float = 0.5
+    ) -> Tensor:
         h = self.head(x) + self.time(t.float()[:, None] / self.scale)[:, :, None, None]
         if self.classes_emb is not None:
             assert cond_drop_prob == 0
@@ -37,7 +45,8 @@ class Net(nn.Module):
 
 
 class EDMPrecond(nn.Module):
-    """EDM's preconditioning (Karras et al. 2022, Table 1) around a network that sees σ and one-hot labels.
+    """EDM's preconditioning (Karras et al. 2022, Table 1) around a network that sees σ and one-hot
+    labels.
 
     known: the σ that `round_sigma` rounds to; all of them if None.
     """
@@ -52,7 +61,9 @@ class EDMPrecond(nn.Module):
     def round_sigma(self, sigma: Tensor) -> Tensor:
         if self.known is None:
             return sigma
-        return self.known.to(sigma.dtype)[(sigma.reshape(-1, 1) - self.known).abs().argmin(1)].reshape(sigma.shape)
+        return self.known.to(sigma.dtype)[
+            (sigma.reshape(-1, 1) - self.known).abs().argmin(1)
+        ].reshape(sigma.shape)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         x, sigma = x.float(), sigma.float().expand(len(x)).view(-1, 1, 1, 1)
@@ -63,8 +74,13 @@ class EDMPrecond(nn.Module):
         return self.sigma_data**2 / total * x + sigma * self.sigma_data / total.sqrt() * raw
 
 
-def edm_sampler(net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = None, heun: bool = True) -> Tensor:
-    """Algorithm 1 of Karras et al. 2022, deterministic, on their grid from 80 to 0.002 (eq. 5), as `generate.py`."""
+def edm_sampler(
+    net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = None, heun: bool = True
+) -> Tensor:
+    """Algorithm 1 of Karras et al.
+
+    2022, deterministic, on their grid from 80 to 0.002 (eq. 5), as `generate.py`.
+    """
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     grid = net.round_sigma((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
     x = epsilon * grid[0]
@@ -80,34 +96,54 @@ def edm_sampler(net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = N
 
 
 class GaussianDiffusion(nn.Module):
-    """denoising-diffusion-pytorch's: float32 buffers, images normalised from [0, 1], x̂_0 clipped while sampling."""
+    """denoising-diffusion-pytorch's: float32 buffers, images normalised from [0, 1], x̂_0 clipped
+    while sampling."""
 
-    def __init__(self, model: Net, objective: str = "pred_noise", steps: int = 100, normalised: bool = True) -> None:
+    def __init__(
+        self, model: Net, objective: str = "pred_noise", steps: int = 100, normalised: bool = True
+    ) -> None:
         super().__init__()
         betas = torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)
         self.register_buffer("betas", betas.float())
         self.abar = torch.cumprod(1 - betas, 0)
-        self.model, self.objective, self.image_size, self.channels = model, objective, (8, 8), model.channels
+        self.model, self.objective, self.image_size, self.channels = (
+            model,
+            objective,
+            (8, 8),
+            model.channels,
+        )
         self.self_condition = model.self_condition
         self.normalize = (lambda x: 2 * x - 1) if normalised else (lambda x: x)
 
-    def predict(self, x: Tensor, t: int, *labels: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(
+        self, x: Tensor, t: int, *labels: Any, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x̂_0 clipped, the ε̂ of that x̂_0, and the second half of a learned variance's output."""
         output = self.model(x, torch.full((len(x),), t), *labels, **options)
         value, variance = output[:, :3], output[:, 3:]
         a, s = self.abar[t].sqrt().float(), (1 - self.abar[t]).sqrt().float()
-        x0 = {"pred_noise": (x - s * value) / a, "pred_x0": value, "pred_v": a * x - s * value}[self.objective]
+        x0 = {"pred_noise": (x - s * value) / a, "pred_x0": value, "pred_v": a * x - s * value}[
+            self.objective
+        ]
         x0 = x0.clamp(-1, 1)
         return x0, (x - a * x0) / s, variance
 
     @torch.no_grad()
-    def p_sample_loop(self, x: Tensor, noise: Any, *labels: Any, learned: bool = False, **options: Any) -> Tensor:
-        """Ancestral sampling with the posterior variance β̃, or the learned one (Ho et al. 2020, Alg. 2)."""
+    def p_sample_loop(
+        self, x: Tensor, noise: Any, *labels: Any, learned: bool = False, **options: Any
+    ) -> Tensor:
+        """Ancestral sampling with the posterior variance β̃, or the learned one (Ho et al.
+
+        2020, Alg. 2).
+        """
         for i, t in enumerate(reversed(range(len(self.betas)))):
             x0, _, variance = self.predict(x, t, *labels, **options)
             beta, abar = self.betas[t].double(), self.abar[t]
             before = self.abar[t - 1] if t else torch.ones(())
-            to_x0, to_x = before.sqrt() * beta / (1 - abar), (1 - beta).sqrt() * (1 - before) / (1 - abar)
+            to_x0, to_x = (
+                before.sqrt() * beta / (1 - abar),
+                (1 - beta).sqrt() * (1 - before) / (1 - abar),
+            )
             x = to_x0.float() * x0 + to_x.float() * x
             if t:
                 small, large = (beta * (1 - before) / (1 - abar)).log().float(), beta.log().float()
@@ -130,18 +166,23 @@ class GaussianDiffusion(nn.Module):
 
 
 class LearnedGaussianDiffusion(GaussianDiffusion):
-    """The same with a network that also returns its variance; the adapter goes by the class's name."""
+    """The same with a network that also returns its variance; the adapter goes by the
+    class's name."""
 
 
 class Scheduler:
-    """flow_matching's schedulers by name: α and σ of their time τ, 1 at the data, with derivatives by autograd."""
+    """flow_matching's schedulers by name: α and σ of their time τ, 1 at the data, with derivatives
+    by autograd."""
 
     def __init__(self, name: str = "CondOT") -> None:
         self.alpha, self.sigma = {
             "CondOT": (lambda t: t, lambda t: 1 - t),
             "Cosine": (lambda t: torch.sin(math.pi / 2 * t), lambda t: torch.cos(math.pi / 2 * t)),
             "LinearVP": (lambda t: t, lambda t: (1 - t**2).sqrt()),
-            "VP": (lambda t: torch.exp(-0.5 * self.integral(t)), lambda t: (1 - torch.exp(-self.integral(t))).sqrt()),
+            "VP": (
+                lambda t: torch.exp(-0.5 * self.integral(t)),
+                lambda t: (1 - torch.exp(-self.integral(t))).sqrt(),
+            ),
             "Polynomial": (lambda t: t**3, lambda t: 1 - t**3),
         }[name]
 
@@ -156,7 +197,9 @@ class Scheduler:
             alpha, sigma = self.alpha(t), self.sigma(t)
             (d_alpha,) = torch.autograd.grad(alpha.sum(), t, retain_graph=True)
             (d_sigma,) = torch.autograd.grad(sigma.sum(), t)
-        return SimpleNamespace(alpha_t=alpha.detach(), sigma_t=sigma.detach(), d_alpha_t=d_alpha, d_sigma_t=d_sigma)
+        return SimpleNamespace(
+            alpha_t=alpha.detach(), sigma_t=sigma.detach(), d_alpha_t=d_alpha, d_sigma_t=d_sigma
+        )
 
     def snr_inverse(self, snr: Tensor) -> Tensor:
         raise NotImplementedError
@@ -226,7 +269,8 @@ class DiscreteEpsDDPMDenoiser(Denoiser):
 
 
 class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
-    """k-diffusion's wrapper of a latent-diffusion model, which must be called with its condition, None or not."""
+    """k-diffusion's wrapper of a latent-diffusion model, which must be called with its condition,
+    None or not."""
 
     def inner(self, x: Tensor, t: Tensor, *, cond: Any) -> Tensor:
         return self.inner_model(x, t)
@@ -234,7 +278,10 @@ class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
 
 @torch.no_grad()
 def k_sampler(model: Any, x: Tensor, sigmas: Tensor, heun: bool) -> Tensor:
-    """`sample_euler` or `sample_heun` without churn, in the float32 of its state (Karras et al. 2022, Alg. 1)."""
+    """`sample_euler` or `sample_heun` without churn, in the float32 of its state (Karras et al.
+
+    2022, Alg. 1).
+    """
     for now, then in pairwise(sigmas):
         slope = (x - model(x, now.expand(len(x)))) / now
         if heun and then > 0:

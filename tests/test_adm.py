@@ -1,9 +1,9 @@
 """The ADM UNet against the original, and guided-diffusion's objects against a loop of their own.
 
-The original's code is not here. What stands below of it are numbers that openai/guided-diffusion and
-forever208/DDPM-IP gave when they ran beside this package: digests of their parameter lists, and outputs of networks
-with the weights of `filled`. The sampling loop is the smallest one that follows their public interface.
-"""
+The original's code is not here. What stands below of it are numbers that openai/guided-diffusion
+and forever208/DDPM-IP gave when they ran beside this package: digests of their parameter lists, and
+outputs of networks with the weights of `filled`. The sampling loop is the smallest one that follows
+their public interface."""
 
 import enum
 import hashlib
@@ -24,11 +24,14 @@ from exposure_bias.streams import chain
 ABAR = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
 COSINE = np.minimum(1 - ABAR[1:] / ABAR[:-1], 0.999)
 TINY = adm.Preset(32, 32, 1, (16,), channel_mult=(1, 2), learn_sigma=False)
-IMPROVED = replace(TINY, resblock_updown=False, scale_shift_norm=False, learn_sigma=True, rescale_timesteps=True)
+IMPROVED = replace(
+    TINY, resblock_updown=False, scale_shift_norm=False, learn_sigma=True, rescale_timesteps=True
+)
 
 
 def filled(net: torch.nn.Module) -> torch.nn.Module:
-    """The network with weights that any version of torch and numpy makes alike, none of them zero."""
+    """The network with weights that any version of torch and numpy makes alike, none of
+    them zero."""
     rng = np.random.default_rng(7)
     for key, value in sorted(net.state_dict().items()):
         shape = tuple(value.shape)
@@ -39,7 +42,9 @@ def filled(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def images(batch: int, size: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).random((batch, 3, size, size)) * 4 - 2).float()
+    return torch.from_numpy(
+        np.random.default_rng(seed).random((batch, 3, size, size)) * 4 - 2
+    ).float()
 
 
 @pytest.mark.parametrize(
@@ -87,23 +92,37 @@ GOLDEN = {
         [0.121699, 0.156532, -1.127207, 0.200304, -1.256632],
         48.70116,
     ),
-    "improved-diffusion": (IMPROVED, [-0.552912, 0.044904, 0.432905, -0.300243, -0.195293], 64.62465),
+    "improved-diffusion": (
+        IMPROVED,
+        [-0.552912, 0.044904, 0.432905, -0.300243, -0.195293],
+        64.62465,
+    ),
     "narrow adm-imagenet128": (
         replace(
-            adm.PRESETS["adm-imagenet128"], num_channels=32, image_size=64, attention_resolutions=(16, 8), classes=10
+            adm.PRESETS["adm-imagenet128"],
+            num_channels=32,
+            image_size=64,
+            attention_resolutions=(16, 8),
+            classes=10,
         ),
         [0.14953, -1.112616, 0.66787, 0.24063, -0.318864],
         137.87949,
     ),
-    "adm-cifar10": (adm.PRESETS["adm-cifar10"], [0.004396, 0.02239, -0.207759, 0.153669, 0.094499], 59.13091),
-}  # fmt: skip
+    "adm-cifar10": (
+        adm.PRESETS["adm-cifar10"],
+        [0.004396, 0.02239, -0.207759, 0.153669, 0.094499],
+        59.13091,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_outputs_are_the_originals(name):
     preset, expected, norm = GOLDEN[name]
     got = outputs(adm.build(preset), preset)
-    np.testing.assert_allclose(got.flatten()[:: got.numel() // 5][:5], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got.flatten()[:: got.numel() // 5][:5], expected, rtol=1e-4, atol=1e-5
+    )
     assert float(got.norm()) == pytest.approx(norm, rel=1e-5)
     assert got.dtype == torch.float32
 
@@ -129,19 +148,24 @@ def test_half_torso():
     inside = ("input_blocks", "middle_block", "output_blocks")
     for key, kind in kinds.items():
         linear_or_norm = "emb_layers" in key or "norm" in key or re.search(r"_layers\.0\.", key)
-        assert kind == (torch.float16 if key.startswith(inside) and not linear_or_norm else torch.float32), key
+        assert kind == (
+            torch.float16 if key.startswith(inside) and not linear_or_norm else torch.float32
+        ), key
     assert half.dtype == torch.float32
     assert 1e-5 < float((half - full).norm() / full.norm()) < 1e-2
 
 
 def test_group_norm_computes_in_float32():
-    """Squares of 3000 overflow float16, and 32 groups of equal numbers leave nothing but the offset."""
+    """Squares of 3000 overflow float16, and 32 groups of equal numbers leave nothing but the
+    offset."""
     norm = adm.GroupNorm32(32)
     x = torch.full((1, 32, 4, 4), 3000.0).half()
     x[..., 0] = -3000
     out = norm(x)
     assert out.dtype == torch.float16
-    torch.testing.assert_close(out[..., 0].float().unique(), torch.tensor([-(3**0.5)]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        out[..., 0].float().unique(), torch.tensor([-(3**0.5)]), rtol=1e-3, atol=0
+    )
 
 
 class Mean(enum.Enum):
@@ -158,9 +182,12 @@ class Variance(enum.Enum):
 
 
 class Diffusion:
-    """The public attributes of GaussianDiffusion, of SpacedDiffusion where a timestep map is given, and its loop."""
+    """The public attributes of GaussianDiffusion, of SpacedDiffusion where a timestep map is given,
+    and its loop."""
 
-    def __init__(self, betas, variance="LEARNED_RANGE", mean="EPSILON", kept=None, rescale_timesteps=False):
+    def __init__(
+        self, betas, variance="LEARNED_RANGE", mean="EPSILON", kept=None, rescale_timesteps=False
+    ):
         self.model_mean_type, self.model_var_type = Mean[mean], Variance[variance]
         self.rescale_timesteps, self.total = rescale_timesteps, len(betas)
         if kept is not None:
@@ -170,7 +197,8 @@ class Diffusion:
         self.betas = betas
 
     def loop(self, net, x, noises, clip, eta=None, **labels):
-        """(state, x̂_0 there) from the noisiest level down, then the last state: p_sample, or with eta ddim_sample."""
+        """(state, x̂_0 there) from the noisiest level down, then the last state: p_sample, or with
+        eta ddim_sample."""
         abar = np.cumprod(1 - self.betas)
         before = np.append(1, abar[:-1])
         posterior = self.betas * (1 - before) / (1 - abar)
@@ -180,13 +208,19 @@ class Diffusion:
             with torch.no_grad():
                 output = net(x.float(), t, **labels).double()
             value, fraction = output[:, :3], (output[:, 3:] + 1) / 2
-            x0 = value if self.model_mean_type is Mean.START_X else (x - (1 - abar[i]) ** 0.5 * value) / abar[i] ** 0.5
+            x0 = (
+                value
+                if self.model_mean_type is Mean.START_X
+                else (x - (1 - abar[i]) ** 0.5 * value) / abar[i] ** 0.5
+            )
             x0 = x0.clamp(-1, 1) if clip else x0
             yield x, x0
             if eta is None:
                 log_variance = np.log(posterior[i] if i else 1.0), np.log(self.betas[i])
                 low, high = log_variance
-                share = {"FIXED_SMALL": 0.0, "FIXED_LARGE": 1.0}.get(self.model_var_type.name, fraction)
+                share = {"FIXED_SMALL": 0.0, "FIXED_LARGE": 1.0}.get(
+                    self.model_var_type.name, fraction
+                )
                 mean = self.betas[i] * before[i] ** 0.5 / (1 - abar[i]) * x0
                 mean = mean + (1 - before[i]) * (1 - self.betas[i]) ** 0.5 / (1 - abar[i]) * x
                 sigma = torch.as_tensor((share * high + (1 - share) * low) / 2).exp()
@@ -206,18 +240,38 @@ EVERY_50TH = np.linspace(0, 999, 21).round().astype(int)
     [
         (Diffusion(COSINE, kept=EVERY_50TH), "ddpm:learned_range", True, None),
         (Diffusion(COSINE, kept=EVERY_50TH), "ddpm:learned_range", False, None),
-        (Diffusion(np.linspace(1e-4, 0.02, 1000), "FIXED_SMALL", kept=EVERY_50TH), "ddpm", True, None),
+        (
+            Diffusion(np.linspace(1e-4, 0.02, 1000), "FIXED_SMALL", kept=EVERY_50TH),
+            "ddpm",
+            True,
+            None,
+        ),
         (Diffusion(np.linspace(1e-3, 0.2, 20), "FIXED_LARGE"), "ddpm:fixed_large", False, None),
-        (Diffusion(COSINE, "FIXED_LARGE", "START_X", kept=EVERY_50TH), "ddpm:fixed_large", True, None),
+        (
+            Diffusion(COSINE, "FIXED_LARGE", "START_X", kept=EVERY_50TH),
+            "ddpm:fixed_large",
+            True,
+            None,
+        ),
         (Diffusion(COSINE, kept=range(0, 1000, 40)), "ddim", True, 0.0),
         (Diffusion(COSINE, "FIXED_LARGE", kept=EVERY_50TH), "ddim:0.5", True, 0.5),
-        (Diffusion(np.linspace(3e-4, 0.07, 300), "FIXED_SMALL", kept=range(4, 300, 17), rescale_timesteps=True),
-         "ddpm", True, None),
+        (
+            Diffusion(
+                np.linspace(3e-4, 0.07, 300),
+                "FIXED_SMALL",
+                kept=range(4, 300, 17),
+                rescale_timesteps=True,
+            ),
+            "ddpm",
+            True,
+            None,
+        ),
     ],
     ids=["learned", "unclipped", "small", "unspaced", "sample", "ddim", "eta", "rescaled"],
-)  # fmt: skip
+)
 def test_chain_is_the_librarys_loop(diffusion, sampler, clip, eta):
-    """State by state, from one start and the same noise; float64 but for the network, hence far below 1e-5."""
+    """State by state, from one start and the same noise; float64 but for the network, hence far
+    below 1e-5."""
     learned = diffusion.model_var_type is Variance.LEARNED_RANGE
     net = filled(adm.build(replace(TINY, learn_sigma=learned, classes=10)))
     model, labels = eb.adapt(net, diffusion), torch.tensor([3, 8])
@@ -230,7 +284,9 @@ def test_chain_is_the_librarys_loop(diffusion, sampler, clip, eta):
     for step, (state, x0) in zip(ours, theirs, strict=True):
         torch.testing.assert_close(step.x, state, rtol=1e-9, atol=1e-9 * float(state.abs().max()))
         if x0 is not None:
-            torch.testing.assert_close(step.prediction.x0, x0, rtol=1e-9, atol=1e-9 * float(x0.abs().max()))
+            torch.testing.assert_close(
+                step.prediction.x0, x0, rtol=1e-9, atol=1e-9 * float(x0.abs().max())
+            )
 
 
 def test_labels_between_respaced_levels_are_interpolated():
@@ -249,7 +305,8 @@ def test_adapting_twice_changes_nothing():
 
 
 class Unlike(torch.nn.Conv2d):
-    """A network of improved-diffusion's kind, which does not know its image size; or one that enlarges."""
+    """A network of improved-diffusion's kind, which does not know its image size; or one that
+    enlarges."""
 
     def __init__(self):
         super().__init__(3, 3, 1)
@@ -279,7 +336,10 @@ def scaling(value):
     [
         ((Unlike(), Diffusion(COSINE, mean="PREVIOUS_X")), r"PREVIOUS_X.*EPSILON, START_X"),
         ((Unlike(), Diffusion(COSINE, "LEARNED")), r"LEARNED is not supported.*LEARNED_RANGE"),
-        ((Unlike(), Diffusion(COSINE)), r"Unlike does not say.*adapt\(model, diffusion, \(3, 32, 32\)\)"),
+        (
+            (Unlike(), Diffusion(COSINE)),
+            r"Unlike does not say.*adapt\(model, diffusion, \(3, 32, 32\)\)",
+        ),
         ((Enlarging(), Diffusion(COSINE)), "cascades are not supported"),
         ((Unlike(), scaling(1.017)), r"1\.017.*epsilon_scaled"),
         ((Diffusion(COSINE),), r"adapt\(model, diffusion\).*got Diffusion"),
@@ -319,8 +379,11 @@ def test_timesteps_are_rescaled_to_a_thousand(tmp_path):
     model = eb.load_model(tmp_path / "m.pt", preset=preset)
     level = model.schedule.level(3945)
     assert level.timestep == 986.25
-    assert level.alpha**2 == pytest.approx(np.cos((3946 / 4000 + 0.008) / 1.008 * np.pi / 2) ** 2, rel=1e-3)
-    # The golden numbers of the second image, at the fractional timestep, stand 1227 and 3684 after its first.
+    assert level.alpha**2 == pytest.approx(
+        np.cos((3946 / 4000 + 0.008) / 1.008 * np.pi / 2) ** 2, rel=1e-3
+    )
+    # The golden numbers of the second image, at the fractional timestep, stand 1227 and 3684 after
+    # its first.
     got = model(images(2, 32), level)[1].flatten()[[1227, 3684]]
     np.testing.assert_allclose(got, GOLDEN["improved-diffusion"][1][3:], rtol=1e-4, atol=1e-5)
 
@@ -336,7 +399,9 @@ def without(state, *keys):
 
 def test_checkpoints_that_do_not_fit(tmp_path, monkeypatch):
     wide = replace(TINY, channel_mult=(2, 2))
-    monkeypatch.setattr(adm, "PRESETS", {"adm-one": TINY, "adm-two": replace(TINY, steps=10), "adm-wide": wide})
+    monkeypatch.setattr(
+        adm, "PRESETS", {"adm-one": TINY, "adm-two": replace(TINY, steps=10), "adm-wide": wide}
+    )
     state = filled(adm.build("adm-one")).state_dict()
     first = "input_blocks.0.0.weight"
     saved = {
@@ -357,14 +422,26 @@ def test_checkpoints_that_do_not_fit(tmp_path, monkeypatch):
     near = "nearest: adm-one or adm-two, {} of the file's {} tensors fit"
     n = len(state)
     for name, preset, message in [
-        ("narrow.pt", "adm-one", r"wrong shapes.*0\.weight \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)"),
+        (
+            "narrow.pt",
+            "adm-one",
+            r"wrong shapes.*0\.weight \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)",
+        ),
         ("narrow.pt", "adm-one", near.format(n - 1, n)),
-        ("short.pt", "adm-one", r"missing keys time_embed\.0\.weight, .* and 2 more.*" + near.format(n - 5, n - 5)),
+        (
+            "short.pt",
+            "adm-one",
+            r"missing keys time_embed\.0\.weight, .* and 2 more.*" + near.format(n - 5, n - 5),
+        ),
         ("long.pt", "adm-one", r"unexpected keys ema\.decay \(.*" + near.format(n, n + 1)),
         ("good.pt", "adm-wide", "does not fit adm-wide.*" + near.format(n, n)),
         ("good.pt", wide, "does not fit the preset.*" + near.format(n, n)),
         ("good.pt", "adm-mnist", r"unknown preset 'adm-mnist'.*adm-one, adm-two, adm-wide"),
-        ("good.pt", None, r"needs a preset.*--preset, one of adm-one, adm-two, adm-wide \(" + near.format(n, n)),
+        (
+            "good.pt",
+            None,
+            r"needs a preset.*--preset, one of adm-one, adm-two, adm-wide \(" + near.format(n, n),
+        ),
         ("other.safetensors", "adm-one", "fits no preset"),
         ("nested.pt", "adm-one", r"model \(dict\), step \(int\).*save the state dict alone"),
         ("list.pt", "adm-one", "a list"),
@@ -394,12 +471,33 @@ def test_labels_are_asked_for():
 
 def test_from_a_checkpoint_to_a_recording_in_one_command(tmp_path, capsys):
     torch.save(filled(adm.build("adm-cifar10")).state_dict(), tmp_path / "ADM_IP.pt")
-    np.savez(tmp_path / "images.npz", arr_0=(np.random.default_rng(0).random((2, 32, 32, 3)) * 255).astype(np.uint8))
-    command = ["record", "--model", f"{tmp_path}/ADM_IP.pt", "--data", f"{tmp_path}/images.npz", "-n", "2"]
-    command += ["--steps", "2", "--sampler", "ddpm:learned_range", "--clip", "-o", f"{tmp_path}/run.nc"]
+    np.savez(
+        tmp_path / "images.npz",
+        arr_0=(np.random.default_rng(0).random((2, 32, 32, 3)) * 255).astype(np.uint8),
+    )
+    command = [
+        "record",
+        "--model",
+        f"{tmp_path}/ADM_IP.pt",
+        "--data",
+        f"{tmp_path}/images.npz",
+        "-n",
+        "2",
+    ]
+    command += [
+        "--steps",
+        "2",
+        "--sampler",
+        "ddpm:learned_range",
+        "--clip",
+        "-o",
+        f"{tmp_path}/run.nc",
+    ]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert re.search("--preset.*nearest: adm-cifar10 or adm-imagenet32, 494 of the file's 494 tensors fit", error)
+    assert re.search(
+        "--preset.*nearest: adm-cifar10 or adm-imagenet32, 494 of the file's 494 tensors fit", error
+    )
     assert len(error.splitlines()) == 1
     assert main([*command, "--preset", "adm-cifar10"]) == 0
     run = eb.load(tmp_path / "run.nc")

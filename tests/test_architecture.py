@@ -14,23 +14,72 @@ import exposure_bias as eb
 
 ROOT = Path(eb.__file__).parent
 
-# Each module imports only from those before it; between the files of one sub-package the order is free.
+# Each module imports only from those before it; between the files of one sub-package the order is
+# free.
 ORDER = (
-    "errors", "strangers", "bundled", "states", "files", "clipping", "schedules", "samplers", "jackknife", "paths",
-    "data", "run", "denoisers", "oracles", "remedies", "adapters", "streams", "statistics", "recording", "references",
-    "diagnostics", "setup", "loop", "recorder", "observer", "parallel", "fidelity", "training", "sentences",
-    "experiments", "plots", "__init__", "cli", "__main__",
-)  # fmt: skip
+    "errors",
+    "strangers",
+    "bundled",
+    "states",
+    "files",
+    "clipping",
+    "schedules",
+    "samplers",
+    "jackknife",
+    "paths",
+    "data",
+    "run",
+    "denoisers",
+    "oracles",
+    "remedies",
+    "adapters",
+    "streams",
+    "statistics",
+    "recording",
+    "references",
+    "diagnostics",
+    "setup",
+    "loop",
+    "recorder",
+    "observer",
+    "parallel",
+    "fidelity",
+    "training",
+    "sentences",
+    "experiments",
+    "plots",
+    "__init__",
+    "cli",
+    "__main__",
+)
 TORCH_FREE = {
-    "errors", "strangers", "bundled", "states", "files", "clipping", "schedules", "samplers", "jackknife", "data",
-    "run", "statistics", "recording", "references", "diagnostics", "sentences", "plots", "cli", "__main__",
-}  # fmt: skip
+    "errors",
+    "strangers",
+    "bundled",
+    "states",
+    "files",
+    "clipping",
+    "schedules",
+    "samplers",
+    "jackknife",
+    "data",
+    "run",
+    "statistics",
+    "recording",
+    "references",
+    "diagnostics",
+    "sentences",
+    "plots",
+    "cli",
+    "__main__",
+}
 OUTSIDE = {"analyses", "figures", "benchmarks", "tests"}
 SLOW = ("torch", "diffusers", "matplotlib", "sklearn", "pandas")
 
 
 def dotted(path: Path) -> str:
-    """exposure_bias/statistics/law.py -> statistics.law; the __init__.py of a sub-package -> the sub-package."""
+    """exposure_bias/statistics/law.py -> statistics.law; the __init__.py of a sub-package -> the
+    sub-package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -41,20 +90,24 @@ FILES = {dotted(path): path for path in sorted(ROOT.rglob("*.py"))}
 def imports(source: str, package: str, known: set[str]) -> Iterator[str]:
     """What source imports at any depth, except for type checking.
 
-    package: what its relative imports start from. Yields names of `known`, "__init__" for the public names, and the
-    top-level name of what lies outside.
-    """
+    package: what its relative imports start from. Yields names of `known`, "__init__" for the
+    public names, and the top-level name of what lies outside."""
     pending: list[ast.AST] = [ast.parse(source)]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in (
+            "TYPE_CHECKING",
+            "typing.TYPE_CHECKING",
+        ):
             pending.extend(node.orelse)
             continue
         pending.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             yield from (resolve(alias.name, known) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from (resolve(f"{base}.{alias.name}", known) for alias in node.names)
 
@@ -76,7 +129,10 @@ def room(module: str) -> str:
     """The module or sub-package of `ORDER` that a file belongs to."""
     name = module.partition(".")[0]
     if name not in ORDER:
-        pytest.fail(f"exposure_bias/{name} has no place yet: add it to ORDER in {__file__}, below all that it imports")
+        pytest.fail(
+            f"exposure_bias/{name} has no place yet: add it to ORDER in {__file__}, below all that"
+            " it imports"
+        )
     return name
 
 
@@ -105,7 +161,9 @@ def test_imports_come_from_above(module: str) -> None:
     for target in imports_of(module):
         assert target not in OUTSIDE, f"the package never imports {target}"
         if target in FILES and room(target) != room(module):
-            assert room(target) in above, f"{module} imports {target}, which stands below it in ORDER (design §5)"
+            assert room(target) in above, (
+                f"{module} imports {target}, which stands below it in ORDER (design §5)"
+            )
 
 
 def test_no_cycles() -> None:
@@ -122,19 +180,31 @@ def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
             yield node
 
 
-SAMPLERS = {"Sampler", "OneStep", "DDPM", "DDIM", "Euler", "Heun", "SchedulerSampler", "CorrectedSDE", "Exponential"}
+SAMPLERS = {
+    "Sampler",
+    "OneStep",
+    "DDPM",
+    "DDIM",
+    "Euler",
+    "Heun",
+    "SchedulerSampler",
+    "CorrectedSDE",
+    "Exponential",
+}
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_nobody_asks_a_sampler_for_its_class(module: str) -> None:
-    """Every question about a sampler is a member of the protocol, so that a stranger's fits in (design §5)."""
+    """Every question about a sampler is a member of the protocol, so that a stranger's fits in
+    (design §5)."""
     for call in calls_of(ast.parse(FILES[module].read_text()), "isinstance"):
         classes = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
         classes |= {node.attr for node in ast.walk(call.args[1]) if isinstance(node, ast.Attribute)}
         assert not classes & SAMPLERS, ast.unparse(call)
 
 
-# What an attribute of a dataset may be compared with: words of a fixed vocabulary, never of a sentence.
+# What an attribute of a dataset may be compared with: words of a fixed vocabulary, never of a
+# sentence.
 VOCABULARY = {"FID", "yes", "no"}
 
 
@@ -143,23 +213,36 @@ def test_no_result_depends_on_the_wording_of_a_message(module: str) -> None:
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if not isinstance(node, ast.Compare):
             continue
-        read = [n for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr in ("attrs", "description")]
-        words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        read = [
+            n
+            for n in ast.walk(node)
+            if isinstance(n, ast.Attribute) and n.attr in ("attrs", "description")
+        ]
+        words = {
+            n.value
+            for n in ast.walk(node)
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
         slices = [n.slice for n in ast.walk(node) if isinstance(n, ast.Subscript)]
         keys = {s.value for s in slices if isinstance(s, ast.Constant)}
-        membership = all(isinstance(op, ast.In | ast.NotIn) for op in node.ops) and isinstance(node.left, ast.Constant)
+        membership = all(isinstance(op, ast.In | ast.NotIn) for op in node.ops) and isinstance(
+            node.left, ast.Constant
+        )
         if read and not (membership and isinstance(node.comparators[0], ast.Attribute)):
             assert words - keys <= VOCABULARY, ast.unparse(node)
 
 
 def test_a_run_is_described_once() -> None:
-    """Whatever is recorded about a run stands in `Run`: nothing else turns one into JSON or compares two."""
+    """Whatever is recorded about a run stands in `Run`: nothing else turns one into JSON or
+    compares two."""
     fields = {"parameterisation", "weights", "spacing", "exact_teacher"}
     for module, path in FILES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Dict):
                 keys = {k.value for k in node.keys if isinstance(k, ast.Constant)}
-                assert not len(keys & fields) > 2 or module == "recording", f"{module} describes a run again"
+                assert not len(keys & fields) > 2 or module == "recording", (
+                    f"{module} describes a run again"
+                )
 
 
 def test_every_public_name_exists() -> None:
@@ -175,8 +258,8 @@ def test_every_public_name_exists() -> None:
 def run(code: str, *forbidden: str) -> list[str]:
     """The lines that Python code prints in a new process.
 
-    The code calls check(what) after what it does; the test fails there if one of the forbidden modules is loaded.
-    """
+    The code calls check(what) after what it does; the test fails there if one of the forbidden
+    modules is loaded."""
     check = f"""
 import sys
 def check(what):
@@ -212,7 +295,9 @@ def test_analysing_a_recording_loads_no_network(tmp_path: Path) -> None:
     model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(1000))
     images = np.random.default_rng(0).normal(0, 0.3, (32, 1, 4, 4)).astype(np.float32)
     data = eb.load_data(images, value_range=None)
-    eb.record(model, data, steps=4, streams=("forward", "chain", "teacher")).save(tmp_path / "run.nc")
+    eb.record(model, data, steps=4, streams=("forward", "chain", "teacher")).save(
+        tmp_path / "run.nc"
+    )
     code = f"""
 import inspect
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""e_t of whole chains and of single predictions: size against the closed form, and runs that are killed."""
+"""e_t of whole chains and of single predictions: size against the closed form, and runs that are
+killed."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def images(n):
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddpm:fixed_large", "ddim"])
 def test_standard_deviation_is_the_closed_form(oracle, sampler):
-    """Of 32 relative variances, each has a standard deviation of √(2/N) = 3.1 %: their mean lies within 4/√32 of that.
+    """Of 32 relative variances, each has a standard deviation of √(2/N) = 3.1 %: their mean lies
+    within 4/√32 of that.
 
     The reference is that of the images' own covariance, which e_t of these images shares up to 1/N.
     """

@@ -1,4 +1,5 @@
-"""Every command end to end on real data, and every kind of bad input: one line, exit code 2, nothing left behind."""
+"""Every command end to end on real data, and every kind of bad input: one line, exit code 2,
+nothing left behind."""
 
 import json
 import re
@@ -32,7 +33,9 @@ def test_record_then_read(run, tmp_path):
     assert code == 0
     table = json.loads(out)
     spectra = eb.spectrum(eb.load(path))
-    assert table["high frequencies (dB at the clean end)"][0]["hf"] == pytest.approx(float(spectra["hf"]))
+    assert table["high frequencies (dB at the clean end)"][0]["hf"] == pytest.approx(
+        float(spectra["hf"])
+    )
     assert {p.suffix for p in (tmp_path / "s").iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     code, out, _ = run("error-hist", "--of", "state", path)
     assert code == 0
@@ -79,11 +82,16 @@ def test_single_step_and_clip(run):
 
 
 def test_remedies_are_options_of_every_command(run, tmp_path):
-    for path, *remedy in ((tmp_path / "a.nc",), (tmp_path / "b.nc", "--remedy", "es:1.1", "--remedy", "ip:0.1")):
+    for path, *remedy in (
+        (tmp_path / "a.nc",),
+        (tmp_path / "b.nc", "--remedy", "es:1.1", "--remedy", "ip:0.1"),
+    ):
         assert run("record", *QUICK, *remedy, "-o", path)[0] == 0
     plain, remedied = (eb.load(tmp_path / f"{k}.nc") for k in "ab")
     assert remedied.description["model"] == "digits + es:1.1 + ip:0.1"
-    assert float(remedied["chain"]["error_square"].sum()) != float(plain["chain"]["error_square"].sum())
+    assert float(remedied["chain"]["error_square"].sum()) != float(
+        plain["chain"]["error_square"].sum()
+    )
     assert run("error-hist", "--remedy", "ip:-1")[0] == 2
 
 
@@ -110,7 +118,10 @@ def test_models(run):
         (["error-hist", "--lengths", "2", "-n", "20"], r"3 to 20"),
         (["error-hist", "--of", "state", "--start", "noise", *QUICK], "pairs nothing"),
         (["error-hist", "--device", "nowhere"], "nowhere"),
-        (["error-hist", "--sampler", "DPMSolverMultistepScheduler"], r"Scheduler does not visit.*ddim.*rollouts"),
+        (
+            ["error-hist", "--sampler", "DPMSolverMultistepScheduler"],
+            r"Scheduler does not visit.*ddim.*rollouts",
+        ),
         (["record", "-n", "0"], "at least 1"),
         (["record", "--batch-size", "0", *QUICK], "at least 1"),
         (["spectrum", "--basis", "luma", *QUICK], "three channels"),
@@ -139,7 +150,10 @@ def test_options_of_a_new_run_are_refused_where_one_is_read(run, tmp_path):
     path = tmp_path / "run.nc"
     assert run("record", *QUICK, "-o", path)[0] == 0
     assert run("gap", path, "--json")[0] == 0
-    for options, named in ((["--model", "digits-ip", "--steps", "9"], "--model, --steps"), (["-n", "8"], "-n")):
+    for options, named in (
+        (["--model", "digits-ip", "--steps", "9"], "--model, --steps"),
+        (["-n", "8"], "-n"),
+    ):
         code, _, err = run("gap", path, *options)
         assert code == 2
         assert f"leave out {named}, or" in err
@@ -185,8 +199,13 @@ def test_bad_images(run, tmp_path):
     np.savez(tmp_path / "nan.npz", arr_0=np.full_like(floats, np.nan))
     np.savez(tmp_path / "range.npz", arr_0=floats + 200)
     (tmp_path / "empty").mkdir()
-    cases = {mixed: "8x8.*9x9", colour: "1×8×8.*3×8×8", tmp_path / "nan.npz": "uint8", tmp_path / "range.npz": "uint8",
-             tmp_path / "empty": "no images"}  # fmt: skip
+    cases = {
+        mixed: "8x8.*9x9",
+        colour: "1×8×8.*3×8×8",
+        tmp_path / "nan.npz": "uint8",
+        tmp_path / "range.npz": "uint8",
+        tmp_path / "empty": "no images",
+    }
     for path, message in cases.items():
         code, out, err = run("spectrum", "--data", path, *QUICK)
         assert (code, out, len(err.splitlines())) == (2, "", 1)
@@ -209,7 +228,9 @@ def test_a_network_that_returns_nan(run, tmp_path, monkeypatch):
     from exposure_bias.denoisers import Denoiser
 
     said = Denoiser.__call__
-    monkeypatch.setattr(Denoiser, "__call__", lambda *a: said(*a) * (np.nan if a[2].timestep < 400 else 1))
+    monkeypatch.setattr(
+        Denoiser, "__call__", lambda *a: said(*a) * (np.nan if a[2].timestep < 400 else 1)
+    )
     code, _, err = run("record", *QUICK, "-o", tmp_path / "run.nc")
     assert code == 2
     assert re.search(r"NaN or Inf at step 2, timestep 333", err)
@@ -228,17 +249,35 @@ def test_an_interrupt_before_anything_was_kept(run, tmp_path, monkeypatch):
 
 
 def test_interrupt_keeps_progress(tmp_path):
-    """A run far too long to end by itself is interrupted as soon as its first checkpoint is there."""
-    command = [sys.executable, "-m", "exposure_bias", "record", "--steps", "50", "-n", "100000", "--batch-size", "16"]
+    """A run far too long to end by itself is interrupted as soon as its first checkpoint is
+    there."""
+    command = [
+        sys.executable,
+        "-m",
+        "exposure_bias",
+        "record",
+        "--steps",
+        "50",
+        "-n",
+        "100000",
+        "--batch-size",
+        "16",
+    ]
     with (tmp_path / "err").open("w+") as err:
         process = subprocess.Popen(
-            [*command, "-o", tmp_path / "run.nc"], stderr=err, stdout=subprocess.DEVNULL,
+            [*command, "-o", tmp_path / "run.nc"],
+            stderr=err,
+            stdout=subprocess.DEVNULL,
             # A test run in the background ignores Ctrl-C, and so would everything that it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
         try:
             deadline = time.monotonic() + 300
-            while not (tmp_path / "run.nc").exists() and process.poll() is None and time.monotonic() < deadline:
+            while (
+                not (tmp_path / "run.nc").exists()
+                and process.poll() is None
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=300) == 130

@@ -32,24 +32,35 @@ def test_values_are_those_of_the_diagnostics():
     for i, model in enumerate(models):
         recording = eb.record(model, images, steps=5)
         here = compared.isel(entry=i)
-        spectrum, gaps, norms = eb.spectrum(recording), eb.variance_gap(recording), eb.epsilon_norm(recording)
+        spectrum, gaps, norms = (
+            eb.spectrum(recording),
+            eb.variance_gap(recording),
+            eb.epsilon_norm(recording),
+        )
         hf = {"hf": spectrum["hf"], "hf_se": spectrum["hf_se"]}
         for name, theirs in (hf | {"gap": gaps["gap"], "gap_se": gaps["gap_se"]}).items():
             np.testing.assert_allclose(here[name], theirs, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(here["epsilon_ratio"][:-1], norms["ratio"], rtol=1e-9)
-        np.testing.assert_allclose(here["state_rmse"], eb.state_error(recording)["pooled_rmse"], rtol=1e-9)
+        np.testing.assert_allclose(
+            here["state_rmse"], eb.state_error(recording)["pooled_rmse"], rtol=1e-9
+        )
         errors = eb.chain_errors(model, images, (4,), n=512)
         np.testing.assert_allclose(here["error_rmse"], errors["pooled_rmse"], rtol=1e-5)
-    np.testing.assert_allclose(compared["gap_difference"][1], compared["gap"][1] - compared["gap"][0], rtol=1e-9)
+    np.testing.assert_allclose(
+        compared["gap_difference"][1], compared["gap"][1] - compared["gap"][0], rtol=1e-9
+    )
     assert compared["note"].values.tolist() == [
-        "the others differ from this one", "the same weights: the difference is the remedy's",
-    ]  # fmt: skip
+        "the others differ from this one",
+        "the same weights: the difference is the remedy's",
+    ]
 
 
 def test_a_subset_of_grouped_pixels_changes_only_the_errors(monkeypatch):
     models, images = [gaussian(0.09), gaussian(0.12)], data(512)
     whole = eb.compare(models, images, **QUICK)
-    monkeypatch.setattr("exposure_bias.statistics.collector.GROUPED_BYTES", 8 * 16 * 6 * 9 * 3)  # of 3 pixels
+    monkeypatch.setattr(
+        "exposure_bias.statistics.collector.GROUPED_BYTES", 8 * 16 * 6 * 9 * 3
+    )  # of 3 pixels
     part = eb.compare(models, images, **QUICK)
     for name in ("gap", "gap_difference", "state_rmse", "state_rmse_difference"):
         np.testing.assert_allclose(part[name], whole[name], rtol=1e-9)
@@ -67,7 +78,8 @@ def test_a_model_does_not_differ_from_itself_and_pairing_narrows():
 
 
 def test_paired_standard_errors_cover():
-    """The difference over 60 fresh data sets: its spread is what one comparison says, within 30 %."""
+    """The difference over 60 fresh data sets: its spread is what one comparison says,
+    within 30 %."""
     found = [
         eb.compare([gaussian(0.09), gaussian(0.2)], data(256, seed), steps=2, lengths=(), seed=seed)
         for seed in range(60)
@@ -100,11 +112,16 @@ def test_seeds_form_groups(tmp_path):
     assert compared.sizes["entry"] == 2
     assert compared["seeds"].values.tolist() == [3, 3]
     assert compared["note"].values[1] == ""
-    alone = [eb.compare([a, b], "digits", steps=2, n=256, lengths=()) for a, b in zip(ddpm, ip, strict=True)]
+    alone = [
+        eb.compare([a, b], "digits", steps=2, n=256, lengths=())
+        for a, b in zip(ddpm, ip, strict=True)
+    ]
     each = np.array([float(a["hf_difference"][1]) for a in alone])
     assert float(compared["hf_difference"][1]) == pytest.approx(each.mean())
     # Equal seeds saw equal draws: they are subtracted pair by pair.
-    assert float(compared["hf_difference_se_seeds"][1]) == pytest.approx(each.std(ddof=1) / np.sqrt(3))
+    assert float(compared["hf_difference_se_seeds"][1]) == pytest.approx(
+        each.std(ddof=1) / np.sqrt(3)
+    )
     total = np.hypot(compared["hf_difference_se"][1], compared["hf_difference_se_seeds"][1])
     assert float(compared["hf_difference_se_total"][1]) == pytest.approx(float(total))
     assert alone[0]["note"].values[1] == ONE_SEED
@@ -115,7 +132,11 @@ def test_seeds_form_groups(tmp_path):
 
 def test_seeds_under_different_remedies_are_different_entries(tmp_path):
     a, b = runs(tmp_path, "ddpm", (0, 1))
-    models = [f"{a} + es:1.005 + ts:20,300", f"{b} + es:1.02 + ts:20,300", f"{a} + es:1.02 + ts:20,300"]
+    models = [
+        f"{a} + es:1.005 + ts:20,300",
+        f"{b} + es:1.02 + ts:20,300",
+        f"{a} + es:1.02 + ts:20,300",
+    ]
     compared = eb.compare(models, "digits", steps=2, n=16, lengths=())
     assert compared["seeds"].values.tolist() == [1, 2]
     other = eb.compare([models[0], a], "digits", steps=2, n=16, lengths=())
@@ -124,11 +145,15 @@ def test_seeds_under_different_remedies_are_different_entries(tmp_path):
 
 def function(scale, levels=50):
     schedule = eb.schedules.linear(levels)
-    return eb.Denoiser(lambda x, t: scale * x, schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4))
+    return eb.Denoiser(
+        lambda x, t: scale * x, schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4)
+    )
 
 
 def test_functions_stay_where_they_are_and_share_no_weights():
-    compared = eb.compare([function(0.9, 1000), function(0.8, 1000)], data(16), steps=1, lengths=(), device="meta")
+    compared = eb.compare(
+        [function(0.9, 1000), function(0.8, 1000)], data(16), steps=1, lengths=(), device="meta"
+    )
     assert compared["note"].values[1] == ONE_SEED
 
 
@@ -144,7 +169,8 @@ def injected(oracle, factor):
 
 
 def test_what_mends_the_network_and_what_pays_for_the_sampler():
-    """ε/λ undoes ε̂ × λ; on an exact denoiser the same λ closes the sampler's gap with an error of the network's."""
+    """ε/λ undoes ε̂ × λ; on an exact denoiser the same λ closes the sampler's gap with an error of
+    the network's."""
     rng = np.random.default_rng(0)
     means = rng.normal(0, 0.5, (4, 1, 4, 4))
     oracle = eb.oracles.MixtureOracle(np.ones(4), means, 0.03, eb.schedules.linear(1000))
@@ -152,7 +178,9 @@ def test_what_mends_the_network_and_what_pays_for_the_sampler():
     images = eb.load_data(x.astype(np.float32), value_range=None)
     wrong, exact = injected(oracle, 1.05), injected(oracle, 1.0)
     options = {"sampler": "ddim", "lengths": (), "n": 1024, "batch_size": 1024}
-    mended = eb.compare([wrong, eb.remedies.epsilon_scaled(wrong, 1.05)], images, steps=50, **options)
+    mended = eb.compare(
+        [wrong, eb.remedies.epsilon_scaled(wrong, 1.05)], images, steps=50, **options
+    )
     assert mended.attrs["answer"].endswith("it mends the network.")
     assert abs(float(mended["gap_score"][1])) < abs(float(mended["gap_score"][0]))
     paid = eb.compare([exact, eb.remedies.epsilon_scaled(exact, 1.03)], images, steps=20, **options)
@@ -170,10 +198,14 @@ def test_what_is_no_denoiser_is_not_compared():
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch):
-    compared = eb.compare([gaussian(0.09), gaussian(0.1)], data(16), steps=2, sampler="DDIMScheduler")
+    compared = eb.compare(
+        [gaussian(0.09), gaussian(0.1)], data(16), steps=2, sampler="DDIMScheduler"
+    )
     assert "error_rmse" not in compared
     assert "does not visit" in compared.attrs["no_error_rmse"]
-    monkeypatch.setattr("exposure_bias.experiments.compare.recorded", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "exposure_bias.experiments.compare.recorded", lambda *_, **__: pytest.fail("it ran")
+    )
     with pytest.raises(eb.InputError, match="from 1 to 50, got 100, 300"):
         eb.compare([function(0.9), function(0.8)], data(16), steps=2)
 
@@ -203,10 +235,39 @@ def test_a_newcomer_gets_from_images_to_a_table_and_a_figure_in_two_commands(tmp
     images = eb.load_data("digits", split="train").batch(np.arange(40))
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images):
-        Image.fromarray(((image[0] + 1) * 127.5).round().astype(np.uint8)).save(tmp_path / "images" / f"{i:03}.png")
-    where, quick = str(tmp_path / "runs"), ["--net", "unet-tiny", "--iterations", "2", "--batch-size", "4"]
-    assert main(["train", "--objective", "ddpm", "ip", "--data", str(tmp_path / "images"), "-o", where, *quick]) == 0
-    arguments = ["--data", str(tmp_path / "images"), "--steps", "2", "--lengths", "2", "-o", str(tmp_path / "table")]
+        Image.fromarray(((image[0] + 1) * 127.5).round().astype(np.uint8)).save(
+            tmp_path / "images" / f"{i:03}.png"
+        )
+    where, quick = (
+        str(tmp_path / "runs"),
+        ["--net", "unet-tiny", "--iterations", "2", "--batch-size", "4"],
+    )
+    assert (
+        main(
+            [
+                "train",
+                "--objective",
+                "ddpm",
+                "ip",
+                "--data",
+                str(tmp_path / "images"),
+                "-o",
+                where,
+                *quick,
+            ]
+        )
+        == 0
+    )
+    arguments = [
+        "--data",
+        str(tmp_path / "images"),
+        "--steps",
+        "2",
+        "--lengths",
+        "2",
+        "-o",
+        str(tmp_path / "table"),
+    ]
     capsys.readouterr()
     assert main(["compare", f"{where}/ddpm", f"{where}/ip", *arguments]) == 0
     printed = capsys.readouterr().out
@@ -223,4 +284,7 @@ def test_the_figure_draws_every_entry():
     figure = plots.compare(compared)
     assert isinstance(compared, xr.Dataset)
     assert len(figure.axes) == 4
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["variance 0.09", "variance 0.12"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "variance 0.09",
+        "variance 0.12",
+    ]

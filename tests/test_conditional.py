@@ -1,4 +1,5 @@
-"""Class-conditional models: each image's own label reaches the network, in every stream and at every batch size."""
+"""Class-conditional models: each image's own label reaches the network, in every stream and at
+every batch size."""
 
 from dataclasses import replace
 
@@ -25,12 +26,16 @@ class ClassMeans(torch.nn.Module):
 
 def model(**options: object) -> eb.Denoiser:
     options = {"classes": CLASSES} | options
-    return eb.Denoiser(ClassMeans(), schedule=linear(100), prediction_type="sample", shape=SHAPE, **options)
+    return eb.Denoiser(
+        ClassMeans(), schedule=linear(100), prediction_type="sample", shape=SHAPE, **options
+    )
 
 
 def data(labels: object = None) -> object:
     classes = np.arange(20) % CLASSES if labels is None else labels
-    images = np.broadcast_to(((np.arange(20) % CLASSES - 1) / 2)[:, None, None, None], (20, *SHAPE)).astype(np.float32)
+    images = np.broadcast_to(
+        ((np.arange(20) % CLASSES - 1) / 2)[:, None, None, None], (20, *SHAPE)
+    ).astype(np.float32)
     return eb.load_data(images, labels=classes)
 
 
@@ -43,7 +48,9 @@ def test_every_state_meets_its_own_label(batch_size: int) -> None:
     for mode in ("chain", "single"):
         errors = chain_errors(model(), data(), (3, 50), n=33, mode=mode, batch_size=batch_size)
         assert np.abs(errors["error"]).max() < 1e-6
-    shifted = eb.record(model(), data((np.arange(20) + 1) % CLASSES), steps=5, n=33, batch_size=batch_size)
+    shifted = eb.record(
+        model(), data((np.arange(20) + 1) % CLASSES), steps=5, n=33, batch_size=batch_size
+    )
     assert np.nanmin(shifted["chain"]["prediction_error"].values) > 0.2
 
 
@@ -68,7 +75,13 @@ def test_an_unconditional_model_is_its_own() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (None, r"class-conditional: give one of the 3 classes 0 to 2 for each image with load_data\(images, labels="),
+        (
+            None,
+            (
+                r"class-conditional: give one of the 3 classes 0 to 2 for each image with"
+                r" load_data\(images, labels="
+            ),
+        ),
         ([0, 3], "class label 3 is unknown"),
         ([-1], "class label -1 is unknown"),
         ([0.0, 1.0], r"labels are torch.float32 of shape \(2,\)"),
@@ -93,7 +106,10 @@ def test_data_without_labels_for_a_conditional_model() -> None:
 
 
 def test_a_guided_model_has_no_gaussian_reference() -> None:
-    rng, oracle = np.random.default_rng(0), eb.oracles.GaussianOracle(np.zeros(SHAPE), 0.1, linear(100))
+    rng, oracle = (
+        np.random.default_rng(0),
+        eb.oracles.GaussianOracle(np.zeros(SHAPE), 0.1, linear(100)),
+    )
     images = eb.load_data(rng.normal(0, 0.3, (32, *SHAPE)).astype(np.float32), value_range=None)
 
     def scaled(guidance: float) -> eb.Denoiser:
@@ -117,8 +133,14 @@ def test_a_guided_model_has_no_gaussian_reference() -> None:
 def test_guidance_of_unknown_scale_has_no_reference_either() -> None:
     recording = eb.record(model(), data(), steps=3)
     run = recording.run
-    recording = replace(recording, run=replace(run, model=replace(run.model, guidance=UNKNOWN_GUIDANCE)))
-    assert eb.variance_gap(recording).attrs["no_reference"].startswith("guidance of unknown scale aims")
+    recording = replace(
+        recording, run=replace(run, model=replace(run.model, guidance=UNKNOWN_GUIDANCE))
+    )
+    assert (
+        eb.variance_gap(recording)
+        .attrs["no_reference"]
+        .startswith("guidance of unknown scale aims")
+    )
 
 
 def test_conditioning_is_recorded() -> None:

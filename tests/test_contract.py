@@ -1,4 +1,5 @@
-"""What a `Denoiser` promises about the network it holds: its mode, its inputs, its outputs, its labels."""
+"""What a `Denoiser` promises about the network it holds: its mode, its inputs, its outputs, its
+labels."""
 
 from typing import Any
 
@@ -12,12 +13,17 @@ from exposure_bias.denoisers import FractionalTimestep
 
 SHAPE = (1, 4, 4)
 X = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-OPTIONS: dict[str, Any] = {"schedule": eb.schedules.linear(100), "prediction_type": "epsilon", "shape": SHAPE}
+OPTIONS: dict[str, Any] = {
+    "schedule": eb.schedules.linear(100),
+    "prediction_type": "epsilon",
+    "shape": SHAPE,
+}
 LEVEL = OPTIONS["schedule"].level(50)
 
 
 class Dropping(nn.Module):
-    """A network with dropout, and a part that its owner keeps in evaluation mode while the rest trains."""
+    """A network with dropout, and a part that its owner keeps in evaluation mode while the rest
+    trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +39,9 @@ def modes(net: nn.Module) -> list[bool]:
 
 
 def data(n: int = 40) -> Any:
-    return eb.load_data(np.tanh(np.random.default_rng(0).normal(size=(n, *SHAPE))).astype(np.float32))
+    return eb.load_data(
+        np.tanh(np.random.default_rng(0).normal(size=(n, *SHAPE))).astype(np.float32)
+    )
 
 
 def test_a_network_in_training_is_evaluated_and_left_in_training() -> None:
@@ -126,14 +134,25 @@ def test_the_sample_of_a_diffusers_output_is_taken() -> None:
     from diffusers import UNet2DModel
     from diffusers.models.unets.unet_2d import UNet2DOutput
 
-    assert torch.equal(eb.Denoiser(lambda x, t: UNet2DOutput(sample=x), **OPTIONS)(X, LEVEL), X.float())
+    assert torch.equal(
+        eb.Denoiser(lambda x, t: UNet2DOutput(sample=x), **OPTIONS)(X, LEVEL), X.float()
+    )
     torch.manual_seed(0)
     net = UNet2DModel(
-        8, 1, 1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, mid_block_type=None,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-    )  # fmt: skip
+        8,
+        1,
+        1,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        layers_per_block=1,
+        mid_block_type=None,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
     level, x = eb.schedules.linear().level(400), torch.randn(2, 1, 8, 8)
-    plain = eb.Denoiser(net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=(1, 8, 8))
+    plain = eb.Denoiser(
+        net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=(1, 8, 8)
+    )
     assert torch.equal(plain(x, level), net.eval()(x, 400).sample)
 
 
@@ -152,7 +171,10 @@ def test_a_table_of_timesteps_says_that_labels_must_be_whole() -> None:
     model, whole = eb.Denoiser(Table(), **OPTIONS), LEVEL
     fractional = OPTIONS["schedule"].level(50.3)
     model(X, whole)
-    with pytest.raises(FractionalTimestep, match=r"Table answers at whole timesteps only, not at 50\.3: choose a grid"):
+    with pytest.raises(
+        FractionalTimestep,
+        match=r"Table answers at whole timesteps only, not at 50\.3: choose a grid",
+    ):
         model(X, fractional)
     with pytest.raises(eb.InputError, match="whole timesteps only"):
         eb.record(model, data(), steps=4, grid="karras")

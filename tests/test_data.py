@@ -76,13 +76,22 @@ def test_digits_against_sklearn() -> None:
     assert len(expected["train"]) == 1285
     for split, ids in expected.items():
         data = load_data("digits", split)
-        assert (len(data), data.shape, data.split, data.name) == (len(ids), (1, 8, 8), split, "digits")
+        assert (len(data), data.shape, data.split, data.name) == (
+            len(ids),
+            (1, 8, 8),
+            split,
+            "digits",
+        )
         batch = data.batch(np.arange(len(data)))
         assert batch.dtype == np.float32
         np.testing.assert_array_equal(batch[:, 0] * 8 + 8, whole.images[ids])
         np.testing.assert_array_equal(data.labels, whole.target[ids])
         assert data.labels.dtype == np.int64
-    assert load_data("digits").hash == load_data("digits", "test").hash != load_data("digits", "train").hash
+    assert (
+        load_data("digits").hash
+        == load_data("digits", "test").hash
+        != load_data("digits", "train").hash
+    )
 
 
 def test_patches_tile_their_side_of_each_photograph() -> None:
@@ -92,10 +101,14 @@ def test_patches_tile_their_side_of_each_photograph() -> None:
     assert train.images.dtype == np.uint8
     assert "JPEG" in train.note
     for data, left, columns in ((train, 0, 30), (test, 480, 10)):
-        where = [(p, 16 * r, left + 16 * c) for p in range(2) for r in range(26) for c in range(columns)]
+        where = [
+            (p, 16 * r, left + 16 * c) for p in range(2) for r in range(26) for c in range(columns)
+        ]
         assert max(x for _, _, x in where) + 16 == left + 16 * columns
         for image, (p, y, x) in zip(data.images, where, strict=True):
-            np.testing.assert_array_equal(image, photos[p, y : y + 16, x : x + 16].transpose(2, 0, 1))
+            np.testing.assert_array_equal(
+                image, photos[p, y : y + 16, x : x + 16].transpose(2, 0, 1)
+            )
     assert load_data("patches").hash == test.hash
 
 
@@ -104,10 +117,21 @@ def test_every_source_gives_the_same_images(tmp_path: Path, channels: int) -> No
     images = pixels(channels=channels)
     folder = write_folder(tmp_path / "images", images)
     names = {p: p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
-    archive = write_zip(tmp_path / "images.zip", {name: p.read_bytes() for p, name in sorted(names.items())[::-1]})
+    archive = write_zip(
+        tmp_path / "images.zip", {name: p.read_bytes() for p, name in sorted(names.items())[::-1]}
+    )
     npz = write_npz(tmp_path / "images.npz", images.transpose(0, 2, 3, 1))
     as_float = images.astype(np.float64) * 2 / 255 - 1
-    sources = [folder, str(folder), archive, npz, images, as_float, torch.tensor(images), torch.tensor(as_float)]
+    sources = [
+        folder,
+        str(folder),
+        archive,
+        npz,
+        images,
+        as_float,
+        torch.tensor(images),
+        torch.tensor(as_float),
+    ]
     if channels == 1:
         sources.append(images[:, 0])
     for source in sources:
@@ -123,7 +147,9 @@ def test_every_source_gives_the_same_images(tmp_path: Path, channels: int) -> No
 
 def test_8_bit_values_map_onto_the_whole_range() -> None:
     every_value = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    np.testing.assert_allclose(load_data(every_value).batch([0]).ravel(), np.linspace(-1, 1, 256), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        load_data(every_value).batch([0]).ravel(), np.linspace(-1, 1, 256), rtol=0, atol=1e-7
+    )
 
 
 def test_tensors_of_any_float_type_with_gradient() -> None:
@@ -177,7 +203,9 @@ def test_hash_sees_order_shape_and_the_last_chunk() -> None:
 
 def test_hash_ignores_signed_zero_and_labels() -> None:
     zero = np.zeros((1, 1, 5, 7), np.float32)
-    assert load_data(zero).hash == load_data(-zero).hash == Data(zero, "x", labels=np.array([3])).hash
+    assert (
+        load_data(zero).hash == load_data(-zero).hash == Data(zero, "x", labels=np.array([3])).hash
+    )
 
 
 def test_value_range_none_opts_out() -> None:
@@ -196,25 +224,38 @@ def test_labels(tmp_path: Path) -> None:
     images = pixels(n=3)
     pngs = {f"00000/img{i}.png": encoded(to_image(images[i])) for i in range(3)}
     listing = [[name, label] for name, label in zip(pngs, (7, 5, 9), strict=True)]
-    for content, expected in (({"labels": listing[::-1]}, [7, 5, 9]), ({"labels": None}, None), (None, None)):
-        archive = write_zip(tmp_path / "l.zip", {**pngs, "dataset.json": json.dumps(content).encode()})
+    for content, expected in (
+        ({"labels": listing[::-1]}, [7, 5, 9]),
+        ({"labels": None}, None),
+        (None, None),
+    ):
+        archive = write_zip(
+            tmp_path / "l.zip", {**pngs, "dataset.json": json.dumps(content).encode()}
+        )
         labels = load_data(archive).labels
         assert (None if labels is None else labels.tolist()) == expected
-    data = load_data(write_npz(tmp_path / "l.npz", images.transpose(0, 2, 3, 1), np.array([7, 5, 9], np.int32)))
+    data = load_data(
+        write_npz(tmp_path / "l.npz", images.transpose(0, 2, 3, 1), np.array([7, 5, 9], np.int32))
+    )
     assert (data.labels.tolist(), data.labels.dtype) == ([7, 5, 9], np.int64)
 
 
 @pytest.mark.parametrize(
-    "content", [{"labels": [["img0.png", 1]]}, {"labels": [["img1.png", [0, 1]]]}, {"labels": 3}, [1]]
+    "content",
+    [{"labels": [["img0.png", 1]]}, {"labels": [["img1.png", [0, 1]]]}, {"labels": 3}, [1]],
 )
 def test_bad_labels_in_a_zip(tmp_path: Path, content: object) -> None:
     png = encoded(to_image(pixels()[0]))
-    archive = write_zip(tmp_path / "l.zip", {"img1.png": png, "dataset.json": json.dumps(content).encode()})
+    archive = write_zip(
+        tmp_path / "l.zip", {"img1.png": png, "dataset.json": json.dumps(content).encode()}
+    )
     with fails("dataset.json", "l.zip", "[[file, integer], ...]", "correct it"):
         load_data(archive)
 
 
-@pytest.mark.parametrize(("suffix", "exact"), [(".png", True), (".bmp", True), (".webp", True), (".jpg", False)])
+@pytest.mark.parametrize(
+    ("suffix", "exact"), [(".png", True), (".bmp", True), (".webp", True), (".jpg", False)]
+)
 def test_formats_and_the_jpeg_note(tmp_path: Path, suffix: str, exact: bool) -> None:
     smooth = np.broadcast_to(np.arange(0, 240, 5, dtype=np.uint8), (3, 40, 48))
     options = {".webp": {"lossless": True}, ".jpg": {"quality": 95}}.get(suffix, {})
@@ -240,7 +281,8 @@ def test_palette_bilevel_and_opaque_alpha_are_converted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grey.images[0, 0, 0], 255 * half)
     opaque_grey = to_image(pixels(1, 1)[0]).convert("LA")
     np.testing.assert_array_equal(
-        load_data(write_zip(tmp_path / "c.zip", {"a.png": encoded(opaque_grey)})).images, pixels(1, 1)
+        load_data(write_zip(tmp_path / "c.zip", {"a.png": encoded(opaque_grey)})).images,
+        pixels(1, 1),
     )
 
 
@@ -273,7 +315,14 @@ def test_images_must_be_alike(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
-    for missing in (tmp_path / "gone", str(tmp_path / "gone.zip"), "diggits", "~nobody/x", "x" * 300, "a\0b"):
+    for missing in (
+        tmp_path / "gone",
+        str(tmp_path / "gone.zip"),
+        "diggits",
+        "~nobody/x",
+        "x" * 300,
+        "a\0b",
+    ):
         with fails("no file or folder", "'digits'", "'patches'", "give"):
             load_data(missing)
     (tmp_path / "notes.txt").write_text("no image")
@@ -287,7 +336,9 @@ def test_a_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
 def test_damaged_images_are_named(tmp_path: Path, suffix: str) -> None:
-    whole = encoded(to_image(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)), suffix)
+    whole = encoded(
+        to_image(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)), suffix
+    )
     write_folder(tmp_path, np.zeros((1, 3, 64, 64), np.uint8))
     for content in (whole[: len(whole) // 2], whole[:20], b"", b"not an image at all"):
         (tmp_path / f"broken{suffix}").write_bytes(content)
@@ -399,18 +450,26 @@ def test_bad_options(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (SHARED / "cifar10-test.zip").exists(), reason="shared/data is not here")
 def test_real_archives() -> None:
-    for name, shape, note in (("cifar10-test", (3, 32, 32), True), ("mnist-test", (1, 28, 28), False)):
+    for name, shape, note in (
+        ("cifar10-test", (3, 32, 32), True),
+        ("mnist-test", (1, 28, 28), False),
+    ):
         data = load_data(SHARED / f"{name}.zip")
         assert (data.name, len(data), data.shape, bool(data.note)) == (name, 10000, shape, note)
         with zipfile.ZipFile(SHARED / f"{name}.zip") as archive:
             listing = json.loads(archive.read("dataset.json"))["labels"]
             assert data.labels.tolist() == [label for _, label in sorted(listing)]
             last = np.asarray(Image.open(io.BytesIO(archive.read(sorted(listing)[-1][0]))))
-        np.testing.assert_array_equal(data.images[-1], last.transpose(2, 0, 1) if last.ndim == 3 else last[None])
+        np.testing.assert_array_equal(
+            data.images[-1], last.transpose(2, 0, 1) if last.ndim == 3 else last[None]
+        )
 
 
 def test_import_is_light() -> None:
-    code = "import sys, exposure_bias.data; print(sorted({'torch', 'sklearn', 'PIL'} & set(sys.modules)))"
+    code = (
+        "import sys, exposure_bias.data; print(sorted({'torch', 'sklearn', 'PIL'} &"
+        " set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,11 +1,12 @@
-"""Each kind of diffusers model against diffusers itself: the same start and noise through its loop and through ours.
+"""Each kind of diffusers model against diffusers itself: the same start and noise through its loop
+and through ours.
 
-The networks are tiny and their weights random. Stable Diffusion's and SD3's pipelines need the package `transformers`,
-which is not installed here; for them `library_loop` makes the calls that those pipelines make, on the same embeddings.
+The networks are tiny and their weights random. Stable Diffusion's and SD3's pipelines need the
+package `transformers`, which is not installed here; for them `library_loop` makes the calls that
+those pipelines make, on the same embeddings.
 
-States are float32 there and float64 here, and an untrained network lets a chain grow a hundredfold: results agree to
-1e-5 of the largest value.
-"""
+States are float32 there and float64 here, and an untrained network lets a chain grow a hundredfold:
+results agree to 1e-5 of the largest value."""
 
 import functools
 import json
@@ -33,7 +34,8 @@ BATCH = 3
 STEPS = 10
 CLASSES = 5
 IDS = list(range(BATCH))
-# Measured: 1e-7 to 1.4e-6; 8e-6 where the network predicts x_0, from the library's float32 ᾱ at the cleanest level.
+# Measured: 1e-7 to 1.4e-6; 8e-6 where the network predicts x_0, from the library's float32 ᾱ at the
+# cleanest level.
 TOLERANCE = 1e-5
 
 Arrange = Callable[[tuple[int, ...], bool], None]
@@ -43,54 +45,94 @@ def fails(message: str) -> Any:
     return pytest.raises(eb.InputError, match=message)
 
 
-def unet(channels: int = 1, out_channels: int | None = None, **options: Any) -> diffusers.UNet2DModel:
+def unet(
+    channels: int = 1, out_channels: int | None = None, **options: Any
+) -> diffusers.UNet2DModel:
     torch.manual_seed(1)
     return diffusers.UNet2DModel(
-        sample_size=8, in_channels=channels, out_channels=out_channels or channels, layers_per_block=1,
-        block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"), mid_block_type=None, **options,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=channels,
+        out_channels=out_channels or channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type=None,
+        **options,
+    )
 
 
 def text_unet(**options: Any) -> diffusers.UNet2DConditionModel:
     torch.manual_seed(2)
     shape: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 8}
-    return diffusers.UNet2DConditionModel(**shape | {
-        "sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4,
-        "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    } | options)  # fmt: skip
+    return diffusers.UNet2DConditionModel(
+        **shape
+        | {
+            "sample_size": 8,
+            "layers_per_block": 1,
+            "block_out_channels": (8, 16),
+            "norm_num_groups": 4,
+            "attention_head_dim": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+        | options
+    )
 
 
 def sdxl_unet() -> diffusers.UNet2DConditionModel:
     return text_unet(
-        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=4 * 6 + 6
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=4 * 6 + 6,
     )
 
 
 def dit(classes: int = 1000, **options: Any) -> diffusers.DiTTransformer2DModel:
     torch.manual_seed(3)
     return diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=8, norm_num_groups=4,
-        num_embeds_ada_norm=classes, **{"out_channels": 8} | options,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=1,
+        sample_size=8,
+        norm_num_groups=4,
+        num_embeds_ada_norm=classes,
+        **{"out_channels": 8} | options,
+    )
 
 
 def sd3(**options: Any) -> diffusers.SD3Transformer2DModel:
     torch.manual_seed(4)
     return diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=8, caption_projection_dim=16, pooled_projection_dim=6, out_channels=4,
-        pos_embed_max_size=8, **options,
-    )  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        caption_projection_dim=16,
+        pooled_projection_dim=6,
+        out_channels=4,
+        pos_embed_max_size=8,
+        **options,
+    )
 
 
 def vae(**options: Any) -> diffusers.AutoencoderKL:
     torch.manual_seed(5)
     return diffusers.AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **options,
-    ).eval()  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **options,
+    ).eval()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -98,7 +140,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 PROMPT = {"prompt_embeds": random(1, 3, 8), "negative_prompt_embeds": random(1, 3, 8, seed=1)}
-POOLED = {"pooled_prompt_embeds": random(1, 6, seed=2), "negative_pooled_prompt_embeds": random(1, 6, seed=3)}
+POOLED = {
+    "pooled_prompt_embeds": random(1, 6, seed=2),
+    "negative_pooled_prompt_embeds": random(1, 6, seed=3),
+}
 TIME_IDS = {"add_time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]])}
 LABELS = torch.tensor([2, 0, 4])
 
@@ -122,8 +167,11 @@ def agree(library: Tensor, end: Tensor) -> None:
     assert error < TOLERANCE, error
 
 
-def library_loop(net: Callable[[Tensor, Tensor], Tensor], scheduler: Any, x: Tensor, steps: int = STEPS) -> Tensor:
-    """The loop that every pipeline of diffusers makes around its network, from state x in the scheduler's own scale."""
+def library_loop(
+    net: Callable[[Tensor, Tensor], Tensor], scheduler: Any, x: Tensor, steps: int = STEPS
+) -> Tensor:
+    """The loop that every pipeline of diffusers makes around its network, from state x in the
+    scheduler's own scale."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -135,24 +183,36 @@ def library_loop(net: Callable[[Tensor, Tensor], Tensor], scheduler: Any, x: Ten
 
 @pytest.fixture
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> Arrange:
-    """Makes diffusers draw what our chain of that shape draws: the start, if asked, then a tensor for each step."""
+    """Makes diffusers draw what our chain of that shape draws: the start, if asked, then a tensor
+    for each step."""
 
     def arrange(shape: tuple[int, ...], start: bool) -> None:
         chain = Noise(0, "chain", IDS, shape)
-        draws = iter([*([Noise(0, "start", IDS, shape)(0)] if start else []), *(chain(i) for i in range(STEPS))])
+        draws = iter(
+            [
+                *([Noise(0, "start", IDS, shape)(0)] if start else []),
+                *(chain(i) for i in range(STEPS)),
+            ]
+        )
 
         def randn(*args: Any, **kwargs: Any) -> Tensor:
             return next(draws).clone()
 
-        for module in ("schedulers.scheduling_ddpm", "schedulers.scheduling_ddim", "pipelines.ddpm.pipeline_ddpm",
-                       "pipelines.ddim.pipeline_ddim", "pipelines.dit.pipeline_dit"):  # fmt: skip
+        for module in (
+            "schedulers.scheduling_ddpm",
+            "schedulers.scheduling_ddim",
+            "pipelines.ddpm.pipeline_ddpm",
+            "pipelines.ddim.pipeline_ddim",
+            "pipelines.dit.pipeline_dit",
+        ):
             monkeypatch.setattr(f"diffusers.{module}.randn_tensor", randn)
 
     return arrange
 
 
 def end_of(pipe: Any, **call: Any) -> Tensor:
-    """The last state that a pipeline's scheduler returned for the batch; the images themselves are clamped."""
+    """The last state that a pipeline's scheduler returned for the batch; the images themselves are
+    clamped."""
     states = []
     step = pipe.scheduler.step
 
@@ -180,11 +240,16 @@ def test_ddim_pipeline(same_noise: Arrange, prediction_type: str, eta: float) ->
     scheduler = diffusers.DDIMScheduler(clip_sample=False, prediction_type=prediction_type)
     pipe = diffusers.DDIMPipeline(unet(), scheduler)
     same_noise((1, 8, 8), True)
-    agree(end_of(pipe, batch_size=BATCH, eta=eta), ours(eb.adapt(pipe), f"ddim:{eta}", "leading")[1])
+    agree(
+        end_of(pipe, batch_size=BATCH, eta=eta), ours(eb.adapt(pipe), f"ddim:{eta}", "leading")[1]
+    )
 
 
 def test_learned_range(same_noise: Arrange) -> None:
-    net, scheduler = unet(1, 2), diffusers.DDPMScheduler(clip_sample=False, variance_type="learned_range")
+    net, scheduler = (
+        unet(1, 2),
+        diffusers.DDPMScheduler(clip_sample=False, variance_type="learned_range"),
+    )
     model = eb.adapt(net, scheduler)
     start, end = ours(model, "ddpm:learned_range", "leading")
     same_noise((1, 8, 8), False)
@@ -196,7 +261,10 @@ def test_class_conditional_unet() -> None:
     model = eb.adapt(net, scheduler)
     assert model.classes == CLASSES
     start, end = ours(model, "ddim", "leading")
-    agree(library_loop(lambda x, t: net(x, t, class_labels=LABELS).sample, scheduler, start.float()), end)
+    agree(
+        library_loop(lambda x, t: net(x, t, class_labels=LABELS).sample, scheduler, start.float()),
+        end,
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -213,7 +281,8 @@ def test_dit_pipeline(same_noise: Arrange, guidance: float) -> None:
 def test_guided_variance_is_that_of_the_class() -> None:
     x, level = random(BATCH, 4, 8, 8), eb.schedules.linear().level(400)
     plain, guided = (
-        eb.adapt(dit(CLASSES), diffusers.DDIMScheduler(), guidance_scale=w).given(LABELS)(x, level) for w in (None, 3.0)
+        eb.adapt(dit(CLASSES), diffusers.DDIMScheduler(), guidance_scale=w).given(LABELS)(x, level)
+        for w in (None, 3.0)
     )
     torch.testing.assert_close(guided[:, 4:], plain[:, 4:])
     assert (guided[:, :4] - plain[:, :4]).abs().max() > 1e-3
@@ -226,7 +295,9 @@ def test_stable_diffusion(scheduler: str, guidance: float | None) -> None:
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     options = {"clip_sample": False} if scheduler == "DDIMScheduler" else {}
     scheduler = getattr(diffusers, scheduler)(**betas, **options)
-    model = eb.adapt(net, scheduler, guidance_scale=guidance, **(PROMPT if guidance else positive(PROMPT)))
+    model = eb.adapt(
+        net, scheduler, guidance_scale=guidance, **(PROMPT if guidance else positive(PROMPT))
+    )
     assert (model.guidance, model.classes) == (guidance, None)
 
     def call(x: Tensor, t: Tensor) -> Tensor:
@@ -266,13 +337,21 @@ def test_sdxl_conditions() -> None:
 def test_stable_diffusion_3(guidance: float | None) -> None:
     net, scheduler = sd3(), diffusers.FlowMatchEulerDiscreteScheduler()
     given = PROMPT | POOLED
-    model = eb.adapt(net, scheduler, guidance_scale=guidance, **(given if guidance else positive(given)))
-    assert (model.prediction_type, model.schedule.timestep[-1], model.schedule.alpha[-1]) == ("flow_prediction", 1e3, 0)
+    model = eb.adapt(
+        net, scheduler, guidance_scale=guidance, **(given if guidance else positive(given))
+    )
+    assert (model.prediction_type, model.schedule.timestep[-1], model.schedule.alpha[-1]) == (
+        "flow_prediction",
+        1e3,
+        0,
+    )
 
     def branch(x: Tensor, t: Tensor, sign: str) -> Tensor:
         prompt = given[f"{sign}prompt_embeds"].expand(BATCH, -1, -1)
         pooled = given[f"{sign}pooled_prompt_embeds"].expand(BATCH, -1)
-        return net(x, encoder_hidden_states=prompt, pooled_projections=pooled, timestep=t.expand(BATCH)).sample
+        return net(
+            x, encoder_hidden_states=prompt, pooled_projections=pooled, timestep=t.expand(BATCH)
+        ).sample
 
     def call(x: Tensor, t: Tensor) -> Tensor:
         if guidance is None:
@@ -296,7 +375,11 @@ def test_edm(prediction_type: str, name: str) -> None:
 
 
 def test_zero_terminal_snr_is_honoured() -> None:
-    options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    options = {
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "prediction_type": "v_prediction",
+    }
     net, scheduler = unet(), diffusers.DDIMScheduler(clip_sample=False, **options)
     model = eb.adapt(net, scheduler)
     start, end = ours(model, "ddim", "trailing")
@@ -309,12 +392,24 @@ def test_zero_terminal_snr_is_honoured() -> None:
 
 
 VP_SCHEDULERS = (
-    "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler",
-    "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
-    "SASolverScheduler", "UniPCMultistepScheduler",
-)  # fmt: skip
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
+    "DDIMInverseScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 @pytest.mark.parametrize("name", VP_SCHEDULERS)
@@ -329,7 +424,9 @@ def test_every_scheduler_with_betas_gives_the_same_schedule(name: str) -> None:
     np.testing.assert_allclose(schedule.sigma**2, 1 - np.cumprod(1 - betas), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"]
+)
 def test_flow_sigmas(name: str) -> None:
     scheduler = getattr(diffusers, name)(prediction_type="flow_prediction", use_flow_sigmas=True)
     model = eb.adapt(unet(), scheduler)
@@ -355,19 +452,29 @@ MODELS: dict[str, Callable[[], eb.Denoiser]] = {
     "dit": lambda: eb.adapt(dit(CLASSES), diffusers.DDIMScheduler()),
     "dit guided": lambda: eb.adapt(dit(CLASSES), diffusers.DDIMScheduler(), guidance_scale=4.0),
     "sd": lambda: eb.adapt(text_unet(), diffusers.PNDMScheduler(), **positive(PROMPT)),
-    "sd guided": lambda: eb.adapt(text_unet(), diffusers.PNDMScheduler(), guidance_scale=7.5, **PROMPT),
-    "sd3": lambda: eb.adapt(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT | POOLED)),
+    "sd guided": lambda: eb.adapt(
+        text_unet(), diffusers.PNDMScheduler(), guidance_scale=7.5, **PROMPT
+    ),
+    "sd3": lambda: eb.adapt(
+        sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT | POOLED)
+    ),
     "edm": lambda: eb.adapt(unet(), diffusers.EDMEulerScheduler()),
     "zero snr": lambda: eb.adapt(
         unet(), diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_record_to_spectrum(name: str) -> None:
     model = MODELS[name]()
-    sampler = "euler" if model.schedule.continuous else "ddpm:learned_range" if name == "learned" else "ddim"
+    sampler = (
+        "euler"
+        if model.schedule.continuous
+        else "ddpm:learned_range"
+        if name == "learned"
+        else "ddim"
+    )
     recording = eb.record(model, images(model.shape, model.classes), sampler=sampler, steps=4)
     spectrum = eb.spectrum(recording)
     assert np.isfinite(spectrum["power_chain"]).all()
@@ -380,20 +487,27 @@ def test_record_to_spectrum(name: str) -> None:
 def test_embeddings_count_in_the_weight_hash() -> None:
     other = {"prompt_embeds": PROMPT["prompt_embeds"] + 1}
     scheduler = diffusers.DDIMScheduler()
-    hashes = {eb.adapt(text_unet(), scheduler, **given).weight_hash for given in (positive(PROMPT), other)}
+    hashes = {
+        eb.adapt(text_unet(), scheduler, **given).weight_hash for given in (positive(PROMPT), other)
+    }
     assert len(hashes) == 2
     net = unet()
     assert eb.adapt(net, scheduler).net is net
 
 
 def test_a_half_precision_network_takes_its_embeddings_along() -> None:
-    model = eb.adapt(text_unet().bfloat16(), diffusers.DDIMScheduler(), guidance_scale=2.0, **PROMPT)
+    model = eb.adapt(
+        text_unet().bfloat16(), diffusers.DDIMScheduler(), guidance_scale=2.0, **PROMPT
+    )
     assert model(random(BATCH, 4, 8, 8).double(), model.schedule.level(10)).dtype == torch.bfloat16
 
 
 def folder(where: Path, pipeline: str, scheduler: Any, **network: Any) -> Path:
     """A pipeline's folder without the parts that denoising does not need."""
-    index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", type(scheduler).__name__]}
+    index: dict[str, Any] = {
+        "_class_name": pipeline,
+        "scheduler": ["diffusers", type(scheduler).__name__],
+    }
     scheduler.save_pretrained(where / "scheduler")
     for part, net in network.items():
         index[part] = ["diffusers", type(net).__name__]
@@ -406,18 +520,36 @@ def folder(where: Path, pipeline: str, scheduler: Any, **network: Any) -> Path:
 def test_folders(tmp_path: Path) -> None:
     x = random(BATCH, 4, 8, 8)
     saved = {
-        "dit": (folder(tmp_path / "dit", "DiTPipeline", diffusers.DDIMScheduler(), transformer=dit(CLASSES)), {}),
-        "sd": (folder(tmp_path / "sd", "StableDiffusionPipeline", diffusers.PNDMScheduler(), unet=text_unet()), PROMPT),
+        "dit": (
+            folder(
+                tmp_path / "dit", "DiTPipeline", diffusers.DDIMScheduler(), transformer=dit(CLASSES)
+            ),
+            {},
+        ),
+        "sd": (
+            folder(
+                tmp_path / "sd",
+                "StableDiffusionPipeline",
+                diffusers.PNDMScheduler(),
+                unet=text_unet(),
+            ),
+            PROMPT,
+        ),
         "sd3": (
             folder(
-                tmp_path / "sd3", "StableDiffusion3Pipeline", diffusers.FlowMatchEulerDiscreteScheduler(),
+                tmp_path / "sd3",
+                "StableDiffusion3Pipeline",
+                diffusers.FlowMatchEulerDiscreteScheduler(),
                 transformer=sd3(),
             ),
             PROMPT | POOLED,
         ),
-    }  # fmt: skip
-    objects = {"dit": (dit(CLASSES), diffusers.DDIMScheduler()), "sd": (text_unet(), diffusers.PNDMScheduler()),
-               "sd3": (sd3(), diffusers.FlowMatchEulerDiscreteScheduler())}  # fmt: skip
+    }
+    objects = {
+        "dit": (dit(CLASSES), diffusers.DDIMScheduler()),
+        "sd": (text_unet(), diffusers.PNDMScheduler()),
+        "sd3": (sd3(), diffusers.FlowMatchEulerDiscreteScheduler()),
+    }
     for name, (path, given) in saved.items():
         loaded = eb.adapt(str(path), **positive(given))
         direct = eb.adapt(*objects[name], **positive(given)).given(LABELS)
@@ -430,7 +562,9 @@ def test_folders(tmp_path: Path) -> None:
 
 
 def test_a_saved_pipeline_loads(tmp_path: Path) -> None:
-    pipe = diffusers.DDPMPipeline(unet(num_class_embeds=CLASSES), diffusers.DDPMScheduler(num_train_timesteps=50))
+    pipe = diffusers.DDPMPipeline(
+        unet(num_class_embeds=CLASSES), diffusers.DDPMScheduler(num_train_timesteps=50)
+    )
     pipe.save_pretrained(tmp_path / "mine")
     model = eb.load_model(tmp_path / "mine")
     assert (model.name, model.classes, len(model.schedule)) == ("mine", CLASSES, 50)
@@ -438,9 +572,13 @@ def test_a_saved_pipeline_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "HeunDiscreteScheduler"])
-def test_ddpm_pipeline_with_a_scheduler_it_does_not_scale_for(tmp_path: Path, scheduler: str) -> None:
+def test_ddpm_pipeline_with_a_scheduler_it_does_not_scale_for(
+    tmp_path: Path, scheduler: str
+) -> None:
     pipe = diffusers.DDPMPipeline(unet(), getattr(diffusers, scheduler)())
-    with pytest.warns(UserWarning, match=f"DDPMPipeline runs with {scheduler}, but does not scale") as caught:
+    with pytest.warns(
+        UserWarning, match=f"DDPMPipeline runs with {scheduler}, but does not scale"
+    ) as caught:
         model = eb.adapt(pipe)
     assert caught[0].filename == __file__
     assert model.schedule.parameterisation == "vp"
@@ -458,26 +596,40 @@ def test_encode() -> None:
     mean = encode(coder, x, batch_size=2, labels=np.arange(5))
     posterior = coder.encode(torch.from_numpy(x)).latent_dist
     np.testing.assert_allclose(mean.images, (posterior.mean.detach() - 0.1) * 0.5, atol=1e-6)
-    assert (mean.value_range, mean.note, mean.shape) == (None, "latents (posterior mean)", (4, 8, 8))
+    assert (mean.value_range, mean.note, mean.shape) == (
+        None,
+        "latents (posterior mean)",
+        (4, 8, 8),
+    )
     assert mean.labels.tolist() == [0, 1, 2, 3, 4]
 
     drawn, again = (encode(coder, x, sample=True, batch_size=b) for b in (2, 5))
     np.testing.assert_allclose(drawn.images, again.images, atol=1e-6)
     assert np.abs(encode(coder, x, sample=True, seed=1).images - drawn.images).max() > 0.1
-    # 1280 standard normal numbers: 0.1 is five standard deviations of their mean and standard deviation
+    # 1280 standard normal numbers: 0.1 is five standard deviations of their mean and standard
+    # deviation
     z = (drawn.images - mean.images) / (0.5 * posterior.std.detach().numpy())
     assert abs(z.mean()) < 0.14
     assert abs(z.std() - 1) < 0.1
     assert drawn.note == "latents (posterior sample)"
 
-    each = encode(vae(latents_mean=[1.0, 2, 3, 4], latents_std=[1.0, 2, 4, 8], scaling_factor=0.5), x).images
+    each = encode(
+        vae(latents_mean=[1.0, 2, 3, 4], latents_std=[1.0, 2, 4, 8], scaling_factor=0.5), x
+    ).images
     shift, spread = (v[:, None, None] for v in (np.arange(1, 5), 2.0 ** np.arange(4)))
     expected = 0.5 * (posterior.mean.detach().numpy() - shift) / spread
     np.testing.assert_allclose(each, expected, atol=1e-6)
-    recording = eb.record(eb.adapt(dit(CLASSES), ddpm()), mean, sampler="ddpm:learned_range", steps=3)
+    recording = eb.record(
+        eb.adapt(dit(CLASSES), ddpm()), mean, sampler="ddpm:learned_range", steps=3
+    )
     assert recording.description["note"] == mean.note
     with fails("latents are never clipped"):
-        eb.record(eb.adapt(dit(CLASSES), ddpm()), replace(mean, images=mean.images * 9), steps=3, clip=True)
+        eb.record(
+            eb.adapt(dit(CLASSES), ddpm()),
+            replace(mean, images=mean.images * 9),
+            steps=3,
+            clip=True,
+        )
     torch.manual_seed(6)
     quantised = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4, scaling_factor=0.5)
     expected = 0.5 * quantised.encode(torch.from_numpy(x)).latents.detach().numpy()
@@ -495,68 +647,122 @@ def ddpm(**options: Any) -> diffusers.DDPMScheduler:
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no scheduler": (lambda: eb.adapt(unet()), r"needs its scheduler, got UNet2DModel"),
     "three objects": (lambda: eb.adapt(unet(), ddpm(), ddpm()), "needs its scheduler"),
-    "wrong order": (lambda: eb.adapt(ddpm(), unet()), "networks of class DDPMScheduler are not supported"),
-    "another network": (lambda: eb.adapt(vae(), ddpm()), "AutoencoderKL are not supported .*, only UNet2DModel, "),
-    "another library's network": (lambda: eb.adapt(torch.nn.Linear(1, 1), ddpm()), r"Linear .* eb.Denoiser\(net, "),
-    "lcm": (lambda: eb.adapt(unet(), diffusers.LCMScheduler()), "LCMScheduler samples distilled models"),
+    "wrong order": (
+        lambda: eb.adapt(ddpm(), unet()),
+        "networks of class DDPMScheduler are not supported",
+    ),
+    "another network": (
+        lambda: eb.adapt(vae(), ddpm()),
+        "AutoencoderKL are not supported .*, only UNet2DModel, ",
+    ),
+    "another library's network": (
+        lambda: eb.adapt(torch.nn.Linear(1, 1), ddpm()),
+        r"Linear .* eb.Denoiser\(net, ",
+    ),
+    "lcm": (
+        lambda: eb.adapt(unet(), diffusers.LCMScheduler()),
+        "LCMScheduler samples distilled models",
+    ),
     "tcd": (lambda: eb.adapt(unet(), diffusers.TCDScheduler()), "distilled"),
-    "consistency": (lambda: eb.adapt(unet(), diffusers.CMStochasticIterativeScheduler()), "distilled"),
+    "consistency": (
+        lambda: eb.adapt(unet(), diffusers.CMStochasticIterativeScheduler()),
+        "distilled",
+    ),
     "consistency pipeline": (
-        lambda: eb.adapt(diffusers.ConsistencyModelPipeline(unet(), diffusers.CMStochasticIterativeScheduler())),
+        lambda: eb.adapt(
+            diffusers.ConsistencyModelPipeline(unet(), diffusers.CMStochasticIterativeScheduler())
+        ),
         "ConsistencyModelPipeline holds a consistency model",
     ),
     "lcm unet": (
-        lambda: eb.adapt(text_unet(time_cond_proj_dim=8), ddpm(), **positive(PROMPT)), "guidance scale as an input"
+        lambda: eb.adapt(text_unet(time_cond_proj_dim=8), ddpm(), **positive(PROMPT)),
+        "guidance scale as an input",
     ),
-    "self-conditioning": (lambda: eb.adapt(unet(2, 1), ddpm()), "from 2 to 1 channels also sees another image"),
+    "self-conditioning": (
+        lambda: eb.adapt(unet(2, 1), ddpm()),
+        "from 2 to 1 channels also sees another image",
+    ),
     "noise level": (
-        lambda: eb.adapt(unet(class_embed_type="timestep"), ddpm()), "conditioned on a noise level .* cascades"
+        lambda: eb.adapt(unet(class_embed_type="timestep"), ddpm()),
+        "conditioned on a noise level .* cascades",
     ),
     "no size": (lambda: eb.adapt(sized(None), ddpm()), "lacks sample_size"),
-    "no schedule": (lambda: eb.adapt(unet(), diffusers.IPNDMScheduler()), "IPNDMScheduler states no schedule"),
+    "no schedule": (
+        lambda: eb.adapt(unet(), diffusers.IPNDMScheduler()),
+        "IPNDMScheduler states no schedule",
+    ),
     "no prediction type": (
         lambda: eb.adapt(unet(), diffusers.RePaintScheduler()),
         "does not say .* one of epsilon, sample, v_prediction, flow_prediction",
     ),
     "unknown prediction type": (
-        lambda: eb.adapt(unet(), ddpm(prediction_type="noise")), "says prediction_type='noise'.* one of epsilon"
+        lambda: eb.adapt(unet(), ddpm(prediction_type="noise")),
+        "says prediction_type='noise'.* one of epsilon",
     ),
     "unknown answer": (
-        lambda: eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="eps"), "one of epsilon, sample"
+        lambda: eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="eps"),
+        "one of epsilon, sample",
     ),
     "contradiction": (
-        lambda: eb.adapt(unet(), ddpm(), prediction_type="sample"), "prediction_type='sample', but DDPMScheduler says"
+        lambda: eb.adapt(unet(), ddpm(), prediction_type="sample"),
+        "prediction_type='sample', but DDPMScheduler says",
     ),
     "T differs": (
         lambda: eb.adapt(unet(time_embedding_type="learned", num_train_timesteps=100), ddpm()),
         "knows 100 timesteps, but the scheduler has 1000",
     ),
-    "no variance": (lambda: eb.adapt(unet(), ddpm(variance_type="learned_range")), "does not predict: variance_type"),
-    "log variance": (lambda: eb.adapt(unet(1, 2), ddpm(variance_type="learned")), "only 'learned_range' is"),
-    "edm variance": (lambda: eb.adapt(unet(1, 2), diffusers.EDMEulerScheduler()), "EDM's preconditioning"),
+    "no variance": (
+        lambda: eb.adapt(unet(), ddpm(variance_type="learned_range")),
+        "does not predict: variance_type",
+    ),
+    "log variance": (
+        lambda: eb.adapt(unet(1, 2), ddpm(variance_type="learned")),
+        "only 'learned_range' is",
+    ),
+    "edm variance": (
+        lambda: eb.adapt(unet(1, 2), diffusers.EDMEulerScheduler()),
+        "EDM's preconditioning",
+    ),
     "continuous time": (
-        lambda: eb.adapt(unet(), diffusers.EulerDiscreteScheduler(timestep_type="continuous")), "tells time otherwise"
+        lambda: eb.adapt(unet(), diffusers.EulerDiscreteScheduler(timestep_type="continuous")),
+        "tells time otherwise",
     ),
     "changed ᾱ": (lambda: eb.adapt(unet(), changed()), "changes ᾱ beyond its betas"),
-    "guidance as text": (lambda: eb.adapt(dit(), ddpm(), guidance_scale="7.5"), "guidance_scale is '7.5'"),
+    "guidance as text": (
+        lambda: eb.adapt(dit(), ddpm(), guidance_scale="7.5"),
+        "guidance_scale is '7.5'",
+    ),
     "T as text": (
         lambda: eb.adapt(unet(), changed(num_train_timesteps="1000")),
         "num_train_timesteps of DDPMScheduler is 1000: a whole number from 1 to 100,000",
     ),
     "T absurd": (
-        lambda: eb.adapt(unet(), changed(num_train_timesteps=3 * 10**8)), "is 300000000: a whole number from 1 to"
+        lambda: eb.adapt(unet(), changed(num_train_timesteps=3 * 10**8)),
+        "is 300000000: a whole number from 1 to",
     ),
     "σ as text": (
-        lambda: eb.adapt(unet(), changed("EDMEulerScheduler", sigma_data="x")), "sigma_data of EDME.* is x: a number"
+        lambda: eb.adapt(unet(), changed("EDMEulerScheduler", sigma_data="x")),
+        "sigma_data of EDME.* is x: a number",
     ),
-    "size as text": (lambda: eb.adapt(sized("88"), ddpm()), "sample_size=88: whole numbers of at least 1"),
+    "size as text": (
+        lambda: eb.adapt(sized("88"), ddpm()),
+        "sample_size=88: whole numbers of at least 1",
+    ),
     "whole timesteps under flow": (
-        lambda: eb.adapt(learned(), diffusers.FlowMatchEulerDiscreteScheduler()), "labels must be whole"
+        lambda: eb.adapt(learned(), diffusers.FlowMatchEulerDiscreteScheduler()),
+        "labels must be whole",
     ),
-    "whole timesteps under EDM": (lambda: eb.adapt(learned(), diffusers.EDMEulerScheduler()), "labels must be whole"),
-    "guidance below 1": (lambda: eb.adapt(dit(), ddpm(), guidance_scale=0.5), "guidance_scale is 0.5"),
+    "whole timesteps under EDM": (
+        lambda: eb.adapt(learned(), diffusers.EDMEulerScheduler()),
+        "labels must be whole",
+    ),
+    "guidance below 1": (
+        lambda: eb.adapt(dit(), ddpm(), guidance_scale=0.5),
+        "guidance_scale is 0.5",
+    ),
     "no null class": (
-        lambda: eb.adapt(unet(num_class_embeds=3), ddpm(), guidance_scale=2.0), "UNet2DModel has no null class"
+        lambda: eb.adapt(unet(num_class_embeds=3), ddpm(), guidance_scale=2.0),
+        "UNet2DModel has no null class",
     ),
     "no prompt": (lambda: eb.adapt(text_unet(), ddpm()), "without guidance needs prompt_embeds="),
     "no negative": (
@@ -564,33 +770,48 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "with guidance needs negative_prompt_embeds=",
     ),
     "negative without guidance": (
-        lambda: eb.adapt(text_unet(), ddpm(), **PROMPT), "without guidance does not take negative_prompt_embeds"
+        lambda: eb.adapt(text_unet(), ddpm(), **PROMPT),
+        "without guidance does not take negative_prompt_embeds",
     ),
     "no pooled": (
         lambda: eb.adapt(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT)),
         "needs pooled_prompt_embeds=",
     ),
-    "no time ids": (lambda: eb.adapt(sdxl_unet(), ddpm(), **positive(PROMPT | POOLED)), "needs add_time_ids="),
+    "no time ids": (
+        lambda: eb.adapt(sdxl_unet(), ddpm(), **positive(PROMPT | POOLED)),
+        "needs add_time_ids=",
+    ),
     "prompt for a UNet2DModel": (
-        lambda: eb.adapt(unet(), ddpm(), **positive(PROMPT)), "UNet2DModel without guidance does not take prompt_embeds"
+        lambda: eb.adapt(unet(), ddpm(), **positive(PROMPT)),
+        "UNet2DModel without guidance does not take prompt_embeds",
     ),
     "prompts of a batch": (
-        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(2, 3, 8)), r"give one tensor \(1, …\)"
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(2, 3, 8)),
+        r"give one tensor \(1, …\)",
     ),
     "prompts of another width": (
-        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(1, 3, 7)), r"takes \(1, tokens, 8\)"
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(1, 3, 7)),
+        r"takes \(1, tokens, 8\)",
     ),
-    "prompts that are text": (lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds="a cat"), "prompt_embeds is str"),
+    "prompts that are text": (
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds="a cat"),
+        "prompt_embeds is str",
+    ),
     "prompts of two lengths": (
         lambda: eb.adapt(
-            text_unet(), ddpm(), guidance_scale=2, prompt_embeds=random(1, 3, 8), negative_prompt_embeds=random(1, 2, 8)
+            text_unet(),
+            ddpm(),
+            guidance_scale=2,
+            prompt_embeds=random(1, 3, 8),
+            negative_prompt_embeds=random(1, 2, 8),
         ),
         "differ in shape",
     ),
     "for another library": (
-        lambda: eb.adapt(eb.load_model("digits"), guidance_scale=2.0), "guidance_scale are only for diffusers"
+        lambda: eb.adapt(eb.load_model("digits"), guidance_scale=2.0),
+        "guidance_scale are only for diffusers",
     ),
-}  # fmt: skip
+}
 
 
 def changed(name: str = "DDPMScheduler", **config: Any) -> Any:
@@ -616,19 +837,31 @@ def test_a_learned_time_embedding_wants_whole_labels() -> None:
     model = eb.adapt(learned(), ddpm())
     x = random(BATCH, 1, 8, 8).double()
     assert model(x, model.schedule.level(300)).shape == x.shape
-    with fails(r"answers at whole timesteps only, not at 300\.5: choose a grid and a sampler of whole ones"):
+    with fails(
+        r"answers at whole timesteps only, not at 300\.5: choose a grid and a sampler of whole ones"
+    ):
         model(x, model.schedule.level(300.5))
 
 
-@pytest.mark.parametrize("options", [{}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}]
+)
 def test_the_shifted_schedule_of_cogvideox(options: dict[str, Any]) -> None:
     """ᾱ ← ᾱ/(s + (1 − s) ᾱ): the SNR is divided by s = 3, then perhaps rescaled to end at zero."""
-    scheduler = diffusers.CogVideoXDDIMScheduler(clip_sample=False, timestep_spacing="trailing", **options)
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        clip_sample=False, timestep_spacing="trailing", **options
+    )
     model = eb.adapt(unet(), scheduler)
-    np.testing.assert_allclose(model.schedule.alpha**2, scheduler.alphas_cumprod.numpy(), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        model.schedule.alpha**2, scheduler.alphas_cumprod.numpy(), rtol=0, atol=1e-15
+    )
     if not options:
-        plain = eb.adapt(unet(), ddpm(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)).schedule
-        ratio = (plain.alpha / plain.sigma) ** 2 / (model.schedule.alpha / model.schedule.sigma) ** 2
+        plain = eb.adapt(
+            unet(), ddpm(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+        ).schedule
+        ratio = (plain.alpha / plain.sigma) ** 2 / (
+            model.schedule.alpha / model.schedule.sigma
+        ) ** 2
         np.testing.assert_allclose(ratio, 3, rtol=1e-4)
     start, end = ours(model, "ddim", "trailing")
     agree(library_loop(lambda x, t: net_of(model)(x, t).sample, scheduler, start.float()), end)
@@ -641,9 +874,12 @@ def net_of(model: eb.Denoiser) -> Any:
 def test_latents_that_are_not_finite() -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
     coder = vae()
-    coder.encoder.conv_in.weight.data.mul_(1e5)  # weights that half precision holds, and sums that it does not
+    coder.encoder.conv_in.weight.data.mul_(
+        1e5
+    )  # weights that half precision holds, and sums that it does not
     with fails(
-        r"the autoencoder, in float16, made NaN or Inf of some of images 0 to 1: encode in float32, encode\(vae"
+        r"the autoencoder, in float16, made NaN or Inf of some of images 0 to 1: encode in float32,"
+        r" encode\(vae"
     ):
         encode(coder.half(), x, batch_size=2)
     assert np.isfinite(encode(coder.float(), x).images).all()
@@ -666,21 +902,33 @@ def test_bad_input(case: str) -> None:
 
 
 def test_repaint_is_told_its_prediction_type() -> None:
-    assert eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="epsilon").prediction_type == "epsilon"
+    assert (
+        eb.adapt(unet(), diffusers.RePaintScheduler(), prediction_type="epsilon").prediction_type
+        == "epsilon"
+    )
 
 
 def test_packed_latents() -> None:
     flux = diffusers.FluxTransformer2DModel(
-        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
-    )  # fmt: skip
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(4, 4, 8),
+    )
     with fails("packed to tokens, which have no rows and columns"):
         eb.adapt(flux, diffusers.FlowMatchEulerDiscreteScheduler())
 
 
 def test_bad_folders(tmp_path: Path) -> None:
     unet().save_pretrained(tmp_path / "bare")
-    with fails(r"holds a UNet2DModel without its scheduler: load both, as in eb.adapt\(diffusers.UNet2DModel"):
+    with fails(
+        r"holds a UNet2DModel without its scheduler: load both, as in"
+        r" eb.adapt\(diffusers.UNet2DModel"
+    ):
         eb.load_model(tmp_path / "bare")
     (tmp_path / "empty").mkdir()
     with fails("no diffusers pipeline folder: it has no model_index.json"):
@@ -693,10 +941,16 @@ def test_bad_folders(tmp_path: Path) -> None:
         return where
 
     for changes, message in (
-        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "class UNet3DConditionModel are not supported"),
+        (
+            {"unet": ["diffusers", "UNet3DConditionModel"]},
+            "class UNet3DConditionModel are not supported",
+        ),
         ({"unet": ["diffusers", "FluxTransformer2DModel"]}, "packed to tokens"),
         ({"unet": [None, None]}, "not one network under one scheduler"),
-        ({"scheduler": ["diffusers", "UNet2DModel"]}, "names the scheduler UNet2DModel, which diffusers does not have"),
+        (
+            {"scheduler": ["diffusers", "UNet2DModel"]},
+            "names the scheduler UNet2DModel, which diffusers does not have",
+        ),
         ({"scheduler": ["diffusers", "LCMScheduler"]}, "distilled"),
         ({"prior_prior": ["diffusers", "PriorTransformer"]}, "has prior_prior.*: cascades"),
         ({"controlnet": ["diffusers", "ControlNetModel"]}, "has controlnet"),

@@ -1,4 +1,5 @@
-"""docs/extending.md: every snippet runs as it stands, one after another, and does what the page says."""
+"""docs/extending.md: every snippet runs as it stands, one after another, and does what the page
+says."""
 
 import re
 from pathlib import Path
@@ -27,9 +28,10 @@ def test_the_sampler_has_its_own_reference(names: dict[str, Any]) -> None:
     gaps = names["gaps"]
     plain = eb.variance_gap(eb.record("digits", names["data"], sampler="ddim", steps=10, n=256))
     assert not np.allclose(gaps["gap_gaussian"][1:], plain["gap_gaussian"][1:], atol=1e-3)
-    assert names["Churned"](0.0).transition(gaps_levels := eb.schedules.linear().levels(10)) is not None
-    ours = eb.samplers.DDIM(0).transition(gaps_levels)
-    for one, other in zip(names["Churned"](0.0).transition(gaps_levels), ours, strict=True):
+    levels = eb.schedules.linear().levels(10)
+    theirs, ours = names["Churned"](0.0).transition(levels), eb.samplers.DDIM(0).transition(levels)
+    assert theirs is not None
+    for one, other in zip(theirs, ours, strict=True):
         assert one.state == pytest.approx(other.state)
         assert one.predictions == pytest.approx(other.predictions)
 
@@ -42,7 +44,9 @@ def test_the_budget_of_the_multistep_sampler_is_split(names: dict[str, Any]) -> 
 
 
 def test_the_statistic_has_an_error_bar(names: dict[str, Any]) -> None:
-    found = names["kurtosis"](eb.record("digits", names["data"], steps=4, n=256, statistics=[names["FourthMoment"]]))
+    found = names["kurtosis"](
+        eb.record("digits", names["data"], steps=4, n=256, statistics=[names["FourthMoment"]])
+    )
     # Noise is Gaussian: its fourth moment is three times the square of its second.
     assert abs(found.value[0] - 3) < 5 * found.error[0]
     assert np.isfinite(found.error).all()

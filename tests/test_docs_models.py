@@ -22,7 +22,8 @@ from exposure_bias.cli import main
 
 PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
 SECTIONS = dict(re.findall(r"^#+ (.*?)\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-# The published preset has 57 million parameters; the page's name stands for this one while its snippets run.
+# The published preset has 57 million parameters; the page's name stands for this one while its
+# snippets run.
 NARROW = adm.Preset(8, 32, 1, (4,), channel_mult=(1, 1))
 LANGUAGES = ("python", "sh")
 
@@ -32,28 +33,46 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def introduction(folder: Path) -> dict[str, Any]:
-    return {"model": eb.Denoiser(Net(1000), schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE)}
+    return {
+        "model": eb.Denoiser(
+            Net(1000), schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE
+        )
+    }
 
 
 def diffusers(folder: Path) -> dict[str, Any]:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
     unet = UNet2DModel(
-        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    )  # fmt: skip
+        sample_size=8,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
     pipeline = DDPMPipeline(unet, DDPMScheduler())
     pipeline.save_pretrained(folder / "FOLDER")
     text_unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        sample_size=8,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
     return {
-        "unet": unet, "scheduler": pipeline.scheduler, "pipeline": pipeline, "folder": folder / "FOLDER",
-        "text_unet": text_unet, "embeddings": torch.randn(1, 3, 8), "empty_embeddings": torch.zeros(1, 3, 8),
+        "unet": unet,
+        "scheduler": pipeline.scheduler,
+        "pipeline": pipeline,
+        "folder": folder / "FOLDER",
+        "text_unet": text_unet,
+        "embeddings": torch.randn(1, 3, 8),
+        "empty_embeddings": torch.zeros(1, 3, 8),
         "latents": eb.load_data(3 * images((4, 8, 8)), value_range=None),
-    }  # fmt: skip
+    }
 
 
 def hub(folder: Path) -> dict[str, Any]:
@@ -100,7 +119,10 @@ def observed(folder: Path) -> dict[str, Any]:
     @torch.no_grad()
     def sample(network: Any, scheduler: Any, guidance_scale: float) -> None:
         scheduler.set_timesteps(3)
-        x, prompts = torch.randn(2, 4, 8, 8), torch.cat([held["empty_embeddings"]] * 2 + [held["embeddings"]] * 2)
+        x, prompts = (
+            torch.randn(2, 4, 8, 8),
+            torch.cat([held["empty_embeddings"]] * 2 + [held["embeddings"]] * 2),
+        )
         for t in scheduler.timesteps:
             u, c = network(torch.cat([x, x]), t, encoder_hidden_states=prompts).sample.chunk(2)
             x = scheduler.step(u + guidance_scale * (c - u), t, x).prev_sample
@@ -124,7 +146,9 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ADM checkpoints": adm_checkpoint,
     "guided-diffusion": guided_diffusion,
     "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
-    "denoising-diffusion-pytorch": lambda folder: {"diffusion": libraries.GaussianDiffusion(Net(100))},
+    "denoising-diffusion-pytorch": lambda folder: {
+        "diffusion": libraries.GaussianDiffusion(Net(100))
+    },
     "flow_matching": flow_matching,
     "k-diffusion": k_diffusion,
     "Any other network": lambda folder: {"unet": Net(1000)},
@@ -137,8 +161,11 @@ def images(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def test_every_snippet_has_its_reader() -> None:
-    """A new section with code needs an entry in HELD, and every model on the page is run to a recording."""
-    assert {t for t, text in SECTIONS.items() if any(blocks(text, k) for k in LANGUAGES)} == HELD.keys()
+    """A new section with code needs an entry in HELD, and every model on the page is run to a
+    recording."""
+    assert {
+        t for t, text in SECTIONS.items() if any(blocks(text, k) for k in LANGUAGES)
+    } == HELD.keys()
 
 
 @pytest.fixture
@@ -149,9 +176,13 @@ def any_stance() -> Iterator[None]:
         torch.compiler.set_stance("default")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script_method:DeprecationWarning"
+)  # torch.compile's own
 @pytest.mark.parametrize("title", list(HELD))
-def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_stance: None) -> None:
+def test_snippets(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_stance: None
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -160,7 +191,9 @@ def test_snippets(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     for block in blocks(SECTIONS[title], "python"):
         exec(block, held)
         if "rec" not in held:
-            held["rec"] = eb.record(held["model"], images(held["model"].shape), steps=3, sampler="ddim")
+            held["rec"] = eb.record(
+                held["model"], images(held["model"].shape), steps=3, sampler="ddim"
+            )
         rec = held.pop("rec")
         assert np.isfinite(eb.spectrum(rec)["hf"])
     np.savez(tmp_path / "images.npz", arr_0=(images((8, 8, 3)) * 127 + 128).astype(np.uint8))

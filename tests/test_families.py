@@ -1,4 +1,5 @@
-"""Every model family against its own sampler, in `libraries`: the same start and noise give the same x̂_0."""
+"""Every model family against its own sampler, in `libraries`: the same start and noise give the
+same x̂_0."""
 
 import json
 from collections.abc import Callable
@@ -92,12 +93,16 @@ def test_ddpm_pytorch_with_classes() -> None:
     ("attribute", "value", "words"),
     [("offset_noise_strength", 0.1, "offset noise"), ("immiscible", True, "immiscible noise")],
 )
-def test_ddpm_pytorch_trained_on_other_noise_is_said(attribute: str, value: Any, words: str) -> None:
+def test_ddpm_pytorch_trained_on_other_noise_is_said(
+    attribute: str, value: Any, words: str
+) -> None:
     diffusion = GaussianDiffusion(Net())
     setattr(diffusion, attribute, type(value)(0))
     assert eb.adapt(diffusion).note == ""
     setattr(diffusion, attribute, value)
-    with pytest.warns(UserWarning, match=f"trained on {words}.*forward stream is not what its training saw") as caught:
+    with pytest.warns(
+        UserWarning, match=f"trained on {words}.*forward stream is not what its training saw"
+    ) as caught:
         model = eb.adapt(diffusion)
     assert caught[0].filename == __file__
     assert model.note.startswith(f"trained on {words}")
@@ -120,7 +125,8 @@ def test_ddpm_pytorch_on_another_range_is_said() -> None:
 
 @pytest.mark.parametrize("name", ["VP", "Cosine", "LinearVP"])
 def test_flow_matching_off_condot_promises_no_chain(name: str) -> None:
-    """There our Euler is another chain than ODESolver's, and `adapt` says so; watched, theirs is what is recorded."""
+    """There our Euler is another chain than ODESolver's, and `adapt` says so; watched, theirs is
+    what is recorded."""
     net, scheduler = Net().requires_grad_(False), Scheduler(name)
     with pytest.warns(UserWarning, match=CURVED) as caught:
         model = eb.adapt(net, scheduler, SHAPE)
@@ -146,7 +152,8 @@ def test_flow_matching(steps: int) -> None:
 @pytest.mark.filterwarnings(f"ignore:{CURVED}")
 @pytest.mark.parametrize("name", ["CondOT", "VP", "Cosine", "LinearVP"])
 def test_a_known_velocity_gives_back_data_and_noise(name: str) -> None:
-    """With u = a′ x_1 + b′ x_0 for known x_1, x_0 the predictions are these two, whatever the path."""
+    """With u = a′ x_1 + b′ x_0 for known x_1, x_0 the predictions are these two, whatever
+    the path."""
     scheduler = Scheduler(name)
     data, noise = normal(BATCH, *SHAPE, seed=2).double(), START.double()
 
@@ -159,7 +166,9 @@ def test_a_known_velocity_gives_back_data_and_noise(name: str) -> None:
         level = model.schedule.level(i)
         tau = 1 - (level.timestep if name == "CondOT" else (i + 0.5) / 1000)
         at = scheduler(torch.tensor(tau, dtype=torch.float64))
-        assert (float(at.alpha_t), float(at.sigma_t)) == pytest.approx((level.alpha, level.sigma), rel=1e-9, abs=1e-9)
+        assert (float(at.alpha_t), float(at.sigma_t)) == pytest.approx(
+            (level.alpha, level.sigma), rel=1e-9, abs=1e-9
+        )
         prediction = model.predict(level.alpha * data + level.sigma * noise, level)
         # The network's time is float32, and near the data b′ of LinearVP changes quickly with it.
         close(prediction.x0, data, 1e-4)
@@ -179,13 +188,17 @@ def k_wrappers() -> dict[str, tuple[Any, ...]]:
 def test_k_diffusion(name: str, sampler: str) -> None:
     objects = k_wrappers()[name]
     wrapper = objects[0]
-    low, high = (float(wrapper.sigmas[i]) for i in (0, -1)) if hasattr(wrapper, "sigmas") else (0.01, 80.0)
+    low, high = (
+        (float(wrapper.sigmas[i]) for i in (0, -1)) if hasattr(wrapper, "sigmas") else (0.01, 80.0)
+    )
     sigmas = torch.linspace(high ** (1 / 7), low ** (1 / 7), 20) ** 7
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         return wrapper(x, sigma, cond=None) if name == "CompVisDenoiser" else wrapper(x, sigma)
 
-    theirs = libraries.k_sampler(call, START * sigmas[0], torch.cat([sigmas, torch.zeros(1)]), sampler == "heun")
+    theirs = libraries.k_sampler(
+        call, START * sigmas[0], torch.cat([sigmas, torch.zeros(1)]), sampler == "heun"
+    )
     close(ours(eb.adapt(*objects), sampler, 20, "karras"), theirs)
 
 
@@ -199,12 +212,28 @@ ADAPTED: dict[str, tuple[Callable[[], eb.Denoiser], dict[str, Any]]] = {
     "EDM": (lambda: eb.adapt(EDMPrecond()), {"sampler": "heun", "grid": "karras"}),
     "EDM with classes": (lambda: eb.adapt(EDMPrecond(2)), {"sampler": "euler", "grid": "karras"}),
     "denoising-diffusion-pytorch": (lambda: eb.adapt(GaussianDiffusion(Net(100))), {"clip": True}),
-    "flow_matching": (lambda: eb.adapt(Net(), Scheduler(), SHAPE), {"sampler": "euler", "grid": "trailing"}),
-    "flow_matching, curved": (lambda: eb.adapt(Net(), Scheduler("Cosine"), SHAPE), {"sampler": "ddim"}),
-    "k-diffusion": (lambda: eb.adapt(*k_wrappers()["Denoiser"]), {"sampler": "heun", "grid": "karras"}),
-    "function": (lambda: eb.Denoiser(lambda x, t: 0.1 * x, schedule=eb.schedules.linear(), prediction_type="epsilon",
-                                     shape=SHAPE), {}),
-}  # fmt: skip
+    "flow_matching": (
+        lambda: eb.adapt(Net(), Scheduler(), SHAPE),
+        {"sampler": "euler", "grid": "trailing"},
+    ),
+    "flow_matching, curved": (
+        lambda: eb.adapt(Net(), Scheduler("Cosine"), SHAPE),
+        {"sampler": "ddim"},
+    ),
+    "k-diffusion": (
+        lambda: eb.adapt(*k_wrappers()["Denoiser"]),
+        {"sampler": "heun", "grid": "karras"},
+    ),
+    "function": (
+        lambda: eb.Denoiser(
+            lambda x, t: 0.1 * x,
+            schedule=eb.schedules.linear(),
+            prediction_type="epsilon",
+            shape=SHAPE,
+        ),
+        {},
+    ),
+}
 
 
 @pytest.mark.filterwarnings(f"ignore:{CURVED}")
@@ -254,7 +283,11 @@ def self_conditioned() -> GaussianDiffusion:
 
 def elucidated() -> Net:
     """denoising-diffusion-pytorch's EDM, known by its module alone."""
-    return type("ElucidatedDiffusion", (Net,), {"__module__": "denoising_diffusion_pytorch.elucidated_diffusion"})()
+    return type(
+        "ElucidatedDiffusion",
+        (Net,),
+        {"__module__": "denoising_diffusion_pytorch.elucidated_diffusion"},
+    )()
 
 
 def weighted() -> GaussianDiffusion:
@@ -270,34 +303,88 @@ def conditional() -> libraries.CompVisDenoiser:
 
 REFUSALS: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "nothing": (lambda: (), "cannot adapt nothing"),
-    "a module alone": (lambda: (Net(),), r"cannot adapt Net: known are diffusers.*k-diffusion.*Denoiser\(net.*v_pred"),
+    "a module alone": (
+        lambda: (Net(),),
+        r"cannot adapt Net: known are diffusers.*k-diffusion.*Denoiser\(net.*v_pred",
+    ),
     "a function alone": (lambda: (lambda x, t: x,), r"cannot adapt function.*prediction_type="),
     "two EDM networks": (lambda: (EDMPrecond(), EDMPrecond()), "EDMPrecond, EDMPrecond: guidance"),
     "other diffusions": (lambda: (elucidated(),), "one GaussianDiffusion.*got ElucidatedDiffusion"),
-    "self-conditioning": (lambda: (self_conditioned(),), "self-conditioning is not supported.*not a function"),
-    "self-conditioning of k-diffusion": (self_conditioned_inside, "self-conditioning is not supported"),
-    "self-conditioning of EDM": (lambda: (self_conditioned_edm(),), "self-conditioning is not supported"),
-    "σ as text": (lambda: odd_edm(sigma_min="0.1"), "sigma_min of this EDMPrecond is '0.1': give a number"),
-    "classes as text": (lambda: odd_edm(label_dim="10"), "label_dim of this EDMPrecond is '10': a number of classes"),
-    "falling σ": (lambda: odd_sigmas(2.0, 1.0), "sigmas of this DiscreteEpsDDPMDenoiser are no increasing positive"),
-    "σ that is no number": (lambda: odd_sigmas(1.0, float("nan")), "no increasing positive numbers"),
+    "self-conditioning": (
+        lambda: (self_conditioned(),),
+        "self-conditioning is not supported.*not a function",
+    ),
+    "self-conditioning of k-diffusion": (
+        self_conditioned_inside,
+        "self-conditioning is not supported",
+    ),
+    "self-conditioning of EDM": (
+        lambda: (self_conditioned_edm(),),
+        "self-conditioning is not supported",
+    ),
+    "σ as text": (
+        lambda: odd_edm(sigma_min="0.1"),
+        "sigma_min of this EDMPrecond is '0.1': give a number",
+    ),
+    "classes as text": (
+        lambda: odd_edm(label_dim="10"),
+        "label_dim of this EDMPrecond is '10': a number of classes",
+    ),
+    "falling σ": (
+        lambda: odd_sigmas(2.0, 1.0),
+        "sigmas of this DiscreteEpsDDPMDenoiser are no increasing positive",
+    ),
+    "σ that is no number": (
+        lambda: odd_sigmas(1.0, float("nan")),
+        "no increasing positive numbers",
+    ),
     "σ of zero": (lambda: odd_sigmas(0.0, 1.0), "no increasing positive numbers"),
     "no σ": (odd_sigmas, "no increasing positive numbers"),
     "weighted": (lambda: (weighted(),), "mixes two predictions"),
-    "unknown objective": (lambda: (GaussianDiffusion(Net(), "pred_w"),), r"'pred_w'.*pred_noise, pred_x0, pred_v"),
-    "learned, not of ε": (lambda: (libraries.LearnedGaussianDiffusion(Net(), "pred_x0"),), "allowed are pred_noise$"),
-    "diffusion and net": (lambda: (GaussianDiffusion(Net()), Net()), "one GaussianDiffusion.*got Gauss"),
-    "path without shape": (lambda: (Net(), Scheduler()), r"its path and its shape, got Net, Scheduler"),
-    "path without model": (lambda: (Scheduler(), SHAPE), r"got Scheduler, tuple: give adapt\(model, path"),
-    "polynomial path": (lambda: (Net(), Scheduler("Polynomial"), SHAPE), "Scheduler is not supported.*CondOT"),
-    "discrete path": (lambda: (Net(), libraries.MixtureDiscreteProbPath(Scheduler()), SHAPE), "needs an AffineProbP"),
+    "unknown objective": (
+        lambda: (GaussianDiffusion(Net(), "pred_w"),),
+        r"'pred_w'.*pred_noise, pred_x0, pred_v",
+    ),
+    "learned, not of ε": (
+        lambda: (libraries.LearnedGaussianDiffusion(Net(), "pred_x0"),),
+        "allowed are pred_noise$",
+    ),
+    "diffusion and net": (
+        lambda: (GaussianDiffusion(Net()), Net()),
+        "one GaussianDiffusion.*got Gauss",
+    ),
+    "path without shape": (
+        lambda: (Net(), Scheduler()),
+        r"its path and its shape, got Net, Scheduler",
+    ),
+    "path without model": (
+        lambda: (Scheduler(), SHAPE),
+        r"got Scheduler, tuple: give adapt\(model, path",
+    ),
+    "polynomial path": (
+        lambda: (Net(), Scheduler("Polynomial"), SHAPE),
+        "Scheduler is not supported.*CondOT",
+    ),
+    "discrete path": (
+        lambda: (Net(), libraries.MixtureDiscreteProbPath(Scheduler()), SHAPE),
+        "needs an AffineProbP",
+    ),
     "no shape": (lambda: k_wrappers()["Denoiser"][:2], r"its images' shape: give adapt\(wrapper"),
-    "no range": (lambda: (libraries.Denoiser(Net()), SHAPE), "does not know its noise levels.*sigma_min"),
-    "two ranges": (lambda: (conditional(), eb.schedules.edm(), SHAPE), "knows its noise levels: leave"),
-    "wrong path": (lambda: (libraries.Denoiser(Net()), eb.schedules.flow(), SHAPE), "give eb.schedules.edm, not flow"),
+    "no range": (
+        lambda: (libraries.Denoiser(Net()), SHAPE),
+        "does not know its noise levels.*sigma_min",
+    ),
+    "two ranges": (
+        lambda: (conditional(), eb.schedules.edm(), SHAPE),
+        "knows its noise levels: leave",
+    ),
+    "wrong path": (
+        lambda: (libraries.Denoiser(Net()), eb.schedules.flow(), SHAPE),
+        "give eb.schedules.edm, not flow",
+    ),
     "latent diffusion": (lambda: (conditional(), SHAPE), "is conditional, and no embedding"),
     "distilled": (lambda: (type("ConsistencyModel", (Net,), {})(),), r"distilled.*no E\[x_0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(REFUSALS))
@@ -321,14 +408,22 @@ def test_adapting_twice_changes_nothing() -> None:
 
 def test_a_function_is_a_model_like_its_module() -> None:
     net = Net(1000).eval()
-    options: dict[str, Any] = {"schedule": eb.schedules.linear(), "prediction_type": "epsilon", "shape": SHAPE}
+    options: dict[str, Any] = {
+        "schedule": eb.schedules.linear(),
+        "prediction_type": "epsilon",
+        "shape": SHAPE,
+    }
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         return net(x, t)
 
     module, function = eb.Denoiser(net, **options), eb.Denoiser(predict, **options)
     assert torch.equal(ours(module, "ddpm", 10, "linspace"), ours(function, "ddpm", 10, "linspace"))
-    assert (function.name, function.weight_hash, function.device.type) == ("predict", "unhashed", "cpu")
+    assert (function.name, function.weight_hash, function.device.type) == (
+        "predict",
+        "unhashed",
+        "cpu",
+    )
     assert module.weight_hash != "unhashed"
     assert eb.Denoiser(predict, **options, device="meta")._parameter.device.type == "meta"
 
@@ -344,7 +439,9 @@ def test_a_function_is_a_model_like_its_module() -> None:
 )
 def test_what_is_no_model(net: Any, extra: dict[str, Any], message: str) -> None:
     def call() -> None:
-        model = eb.Denoiser(net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE, **extra)
+        model = eb.Denoiser(
+            net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE, **extra
+        )
         model(START, model.schedule.level(0))
 
     with pytest.raises(eb.InputError, match=message):
@@ -354,13 +451,17 @@ def test_what_is_no_model(net: Any, extra: dict[str, Any], message: str) -> None
 def test_pickles_are_refused_unopened(tmp_path: Any) -> None:
     path = tmp_path / "edm-cifar10-32x32-uncond-vp.pkl"
     path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(eb.InputError, match=r"runs the code inside it.*eb\.adapt\(net\).*architecture is code"):
+    with pytest.raises(
+        eb.InputError, match=r"runs the code inside it.*eb\.adapt\(net\).*architecture is code"
+    ):
         eb.load_model(path)
 
 
 def test_what_else_lies_on_disk(tmp_path: Any) -> None:
     (tmp_path / "model.onnx").touch()
-    with pytest.raises(eb.InputError, match=r"model\.onnx cannot be loaded.*digits.*model_index\.json"):
+    with pytest.raises(
+        eb.InputError, match=r"model\.onnx cannot be loaded.*digits.*model_index\.json"
+    ):
         eb.load_model(tmp_path / "model.onnx")
 
 
@@ -369,7 +470,11 @@ def test_the_list_of_models(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert "digits" in listed["bundled"]
     assert {row["family"]: bool(row["command_line"]) for row in listed["families"]}.items() >= {
-        "diffusers": True, "EDM, EDM2": False, "flow_matching": False
-    }.items()  # fmt: skip
+        "diffusers": True,
+        "EDM, EDM2": False,
+        "flow_matching": False,
+    }.items()
     assert main(["models"]) == 0
-    assert all(row["python"] in text for text in [capsys.readouterr().out] for row in listed["families"])
+    assert all(
+        row["python"] in text for text in [capsys.readouterr().out] for row in listed["families"]
+    )

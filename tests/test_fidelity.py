@@ -45,8 +45,13 @@ def test_frechet_closed_form_in_a_rotated_basis():
 
 def test_frechet_equals_the_matrix_square_root():
     rng = np.random.default_rng(1)
-    one, two = (statistics(rng.standard_normal((600, 80)) @ rng.standard_normal((80, 80))) for _ in range(2))
-    theirs = np.square(one[0] - two[0]).sum() + np.trace(one[1] + two[1] - 2 * linalg.sqrtm(one[1] @ two[1])).real
+    one, two = (
+        statistics(rng.standard_normal((600, 80)) @ rng.standard_normal((80, 80))) for _ in range(2)
+    )
+    theirs = (
+        np.square(one[0] - two[0]).sum()
+        + np.trace(one[1] + two[1] - 2 * linalg.sqrtm(one[1] @ two[1])).real
+    )
     assert eb.frechet_distance(*one, *two) == pytest.approx(theirs, rel=1e-9)
 
 
@@ -63,8 +68,13 @@ def test_frechet_of_singular_covariances(n, m):
 @pytest.mark.parametrize("n", [20, 300])
 def test_frechet_is_symmetric_zero_on_itself_and_grows_with_a_shift(n):
     rng = np.random.default_rng(3)
-    one, two = statistics(gaussian_features(rng, n, 40)), statistics(gaussian_features(rng, n, 40, 1.1))
-    assert eb.frechet_distance(*one, *two) == pytest.approx(eb.frechet_distance(*two, *one), rel=1e-10)
+    one, two = (
+        statistics(gaussian_features(rng, n, 40)),
+        statistics(gaussian_features(rng, n, 40, 1.1)),
+    )
+    assert eb.frechet_distance(*one, *two) == pytest.approx(
+        eb.frechet_distance(*two, *one), rel=1e-10
+    )
     assert eb.frechet_distance(*one, *one) < 1e-10
     shifted = [eb.frechet_distance(one[0] + s, one[1], *two) for s in (2.0, 2.1, 3.0, 9.0)]
     assert shifted == sorted(shifted)
@@ -160,12 +170,17 @@ def test_jackknife_is_exact_where_it_must_be():
 
 
 def test_jackknife_error_of_a_quadratic_statistic():
-    """Where the linear part vanishes the plain jackknife doubles the variance; the interactions take that back."""
+    """Where the linear part vanishes the plain jackknife doubles the variance; the interactions
+    take that back."""
     rng = np.random.default_rng(8)
     found = []
     for _ in range(300):
         groups = rng.standard_normal((GROUPS, 60))
-        found.append(deletions(lambda out, groups=groups: np.square(np.delete(groups, list(out), 0).mean(0)).sum()))
+        found.append(
+            deletions(
+                lambda out, groups=groups: np.square(np.delete(groups, list(out), 0).mean(0)).sum()
+            )
+        )
     value, error = corrected(np.stack(found))
     one = np.stack(found)[:, 1 : 1 + GROUPS]
     plain = (GROUPS - 1) * one.var(1).mean()
@@ -225,7 +240,8 @@ def independent_inception(state, images):
     def conv(name, x, stride=1, padding=0):
         x = F.conv2d(x, state[f"{name}.conv.weight"], None, stride, padding)
         mean, variance, weight, bias = (
-            state[f"{name}.bn.{k}"][:, None, None] for k in ("running_mean", "running_var", "weight", "bias")
+            state[f"{name}.bn.{k}"][:, None, None]
+            for k in ("running_mean", "running_var", "weight", "bias")
         )
         return ((x - mean) / torch.sqrt(variance + 0.001) * weight + bias).clamp(min=0)
 
@@ -254,9 +270,23 @@ def independent_inception(state, images):
     x = F.max_pool2d(conv("Conv2d_4a_3x3", conv("Conv2d_3b_1x1", x)), 3, 2)
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
         five = chain(block, x, ("branch5x5_1", 0), ("branch5x5_2", 2))
-        double = chain(block, x, ("branch3x3dbl_1", 0), ("branch3x3dbl_2", 1), ("branch3x3dbl_3", 1))
-        x = torch.cat([chain(block, x, ("branch1x1", 0)), five, double, chain(block, mean(x), ("branch_pool", 0))], 1)
-    double = conv("Mixed_6a.branch3x3dbl_3", chain("Mixed_6a", x, ("branch3x3dbl_1", 0), ("branch3x3dbl_2", 1)), 2)
+        double = chain(
+            block, x, ("branch3x3dbl_1", 0), ("branch3x3dbl_2", 1), ("branch3x3dbl_3", 1)
+        )
+        x = torch.cat(
+            [
+                chain(block, x, ("branch1x1", 0)),
+                five,
+                double,
+                chain(block, mean(x), ("branch_pool", 0)),
+            ],
+            1,
+        )
+    double = conv(
+        "Mixed_6a.branch3x3dbl_3",
+        chain("Mixed_6a", x, ("branch3x3dbl_1", 0), ("branch3x3dbl_2", 1)),
+        2,
+    )
     x = torch.cat([conv("Mixed_6a.branch3x3", x, 2), double, F.max_pool2d(x, 3, 2)], 1)
     row, column = (0, 3), (3, 0)
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
@@ -268,7 +298,9 @@ def independent_inception(state, images):
             spatial = one[:, :7]
         x = torch.cat([one, seven, double, chain(block, mean(x), ("branch_pool", 0))], 1)
     three = conv("Mixed_7a.branch3x3_2", chain("Mixed_7a", x, ("branch3x3_1", 0)), 2)
-    seven = chain("Mixed_7a", x, ("branch7x7x3_1", 0), ("branch7x7x3_2", row), ("branch7x7x3_3", column))
+    seven = chain(
+        "Mixed_7a", x, ("branch7x7x3_1", 0), ("branch7x7x3_2", row), ("branch7x7x3_3", column)
+    )
     x = torch.cat([three, conv("Mixed_7a.branch7x7x3_4", seven, 2), F.max_pool2d(x, 3, 2)], 1)
     for block in ("Mixed_7b", "Mixed_7c"):
         parts = [chain(block, x, ("branch1x1", 0))]
@@ -301,7 +333,10 @@ def test_inception_equals_an_independent_definition(random_inception, size):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
-        ours, theirs = random_inception(images), independent_inception(random_inception.state_dict(), images)
+        ours, theirs = (
+            random_inception(images),
+            independent_inception(random_inception.state_dict(), images),
+        )
         alone = random_inception(images[1:])
     assert [tuple(o.shape) for o in ours] == [(2, 2048), (2, 7, 17, 17), (2, 1008)]
     for one, other, single in zip(ours, theirs, alone, strict=True):
@@ -339,10 +374,18 @@ def test_weight_files(tmp_path, monkeypatch, random_inception):
     net, digest = inception.load()
     assert len(digest) == 64
     assert torch.equal(net.fc.weight, random_inception.fc.weight)
-    older = {k: v for k, v in random_inception.state_dict().items() if not k.endswith("num_batches_tracked")}
+    older = {
+        k: v
+        for k, v in random_inception.state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    }
     torch.save(older, path)
     inception.load()
-    for content in ({"fc.weight": torch.zeros(2)}, torch.zeros(3), older | {"extra": torch.zeros(1)}):
+    for content in (
+        {"fc.weight": torch.zeros(2)},
+        torch.zeros(3),
+        older | {"extra": torch.zeros(1)},
+    ):
         torch.save(content, path)
         with pytest.raises(eb.InputError, match="does not hold the parameters"):
             inception.load()
@@ -363,7 +406,8 @@ def test_weight_files(tmp_path, monkeypatch, random_inception):
 
 
 def test_inception_as_extractor(tmp_path, monkeypatch, random_inception):
-    """Greyscale is repeated and said so; spatial features lie as guided-diffusion's do; real features are kept."""
+    """Greyscale is repeated and said so; spatial features lie as guided-diffusion's do; real
+    features are kept."""
     monkeypatch.setattr(inception, "SHA256", "")
     monkeypatch.setenv(feature.CACHE, str(tmp_path))
     torch.save(random_inception.state_dict(), tmp_path / "w.pth")
@@ -375,9 +419,15 @@ def test_inception_as_extractor(tmp_path, monkeypatch, random_inception):
     with torch.no_grad():
         expected = random_inception(torch.from_numpy(images).repeat(1, 3, 1, 1))
     assert np.allclose(found.pool.features, expected.features, atol=1e-6)
-    assert np.allclose(found.spatial.features.reshape(2, 17, 17, 7), expected.spatial.permute(0, 2, 3, 1), atol=1e-6)
+    assert np.allclose(
+        found.spatial.features.reshape(2, 17, 17, 7),
+        expected.spatial.permute(0, 2, 3, 1),
+        atol=1e-6,
+    )
     assert len(list(tmp_path.glob("features-*.npz"))) == 1
-    silent = feature.Extractor(taken.identity, "FID", lambda _: pytest.fail("computed again"), costly=True)
+    silent = feature.Extractor(
+        taken.identity, "FID", lambda _: pytest.fail("computed again"), costly=True
+    )
     again = feature.extract_real(silent, eb.load_data(images), np.arange(2))
     assert np.array_equal(again.spatial.features, found.spatial.features)
 
@@ -453,7 +503,10 @@ def test_statistics_files(tmp_path):
         eb.fidelity.read_statistics(path, 6, {"image_shape": [1, 4, 4]})
     foreign = {"mu": pool.mean, "sigma": pool.covariance, "arr_0": np.zeros((5, 8, 8, 3), np.uint8)}
     np.savez(path, **foreign)
-    assert eb.fidelity.read_statistics(path, 6, {"features": "any", "image_shape": [3, 8, 8]})[1] is None
+    assert (
+        eb.fidelity.read_statistics(path, 6, {"features": "any", "image_shape": [3, 8, 8]})[1]
+        is None
+    )
     with pytest.raises(eb.InputError, match=r"image_shape \[3, 8, 8\]"):
         eb.fidelity.read_statistics(path, 6, {"image_shape": [3, 16, 16]})
     np.savez(path, arr_0=foreign["arr_0"])
@@ -478,7 +531,10 @@ def test_a_reference_is_worked_out_once(monkeypatch):
     original = linalg.cholesky
     monkeypatch.setattr(linalg, "cholesky", lambda c, **k: calls.append(id(c)) or original(c, **k))
     for shift in (0.1, 0.2, 0.3):
-        frechet.distance(FeatureSet(gaussian_features(rng, 400, 8, 1, shift), np.arange(400)).normal, reference.normal)
+        frechet.distance(
+            FeatureSet(gaussian_features(rng, 400, 8, 1, shift), np.arange(400)).normal,
+            reference.normal,
+        )
     assert len(calls) == 4
 
 
@@ -487,7 +543,8 @@ def test_distances_load_no_torch():
     import sys
 
     code = (
-        "import sys, exposure_bias as eb; eb.frechet_distance([0], [[1]], [0], [[1]]); sys.exit('torch' in sys.modules)"
+        "import sys, exposure_bias as eb; eb.frechet_distance([0], [[1]], [0], [[1]]);"
+        " sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

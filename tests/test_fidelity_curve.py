@@ -1,4 +1,5 @@
-"""Quality against chain length: closed form, resuming, common noise, checkpoints, and the command."""
+"""Quality against chain length: closed form, resuming, common noise, checkpoints, and the
+command."""
 
 import gc
 import json
@@ -32,7 +33,11 @@ def gaussian():
     """An exact denoiser of Gaussian images, and images of that law."""
     rng = np.random.default_rng(0)
     model = eb.oracles.GaussianOracle(np.full(SHAPE, 0.2), VARIANCES, eb.schedules.linear(1000))
-    images = (0.2 + rng.standard_normal((1024, 4)) * np.sqrt(VARIANCES)).astype(np.float32).reshape(-1, *SHAPE)
+    images = (
+        (0.2 + rng.standard_normal((1024, 4)) * np.sqrt(VARIANCES))
+        .astype(np.float32)
+        .reshape(-1, *SHAPE)
+    )
     return model, eb.load_data(images, value_range=None)
 
 
@@ -43,27 +48,40 @@ def digits():
 
 
 def test_curve_of_a_gaussian_is_the_closed_form(gaussian):
-    """The distance of the chain's exact law to the data's lies within every interval; without correction in few."""
+    """The distance of the chain's exact law to the data's lies within every interval; without
+    correction in few."""
     model, data = gaussian
     lengths = (2, 3, 5, 10)
     curve = eb.chain_length_fid(model, data, lengths, features="pixel", n=2048)
     assert curve.attrs["quantised"] == "no"
     for length in lengths:
-        law = eb.references.gaussian(np.full(SHAPE, 0.2), VARIANCES, model.schedule, steps=length, start="noise")
+        law = eb.references.gaussian(
+            np.full(SHAPE, 0.2), VARIANCES, model.schedule, steps=length, start="noise"
+        )
         last = law.isel(step=-1)
         spread = np.sqrt(last["variance"].values.reshape(-1))
-        true = np.square(last["mean"].values - 0.2).sum() + np.square(spread - np.sqrt(VARIANCES)).sum()
+        true = (
+            np.square(last["mean"].values - 0.2).sum()
+            + np.square(spread - np.sqrt(VARIANCES)).sum()
+        )
         here = curve.sel(length=length)
-        assert abs(here["frechet_corrected"] - true) <= 1.3 * T_QUANTILE * here["frechet_corrected_se"]
+        assert (
+            abs(here["frechet_corrected"] - true) <= 1.3 * T_QUANTILE * here["frechet_corrected_se"]
+        )
         assert here["frechet_corrected_se"] < 0.05
     values = curve["frechet_corrected"].values
     assert values[0] > 4 * values[-1]
-    assert abs(curve["floor_frechet_corrected"]) <= 1.3 * T_QUANTILE * curve["floor_frechet_corrected_se"]
+    assert (
+        abs(curve["floor_frechet_corrected"])
+        <= 1.3 * T_QUANTILE * curve["floor_frechet_corrected_se"]
+    )
     assert int(curve["floor_n"]) == 512
 
 
 def test_batch_size_does_not_matter(digits):
-    one, other = (eb.chain_length_fid("digits", digits, (3,), n=40, batch_size=size) for size in (40, 7))
+    one, other = (
+        eb.chain_length_fid("digits", digits, (3,), n=40, batch_size=size) for size in (40, 7)
+    )
     assert np.allclose(one["frechet"], other["frechet"], rtol=1e-3)
     assert np.allclose(one["kid"], other["kid"], rtol=1e-3)
 
@@ -76,7 +94,9 @@ def test_common_noise_sharpens_differences():
     assert curve["model"].values.tolist() == ["digits", "digits-ip", "digits (3)"]
     apart = curve.sel(model="digits-ip").squeeze()
     assert (apart["against_first_se"] < 0.6 * apart["frechet_corrected_se"]).all()
-    difference = apart["frechet_corrected"] - curve.sel(model="digits").squeeze()["frechet_corrected"]
+    difference = (
+        apart["frechet_corrected"] - curve.sel(model="digits").squeeze()["frechet_corrected"]
+    )
     assert np.allclose(apart["against_first"], difference)
     assert (curve.sel(model="digits (3)")["against_first"] == 0).all()
     change = curve["frechet_corrected"].diff("length").squeeze()
@@ -117,7 +137,12 @@ def test_a_killed_sweep_goes_on(digits, tmp_path):
 def test_kept_points_of_a_remedy_that_kept_the_name_are_refused(digits, tmp_path):
     model = eb.load_model("digits")
     eb.chain_length_fid(model, digits, (2,), n=32, checkpoint=tmp_path)
-    same = {"schedule": model.schedule, "prediction_type": "epsilon", "shape": model.shape, "name": model.name}
+    same = {
+        "schedule": model.schedule,
+        "prediction_type": "epsilon",
+        "shape": model.shape,
+        "name": model.name,
+    }
     scaled = eb.Denoiser(model.net, call=lambda net, x, t: net(x, t).sample * 1.005, **same)
     with pytest.raises(eb.InputError, match="answer one fixed noise differently"):
         eb.chain_length_fid(scaled, digits, (2,), n=32, checkpoint=tmp_path)
@@ -138,7 +163,8 @@ def test_kept_points_against_other_statistics_of_one_name_are_measured_anew(gaus
 
 
 def test_a_split_of_ones_own_data_has_no_other_split(digits):
-    """`train` divides any data into "train" and "held out"; only the bundled ones can be loaded as "test"."""
+    """`train` divides any data into "train" and "held out"; only the bundled ones can be loaded as
+    "test"."""
     divided = replace(digits, split="train")
     curve = eb.chain_length_fid("digits", divided, (2,), n=32)
     assert int(curve["floor_n"]) == 32
@@ -163,7 +189,9 @@ def test_reconstruction_curve(gaussian):
     """From true x_t: the RMSE is that of `chain_errors`, and short chains give the images back."""
     model, data = gaussian
     options = {"sampler": "ddim", "n": 512}
-    curve = eb.chain_length_fid(model, data, (1, 100, 900), features="pixel", start="data", **options)
+    curve = eb.chain_length_fid(
+        model, data, (1, 100, 900), features="pixel", start="data", **options
+    )
     errors = eb.chain_errors(model, data, (1, 100, 900), **options)
     # Both start on the same paths, which other levels between the anchors bridge otherwise.
     assert (abs(curve["rmse"] - errors["pooled_rmse"]) <= 3 * errors["pooled_rmse_se"]).all()
@@ -184,7 +212,9 @@ def test_given_statistics(gaussian, tmp_path):
     assert curve.attrs["reference"] == "reference.npz"
     assert curve["frechet_corrected_se"].item() < free["frechet_corrected_se"].item()
     with pytest.raises(eb.InputError, match="random-conv"):
-        eb.chain_length_fid(model, data, (10,), features="random-conv", n=64, reference=path, quantise=False)
+        eb.chain_length_fid(
+            model, data, (10,), features="random-conv", n=64, reference=path, quantise=False
+        )
 
 
 @pytest.mark.parametrize(
@@ -238,13 +268,21 @@ def test_checkpoints_by_iteration(digits, tmp_path):
 def curve_of(values, along="iteration"):
     places = [100, 200, 400, 800][: len(values)]
     values = xr.DataArray(values, coords={along: places}, dims=along)
-    return xr.Dataset({"frechet": values, "frechet_corrected": values * np.nan}, attrs={"measure": "FID", "n": "2"})
+    return xr.Dataset(
+        {"frechet": values, "frechet_corrected": values * np.nan},
+        attrs={"measure": "FID", "n": "2"},
+    )
 
 
 def test_speed_up():
     baseline, candidate = curve_of([9.0, 6.0, 5.0, 4.0]), curve_of([7.0, 3.9, 3.0, 3.5])
     found = speed_up(candidate, baseline)
-    assert [float(found[k]) for k in ("best", "baseline_at", "candidate_at", "factor")] == [4, 800, 200, 4]
+    assert [float(found[k]) for k in ("best", "baseline_at", "candidate_at", "factor")] == [
+        4,
+        800,
+        200,
+        4,
+    ]
     assert np.isnan(speed_up(curve_of([9.0, 8.0, 7.0, 6.0]), baseline)["factor"])
     with pytest.raises(eb.InputError, match="'length'"):
         speed_up(candidate, baseline, "length")
@@ -265,7 +303,9 @@ def test_command(tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path)]) == 0
     table = json.loads(capsys.readouterr().out)
     rows = table["Fréchet distance (features)"]
-    assert [(r["model"], r["length"]) for r in rows] == [(m, k) for m in ("digits", "digits-ip") for k in (2, 4)]
+    assert [(r["model"], r["length"]) for r in rows] == [
+        (m, k) for m in ("digits", "digits-ip") for k in (2, 4)
+    ]
     assert "uint8" in table["attributes"]["quantised"]
     assert len(list((tmp_path / "cells").glob("*.nc"))) == 4
     assert {p.suffix for p in tmp_path.iterdir() if p.is_file()} == {".png", ".pdf", ".csv", ".nc"}
@@ -300,7 +340,12 @@ def test_a_conditional_model_gets_the_images_labels(digits):
         return net(x, timestep).sample
 
     model = eb.Denoiser(
-        base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape, call=call, classes=3
+        base.net,
+        schedule=base.schedule,
+        prediction_type="epsilon",
+        shape=base.shape,
+        call=call,
+        classes=3,
     )
     eb.chain_length_fid(model, data, (1,), n=70, batch_size=35)
     assert torch.equal(torch.cat(asked[-2:]), torch.arange(70) % 64 % 3)
@@ -310,10 +355,13 @@ def test_a_conditional_model_gets_the_images_labels(digits):
 
 @pytest.mark.parametrize("start", ["noise", "data"])
 def test_a_diffusers_scheduler_is_a_sampler(gaussian, start):
-    """DDIMScheduler on its trailing grid against the closed form of ours: both near the data's law."""
+    """DDIMScheduler on its trailing grid against the closed form of ours: both near the
+    data's law."""
     model, data = gaussian
     names = ["ddim", "DDIMScheduler:timestep_spacing=trailing"]
-    curve = eb.chain_length_fid(model, data, (50,), sampler=names, features="pixel", n=256, start=start)
+    curve = eb.chain_length_fid(
+        model, data, (50,), sampler=names, features="pixel", n=256, start=start
+    )
     assert curve["sampler"].values[0] == "ddim:0"
     assert curve["sampler"].values[1].startswith("DDIMScheduler:timestep_spacing")
     one, other = curve["frechet"].values.ravel()

@@ -1,4 +1,5 @@
-"""Whiteness and centring of errors against constructed laws; the power of Shapiro–Wilk against the literature's."""
+"""Whiteness and centring of errors against constructed laws; the power of Shapiro–Wilk against the
+literature's."""
 
 import json
 
@@ -30,7 +31,12 @@ def test_white_errors():
         error = np.random.default_rng(seed).standard_normal((256, SIDE, SIDE))
         shape = eb.isotropy(dataset(error)).isel(length=0)
         assert abs(float(shape.correlation)) < 6 * np.sqrt(2) / 256 / np.sqrt(SIDE**4 / 2)
-        for name, null in (("autocorrelation_x", 0), ("autocorrelation_y", 0), ("skewness", 0), ("whiteness", 1)):
+        for name, null in (
+            ("autocorrelation_x", 0),
+            ("autocorrelation_y", 0),
+            ("skewness", 0),
+            ("whiteness", 1),
+        ):
             hits.append(np.ravel(np.abs(shape[name] - null) <= T_QUANTILE * shape[f"{name}_se"]))
         assert abs(float(shape.bias)) < 6 * float(shape.bias_se)
     hits = np.concatenate(hits)
@@ -39,14 +45,17 @@ def test_white_errors():
 
 
 def test_the_error_of_the_correlation():
-    """Its intervals hold r²'s mean of known correlated errors in 92–98 %, and are wide rather than narrow for white."""
+    """Its intervals hold r²'s mean of known correlated errors in 92–98 %, and are wide rather than
+    narrow for white."""
     expected = 2 * SIDE * (SIDE - 1) * 0.25 / (SIDE**2 * (SIDE**2 - 1))
     hits = []
     for seed in range(150):
         z = np.random.default_rng(seed).standard_normal((256, SIDE, SIDE + 1))
         for error, truth in ((z[..., 1:] + z[..., :-1], expected), (z[..., 1:], 0.0)):
             shape = eb.isotropy(dataset(error)).isel(length=0)
-            hits.append(abs(float(shape.correlation) - truth) <= T_QUANTILE * float(shape.correlation_se))
+            hits.append(
+                abs(float(shape.correlation) - truth) <= T_QUANTILE * float(shape.correlation_se)
+            )
     correlated, white = np.mean(np.reshape(hits, (-1, 2)), 0)
     assert 0.92 <= correlated <= 0.985
     assert white >= 0.94
@@ -71,17 +80,25 @@ def test_blocks_do_not_share_images():
 def test_known_correlation_bias_and_spectrum():
     rng = np.random.default_rng(1)
     z = rng.standard_normal((N * 4, SIDE, SIDE + 1))
-    blurred = (z[..., 1:] + z[..., :-1]) / np.sqrt(2)  # neighbours along x share half their variance
+    blurred = (z[..., 1:] + z[..., :-1]) / np.sqrt(
+        2
+    )  # neighbours along x share half their variance
     shape = eb.isotropy(dataset(blurred + 0.5)).isel(length=0)
-    assert float(shape.autocorrelation_x) == pytest.approx(0.5, abs=5 * float(shape.autocorrelation_x_se))
-    assert float(shape.autocorrelation_y) == pytest.approx(0, abs=5 * float(shape.autocorrelation_y_se))
+    assert float(shape.autocorrelation_x) == pytest.approx(
+        0.5, abs=5 * float(shape.autocorrelation_x_se)
+    )
+    assert float(shape.autocorrelation_y) == pytest.approx(
+        0, abs=5 * float(shape.autocorrelation_y_se)
+    )
     assert float(shape.autocorrelation_x_se) < 0.01
     pairs = 2 * SIDE * (SIDE - 1)  # ordered pairs with r = ½
     expected = pairs * 0.25 / (SIDE**2 * (SIDE**2 - 1))
     assert float(shape.correlation) == pytest.approx(expected, rel=0.05)
     assert float(shape.bias) == pytest.approx(0.25, rel=0.05)
     scale = np.where(radial_frequency(SIDE, SIDE) > 0.3, 0.5, 1.0)
-    coloured = dct_matrix(SIDE).T @ (scale * rng.standard_normal((N * 4, SIDE, SIDE))) @ dct_matrix(SIDE)
+    coloured = (
+        dct_matrix(SIDE).T @ (scale * rng.standard_normal((N * 4, SIDE, SIDE))) @ dct_matrix(SIDE)
+    )
     white = eb.isotropy(dataset(coloured)).isel(length=0).whiteness.values
     assert white[-1] / white[0] == pytest.approx(0.25, rel=0.15)
     skewed = eb.isotropy(dataset(rng.exponential(size=(N * 4, SIDE, SIDE)))).isel(length=0)
@@ -89,7 +106,8 @@ def test_known_correlation_bias_and_spectrum():
 
 
 def test_power_is_the_literatures():
-    """literature.md §1.3: 0.53, 0.34, 0.36 at n = 50; 0.81, 0.58, 0.57 at 100; above 0.99 at 500."""
+    """literature.md §1.3: 0.53, 0.34, 0.36 at n = 50; 0.81, 0.58, 0.57 at 100; above 0.99
+    at 500."""
     rate = power()["rate"]
     np.testing.assert_allclose(rate.sel(alternative="normal"), 0.05, atol=0.015)
     names = ["laplace", "t5", "lognormal_scale"]
@@ -99,10 +117,15 @@ def test_power_is_the_literatures():
 
 
 def test_command(tmp_path, capsys):
-    assert main(["normality", "--lengths", "3", "8", "-n", "100", "--json", "-o", str(tmp_path)]) == 0
+    assert (
+        main(["normality", "--lengths", "3", "8", "-n", "100", "--json", "-o", str(tmp_path)]) == 0
+    )
     tables = json.loads(capsys.readouterr().out)
     assert {
-        row["n"] for row in tables["assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)"]
+        row["n"]
+        for row in tables[
+            "assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)"
+        ]
     } == {
         50,
         100,

@@ -1,9 +1,9 @@
-"""`observe` against the chains that we drive ourselves: on diffusers' pipelines and schedulers, and on other loops.
+"""`observe` against the chains that we drive ourselves: on diffusers' pipelines and schedulers, and
+on other loops.
 
-States are float32 there and float64 here: they agree to 1e-5 of the largest value. transformers is not installed, so
-that Stable Diffusion's and SD3's own pipelines cannot be built: `TextPipeline` makes the calls that they make around
-network and scheduler, on embeddings that are given.
-"""
+States are float32 there and float64 here: they agree to 1e-5 of the largest value. transformers is
+not installed, so that Stable Diffusion's and SD3's own pipelines cannot be built: `TextPipeline`
+makes the calls that they make around network and scheduler, on embeddings that are given."""
 
 import copy
 import inspect
@@ -45,42 +45,74 @@ def fails(message: str) -> Any:
 def unet(channels: int = 1, out_channels: int | None = None, **options: Any) -> Any:
     torch.manual_seed(1)
     return diffusers.UNet2DModel(
-        sample_size=8, in_channels=channels, out_channels=out_channels or channels, layers_per_block=1,
-        block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"), mid_block_type=None, **options,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=channels,
+        out_channels=out_channels or channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type=None,
+        **options,
+    )
 
 
 def text_unet() -> Any:
     torch.manual_seed(2)
     return diffusers.UNet2DConditionModel(
-        in_channels=4, out_channels=4, cross_attention_dim=8, sample_size=8, layers_per_block=1,
-        block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=8,
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
 
 
 def dit() -> Any:
     torch.manual_seed(3)
     return diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
-        norm_num_groups=4, num_embeds_ada_norm=1000,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=8,
+        norm_num_groups=4,
+        num_embeds_ada_norm=1000,
+    )
 
 
 def sd3() -> Any:
     torch.manual_seed(4)
     return diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=8, caption_projection_dim=16, pooled_projection_dim=6, out_channels=4, pos_embed_max_size=8,
-    )  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        caption_projection_dim=16,
+        pooled_projection_dim=6,
+        out_channels=4,
+        pos_embed_max_size=8,
+    )
 
 
 def vae() -> Any:
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -88,11 +120,15 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 PROMPT = {"prompt_embeds": random(1, 3, 8), "negative_prompt_embeds": random(1, 3, 8, seed=1)}
-POOLED = {"pooled_prompt_embeds": random(1, 6, seed=2), "negative_pooled_prompt_embeds": random(1, 6, seed=3)}
+POOLED = {
+    "pooled_prompt_embeds": random(1, 6, seed=2),
+    "negative_pooled_prompt_embeds": random(1, 6, seed=3),
+}
 
 
 class TextPipeline(diffusers.DiffusionPipeline):
-    """The denoising loop of StableDiffusionPipeline and, with a transformer, of StableDiffusion3Pipeline."""
+    """The denoising loop of StableDiffusionPipeline and, with a transformer, of
+    StableDiffusion3Pipeline."""
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
@@ -108,7 +144,9 @@ class TextPipeline(diffusers.DiffusionPipeline):
         x = torch.randn(batch_size, *LATENTS) * getattr(scheduler, "init_noise_sigma", 1)
         names = ("negative_", "") if guided else ("",)
         prompt = torch.cat([PROMPT[f"{n}prompt_embeds"].expand(batch_size, -1, -1) for n in names])
-        pooled = torch.cat([POOLED[f"{n}pooled_prompt_embeds"].expand(batch_size, -1) for n in names])
+        pooled = torch.cat(
+            [POOLED[f"{n}pooled_prompt_embeds"].expand(batch_size, -1) for n in names]
+        )
         for i, t in enumerate(scheduler.timesteps):
             if i == stop:
                 raise RuntimeError("out of memory")
@@ -118,9 +156,12 @@ class TextPipeline(diffusers.DiffusionPipeline):
                 output = net(both, t, encoder_hidden_states=prompt, return_dict=False)[0]
             else:
                 output = net(
-                    hidden_states=both, timestep=t.expand(len(both)), encoder_hidden_states=prompt,
-                    pooled_projections=pooled, return_dict=False,
-                )[0]  # fmt: skip
+                    hidden_states=both,
+                    timestep=t.expand(len(both)),
+                    encoder_hidden_states=prompt,
+                    pooled_projections=pooled,
+                    return_dict=False,
+                )[0]
             if guided:
                 u, c = output.chunk(2)
                 output = u + guidance_scale * (c - u)
@@ -143,12 +184,16 @@ def quiet(pipe: Any) -> Any:
 
 
 def ddim_pipeline(**options: Any) -> Any:
-    return quiet(diffusers.DDIMPipeline(unet(), diffusers.DDIMScheduler(**{"clip_sample": False} | options)))
+    return quiet(
+        diffusers.DDIMPipeline(unet(), diffusers.DDIMScheduler(**{"clip_sample": False} | options))
+    )
 
 
 def images(shape: tuple[int, ...], n: int = 32, classes: int | None = None) -> Any:
     x = np.random.default_rng(0).normal(0, 0.5, (n, *shape)).astype(np.float32)
-    return eb.load_data(x, value_range=None, labels=None if classes is None else np.arange(n) % classes)
+    return eb.load_data(
+        x, value_range=None, labels=None if classes is None else np.arange(n) % classes
+    )
 
 
 @pytest.fixture
@@ -170,13 +215,17 @@ def agree(seen: list[Step], driven: Iterator[Step], tolerance: float = 1e-5) -> 
     expected = list(driven)
     assert [s.index for s in seen] == [s.index for s in expected]
     for a, b in zip(seen, expected, strict=True):
-        np.testing.assert_allclose(a.level, b.level, rtol=1e-4, atol=1e-12)  # diffusers' own ᾱ is float32
+        np.testing.assert_allclose(
+            a.level, b.level, rtol=1e-4, atol=1e-12
+        )  # diffusers' own ᾱ is float32
         scale = float(b.x.abs().max())
         assert (a.x - b.x).abs().max() <= tolerance * scale, a.index
         assert (a.prediction is None) == (b.prediction is None)
         if a.prediction is not None and b.prediction is not None:
             # x̂_0 = (x − σ ε̂)/α: each is as uncertain as the states, over its own coefficient.
-            for said, ours, part in zip(a.prediction[:2], b.prediction[:2], a.level[1:], strict=True):
+            for said, ours, part in zip(
+                a.prediction[:2], b.prediction[:2], a.level[1:], strict=True
+            ):
                 assert (said - ours).abs().max() * part <= 10 * tolerance * scale, a.index
 
 
@@ -188,16 +237,26 @@ def assert_analysed(rec: eb.Recording) -> None:
 
 
 class SameNoise(TorchFunctionMode):
-    """Lets a loop draw what our chain of seed 0 draws: the start, if asked, then a tensor for each step that draws."""
+    """Lets a loop draw what our chain of seed 0 draws: the start, if asked, then a tensor for each
+    step that draws."""
 
     def __init__(self, shape: tuple[int, ...], start: bool) -> None:
         super().__init__()
         noise = Noise(0, "chain", IDS, shape)
-        self.draws = iter([*([Noise(0, "start", IDS, shape)(0)] if start else []), *(noise(i) for i in range(STEPS))])
+        self.draws = iter(
+            [
+                *([Noise(0, "start", IDS, shape)(0)] if start else []),
+                *(noise(i) for i in range(STEPS)),
+            ]
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return next(self.draws).to(kwargs.get("dtype")) if func is torch.randn else func(*args, **kwargs)
+        return (
+            next(self.draws).to(kwargs.get("dtype"))
+            if func is torch.randn
+            else func(*args, **kwargs)
+        )
 
 
 def driven(model: eb.Denoiser, sampler: Any, levels: Any = None) -> Iterator[Step]:
@@ -213,22 +272,40 @@ def test_pipelines(kind: str, return_dict: bool, steps: list[Step]) -> None:
     pipe = quiet(getattr(diffusers, f"{kind}Pipeline")(unet(), scheduler))
     options = {"eta": 0.5} if kind == "DDIM" else {}
     with SameNoise(IMAGES, start=True), eb.observe(pipe, data=images(IMAGES)) as seen:
-        pipe(batch_size=BATCH, num_inference_steps=STEPS, output_type="np", return_dict=return_dict, **options)
+        pipe(
+            batch_size=BATCH,
+            num_inference_steps=STEPS,
+            output_type="np",
+            return_dict=return_dict,
+            **options,
+        )
     model = eb.adapt(pipe)
-    agree(steps, driven(model, parse("ddim:0.5" if options else "ddpm"), model.schedule.levels(STEPS, "leading")))
+    agree(
+        steps,
+        driven(
+            model, parse("ddim:0.5" if options else "ddpm"), model.schedule.levels(STEPS, "leading")
+        ),
+    )
     rec = seen.recording()
     assert (rec.n, rec.paired, rec.run.steps) == (BATCH, False, STEPS)
     assert rec.provenance["run"]["sampler"] == f"{kind}Scheduler" + (":eta=0.5" if options else "")
     assert_analysed(rec)
 
 
-SCHEDULES = {"vp": eb.schedules.linear(), "edm": eb.schedules.edm(), "flow": eb.schedules.flow(1000)}
+SCHEDULES = {
+    "vp": eb.schedules.linear(),
+    "edm": eb.schedules.edm(),
+    "flow": eb.schedules.flow(1000),
+}
 TYPES = {"vp": "epsilon", "edm": "sample", "flow": "flow_prediction"}
 
 
-@pytest.mark.parametrize(("name", "path"), [(name, path) for name, paths in SUPPORTED.items() for path in paths])
+@pytest.mark.parametrize(
+    ("name", "path"), [(name, path) for name, paths in SUPPORTED.items() for path in paths]
+)
 def test_every_scheduler(name: str, path: str, steps: list[Step]) -> None:
-    """Steps and calls of each class, in a loop of our own around it; EDM's networks are preconditioned in the loop."""
+    """Steps and calls of each class, in a loop of our own around it; EDM's networks are
+    preconditioned in the loop."""
     net = Net(1000)
     model = eb.Denoiser(
         EDMPrecond() if path == "edm" else net,
@@ -242,7 +319,9 @@ def test_every_scheduler(name: str, path: str, steps: list[Step]) -> None:
     with SameNoise(SHAPE, start=False), eb.observe(scheduler, model=model) as seen:
         scheduler.set_timesteps(STEPS)
         for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            scaled = (
+                scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            )
             with torch.no_grad():
                 output = (model.net.net if path == "edm" else net)(scaled, t.expand(BATCH))
             x = scheduler.step(output, t, x, return_dict=False)[0]
@@ -260,7 +339,10 @@ def test_stable_diffusion(scheduler: str, guidance: float, steps: list[Step]) ->
         pipe.scheduler.register_to_config(clip_sample=False)
     given = PROMPT if guidance > 1 else {"prompt_embeds": PROMPT["prompt_embeds"]}
     model = eb.adapt(pipe, guidance_scale=guidance, **given)
-    with SameNoise(LATENTS, start=True), eb.observe(pipe, data=images(LATENTS), model=model) as seen:
+    with (
+        SameNoise(LATENTS, start=True),
+        eb.observe(pipe, data=images(LATENTS), model=model) as seen,
+    ):
         pipe(BATCH, STEPS, guidance)
     agree(steps, driven(model, sampler_for(pipe.scheduler, model, STEPS)), 2e-5)
     rec = seen.recording()
@@ -270,10 +352,15 @@ def test_stable_diffusion(scheduler: str, guidance: float, steps: list[Step]) ->
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_dit_hands_over_a_doubled_batch(guidance: float, steps: list[Step]) -> None:
-    pipe = quiet(diffusers.DiTPipeline(dit().eval(), vae(), diffusers.DDIMScheduler(clip_sample=False)))
+    pipe = quiet(
+        diffusers.DiTPipeline(dit().eval(), vae(), diffusers.DDIMScheduler(clip_sample=False))
+    )
     model = eb.adapt(pipe, guidance_scale=guidance)
     labels = [2, 0, 4, 4]
-    with SameNoise(LATENTS, start=True), eb.observe(pipe, data=images(LATENTS, classes=5), model=model) as seen:
+    with (
+        SameNoise(LATENTS, start=True),
+        eb.observe(pipe, data=images(LATENTS, classes=5), model=model) as seen,
+    ):
         pipe(labels, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np")
     sampler = sampler_for(pipe.scheduler, model, STEPS)
     agree(steps, driven(model.given(torch.tensor(labels)), sampler))
@@ -286,9 +373,16 @@ def test_dit_hands_over_a_doubled_batch(guidance: float, steps: list[Step]) -> N
 @pytest.mark.parametrize("guidance", [1.0, 7.0])
 def test_flow_matching_transformer(guidance: float, steps: list[Step]) -> None:
     pipe = TransformerPipeline(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
-    given = PROMPT | POOLED if guidance > 1 else {k: v for k, v in (PROMPT | POOLED).items() if "negative" not in k}
+    given = (
+        PROMPT | POOLED
+        if guidance > 1
+        else {k: v for k, v in (PROMPT | POOLED).items() if "negative" not in k}
+    )
     model = eb.adapt(pipe, guidance_scale=guidance, **given)
-    with SameNoise(LATENTS, start=True), eb.observe(pipe, data=images(LATENTS), model=model) as seen:
+    with (
+        SameNoise(LATENTS, start=True),
+        eb.observe(pipe, data=images(LATENTS), model=model) as seen,
+    ):
         pipe(BATCH, STEPS, guidance)
     agree(steps, driven(model, sampler_for(pipe.scheduler, model, STEPS)))
     rec = seen.recording()
@@ -332,23 +426,43 @@ def loops() -> dict[str, tuple[eb.Denoiser, Callable[[], Tensor], str, int, str]
     sigmas = torch.tensor([level.sigma for level in k_model.schedule.levels(STEPS, "karras")])
     fraction = Net().requires_grad_(False)
     fractional = eb.Denoiser(
-        fraction, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE,
+        fraction,
+        schedule=eb.schedules.linear(),
+        prediction_type="epsilon",
+        shape=SHAPE,
         call=lambda net, x, t: net(x, t=t / 1000),
-    )  # fmt: skip
+    )
     return {
-        "EDM": (eb.adapt(edm), lambda: libraries.edm_sampler(edm, START.double(), STEPS), "heun", STEPS, "karras"),
+        "EDM": (
+            eb.adapt(edm),
+            lambda: libraries.edm_sampler(edm, START.double(), STEPS),
+            "heun",
+            STEPS,
+            "karras",
+        ),
         "DDPM": (
-            eb.adapt(diffusion), lambda: diffusion.p_sample_loop(START, lambda i: NOISE[i]), "ddpm", 100, "linspace"
+            eb.adapt(diffusion),
+            lambda: diffusion.p_sample_loop(START, lambda i: NOISE[i]),
+            "ddpm",
+            100,
+            "linspace",
         ),
         "flow": (
             eb.adapt(velocity, AffineProbPath(Scheduler()), SHAPE),
-            lambda: libraries.ode_solver(velocity, START, STEPS), "euler", STEPS, "trailing",
+            lambda: libraries.ode_solver(velocity, START, STEPS),
+            "euler",
+            STEPS,
+            "trailing",
         ),
         "k-diffusion": (
-            k_model, lambda: libraries.k_sampler(wrapper, START * sigmas[0], sigmas, True), "heun", STEPS, "karras"
+            k_model,
+            lambda: libraries.k_sampler(wrapper, START * sigmas[0], sigmas, True),
+            "heun",
+            STEPS,
+            "karras",
         ),
         "own call": (fractional, lambda: own_loop(fraction, fractional), "ddim", STEPS, "trailing"),
-    }  # fmt: skip
+    }
 
 
 def own_loop(net: Any, model: eb.Denoiser) -> Tensor:
@@ -381,7 +495,8 @@ def test_other_loops(name: str, steps: list[Step]) -> None:
 
 
 def test_our_own_loop_and_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`record` from noise, watched, leaves the same numbers as `record` itself: all of its streams."""
+    """`record` from noise, watched, leaves the same numbers as `record` itself: all of its
+    streams."""
     model, data = loops()["own call"][0], images(SHAPE)
     options: dict[str, Any] = {"sampler": "ddim", "steps": STEPS, "n": 20, "start": "noise"}
     expected = eb.record(model, data, batch_size=10, **options)
@@ -424,7 +539,9 @@ def test_batches_add_up(kind: str) -> None:
     def observed(sizes: tuple[int, ...], first: int = 0, starts: int = 0) -> eb.Recording:
         net = Net(1000).requires_grad_(False)
         scheduler = diffusers.DDIMScheduler(clip_sample=False)
-        model = eb.Denoiser(net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE)
+        model = eb.Denoiser(
+            net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE
+        )
         target = scheduler if kind == "scheduler" else model
         with eb.observe(target, data=data, model=model, first=first) as seen:
             for i, n in enumerate(sizes, start=starts):
@@ -437,7 +554,9 @@ def test_batches_add_up(kind: str) -> None:
     for stream in ("data", "forward", "chain"):
         for key, value in whole[stream].variables.items():
             if value.dtype.kind == "f":
-                np.testing.assert_allclose(merged[stream][key], value, rtol=1e-5, atol=1e-5, err_msg=str(key))
+                np.testing.assert_allclose(
+                    merged[stream][key], value, rtol=1e-5, atol=1e-5, err_msg=str(key)
+                )
     assert whole["chain"].sizes["sample"] == 10
     assert whole["chain"]["count"].values.tolist() == [1.0] * 10 + [0.0] * 6
 
@@ -473,7 +592,12 @@ def state_of(pipe: Any) -> dict[str, Any]:
     net = pipe.unet
     hooks = {k: list(v) for k, v in vars(net).items() if "hooks" in k}
     modes = [m.training for m in net.modules()]
-    return {"scheduler": sorted(vars(pipe.scheduler)), "hooks": hooks, "modes": modes, "net": sorted(vars(net))}
+    return {
+        "scheduler": sorted(vars(pipe.scheduler)),
+        "hooks": hooks,
+        "modes": modes,
+        "net": sorted(vars(net)),
+    }
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -500,7 +624,8 @@ def test_everything_is_left_as_it_was(training: bool) -> None:
 
 
 def test_a_loop_that_raises() -> None:
-    """What was finished is kept, what was not is left out; the pipeline is restored, and can be observed again."""
+    """What was finished is kept, what was not is left out; the pipeline is restored, and can be
+    observed again."""
     pipe = TextPipeline(text_unet(), diffusers.PNDMScheduler())
     before = state_of(pipe)
     observation = eb.observe(pipe)
@@ -541,9 +666,12 @@ def test_two_observers() -> None:
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), nullcontext])
+@pytest.mark.parametrize(
+    "context", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), nullcontext]
+)
 def test_contexts_of_a_loop(context: Callable[[], Any]) -> None:
-    """Inference mode, autocast and gradients: the statistics are float64 sums of what was seen in any of them."""
+    """Inference mode, autocast and gradients: the statistics are float64 sums of what was seen in
+    any of them."""
     net = unet(3)
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     model = eb.adapt(net, scheduler)
@@ -551,7 +679,9 @@ def test_contexts_of_a_loop(context: Callable[[], Any]) -> None:
     for target in (scheduler, model):
         with eb.observe(target, model=model, data=images((3, 8, 8))) as seen, context():
             for seed in (0, 1):
-                plain_loop(lambda x, t: net(x, t).sample, scheduler, random(4, 3, 8, 8, seed=seed), 4)
+                plain_loop(
+                    lambda x, t: net(x, t).sample, scheduler, random(4, 3, 8, 8, seed=seed), 4
+                )
         rec = seen.recording()
         power = rec["chain"]["state_spectrum"].values.sum((1, 3))
         np.testing.assert_allclose(power, rec["chain"]["state_haar"].values.sum((1, 3)), rtol=1e-5)
@@ -560,7 +690,9 @@ def test_contexts_of_a_loop(context: Callable[[], Any]) -> None:
 
 
 def test_a_half_precision_pipeline() -> None:
-    pipe = quiet(diffusers.DDIMPipeline(unet().bfloat16(), diffusers.DDIMScheduler(clip_sample=False)))
+    pipe = quiet(
+        diffusers.DDIMPipeline(unet().bfloat16(), diffusers.DDIMScheduler(clip_sample=False))
+    )
     with eb.observe(pipe, data=images(IMAGES)) as seen:
         pipe(batch_size=BATCH, num_inference_steps=4, output_type="pt")
     assert np.isfinite(eb.spectrum(seen.recording())["power_chain"]).all()
@@ -581,8 +713,14 @@ def test_more_than_a_hundred_steps_are_thinned_out() -> None:
 
 def test_never_called() -> None:
     pipe = ddim_pipeline()
-    for target, word in ((pipe, "step of this DDIMScheduler"), (eb.adapt(pipe), "network UNet2DModel")):
-        with pytest.warns(UserWarning, match=f"{word} was never called"), eb.observe(target) as seen:
+    for target, word in (
+        (pipe, "step of this DDIMScheduler"),
+        (eb.adapt(pipe), "network UNet2DModel"),
+    ):
+        with (
+            pytest.warns(UserWarning, match=f"{word} was never called"),
+            eb.observe(target) as seen,
+        ):
             pass
         with fails("was never called"):
             seen.recording()
@@ -630,9 +768,15 @@ def test_guidance_that_the_model_does_not_have() -> None:
         eb.observe(pipe, data=data)
     plain = eb.adapt(pipe, prompt_embeds=PROMPT["prompt_embeds"])
     guided = eb.adapt(pipe, guidance_scale=3.0, **PROMPT)
-    with fails("the loop is guided .*but the model is not"), eb.observe(pipe, data=data, model=plain):
+    with (
+        fails("the loop is guided .*but the model is not"),
+        eb.observe(pipe, data=data, model=plain),
+    ):
         pipe(2, 2, 3.0)
-    with fails("the model is guided .*but the loop is not"), eb.observe(pipe, data=data, model=guided):
+    with (
+        fails("the model is guided .*but the loop is not"),
+        eb.observe(pipe, data=data, model=guided),
+    ):
         pipe(2, 2, 1.0)
     with eb.observe(pipe, data=data, model=guided) as seen:
         pipe(2, 2, 9.0)
@@ -654,7 +798,13 @@ def test_networks_that_cannot_be_observed() -> None:
         "but knows 0 to 999": [(x, [1200])],
         "where states of": [(x[:, :, :4], [900])],
         "a batch of 2 states went on with 1": [(x, [900]), (x[:1], [500]), (x[:1], [400])],
-        "step 1 of this batch is at timestep 600": [(x, [900]), (x, [500]), (x, [900]), (x, [600]), (x, [500])],
+        "step 1 of this batch is at timestep 600": [
+            (x, [900]),
+            (x, [500]),
+            (x, [900]),
+            (x, [600]),
+            (x, [500]),
+        ],
     }
     for message, calls in cases.items():
         with fails(message), eb.observe(model):
@@ -662,10 +812,21 @@ def test_networks_that_cannot_be_observed() -> None:
                 net(states, torch.tensor(t))
     assert not net._forward_hooks
     with fails("plain function"):
-        eb.observe(eb.Denoiser(lambda x, t: x, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE))
+        eb.observe(
+            eb.Denoiser(
+                lambda x, t: x,
+                schedule=eb.schedules.linear(),
+                prediction_type="epsilon",
+                shape=SHAPE,
+            )
+        )
     with fails("before torch.compile"):
         compiled = torch.compile(Net(1000), backend="eager")
-        eb.observe(eb.Denoiser(compiled, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE))
+        eb.observe(
+            eb.Denoiser(
+                compiled, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=SHAPE
+            )
+        )
     with fails("distilled"):
         eb.observe(unet(), diffusers.LCMScheduler())
     with (

@@ -22,8 +22,15 @@ SCHEDULES = {
     "flow": schedules.flow(),
     "vp": schedules.vp(),
 }
-GRIDS = [("linear", 50, "linspace"), ("linear", 1000, "linspace"), ("linear", 13, "karras"), ("cosine", 37, "trailing"),
-         ("edm", 18, "karras"), ("flow", 25, "trailing"), ("vp", 73, "linspace")]  # fmt: skip
+GRIDS = [
+    ("linear", 50, "linspace"),
+    ("linear", 1000, "linspace"),
+    ("linear", 13, "karras"),
+    ("cosine", 37, "trailing"),
+    ("edm", 18, "karras"),
+    ("flow", 25, "trailing"),
+    ("vp", 73, "linspace"),
+]
 
 
 def noises(levels: tuple[Level, ...], seed: int = 0, places: list[int] | None = None) -> np.ndarray:
@@ -34,7 +41,8 @@ def noises(levels: tuple[Level, ...], seed: int = 0, places: list[int] | None = 
 
 
 def white(z: np.ndarray) -> float:
-    """The p-value of rows being independent unit white noise: χ² of all entries of their covariance."""
+    """The p-value of rows being independent unit white noise: χ² of all entries of their
+    covariance."""
     rows, n = z.shape
     covariance = z @ z.T / n
     scaled = np.sqrt(n) * (covariance - np.eye(rows))
@@ -58,7 +66,9 @@ def test_the_test_of_whiteness_rejects_a_wrong_weight() -> None:
     assert white(np.vstack([z[:1], np.sqrt(0.98) * z[1:] + np.sqrt(0.02) * z[:1]])) < 1e-4
 
 
-@pytest.mark.parametrize("schedule", [schedules.flow(), schedules.from_alphas_cumprod([0.9, 0.5, 0.1, 0.0])])
+@pytest.mark.parametrize(
+    "schedule", [schedules.flow(), schedules.from_alphas_cumprod([0.9, 0.5, 0.1, 0.0])]
+)
 def test_increment_and_start_are_independent_where_nothing_is_signal(schedule: Schedule) -> None:
     levels = schedule.levels(4, "trailing" if schedule.continuous else "linspace")
     assert levels[0].alpha == 0
@@ -111,7 +121,9 @@ def test_the_teacher_chain_is_the_path(sampler: str, name: str) -> None:
     for step in chain(teacher, noised(x0, levels[0], path.start(0)), levels, parse(sampler), path):
         if step.level.sigma > 0:
             expected = noised(x0, step.level, other.start(step.index))
-            assert (step.x - expected).abs().max() < 1e-12 * max(1.0, step.level.sigma, float(expected.abs().max()))
+            assert (step.x - expected).abs().max() < 1e-12 * max(
+                1.0, step.level.sigma, float(expected.abs().max())
+            )
 
 
 def test_noise_belongs_to_seed_purpose_sample_and_place() -> None:
@@ -127,7 +139,9 @@ def test_noise_belongs_to_seed_purpose_sample_and_place() -> None:
         Paths(0, range(1, 13), (2, 3)),
     ):
         assert not torch.isclose(other.on(levels).start(0), first).any()
-    assert torch.equal(Paths(-5, [0], (3,)).on(levels).start(2), Paths(-5, [0], (3,)).on(levels).start(2))
+    assert torch.equal(
+        Paths(-5, [0], (3,)).on(levels).start(2), Paths(-5, [0], (3,)).on(levels).start(2)
+    )
     assert len({float(Noise(seed, "x", [0], (1,))(0)) for seed in (0, 1, 2**32, 2**63 - 1)}) == 4
     with pytest.raises(InputError, match="a seed"):
         Paths(0.5, [0], (1,))  # type: ignore[arg-type]
@@ -152,21 +166,26 @@ def test_counters_do_not_overlap() -> None:
 
 
 def spread_of_difference(lengths: tuple[int, int], seeds: tuple[int, int]) -> float:
-    """Standard error of the difference of two chains' variance gaps (DDPM, mixture oracle, n = 512)."""
+    """Standard error of the difference of two chains' variance gaps (DDPM, mixture oracle, n =
+    512)."""
     rng = np.random.default_rng(1)
     means = rng.normal(0, 0.4, (5, 1, 8, 8))
     oracle = eb.oracles.MixtureOracle(np.ones(5), means, 0.02, schedules.linear())
     x0 = means[rng.integers(5, size=512)] + np.sqrt(0.02) * rng.normal(size=(512, 1, 8, 8))
     data = eb.load_data(x0.astype(np.float32), value_range=None)
     recordings = [
-        eb.record(oracle, data, steps=k, seed=s, streams=("chain",)) for k, s in zip(lengths, seeds, strict=True)
+        eb.record(oracle, data, steps=k, seed=s, streams=("chain",))
+        for k, s in zip(lengths, seeds, strict=True)
     ]
     from exposure_bias.jackknife import grouped, jackknife
 
     target = float(data.images.var(0).sum())
 
     def gap(n: float, *sums: np.ndarray) -> np.ndarray:
-        a, b = ((square - total**2 / n).sum(-1) / (n - 1) / target for total, square in (sums[:2], sums[2:]))
+        a, b = (
+            (square - total**2 / n).sum(-1) / (n - 1) / target
+            for total, square in (sums[:2], sums[2:])
+        )
         return np.asarray(a - b)
 
     chains = [r["chain"].isel(step=-1) for r in recordings]
@@ -175,15 +194,17 @@ def spread_of_difference(lengths: tuple[int, int], seeds: tuple[int, int]) -> fl
 
 
 def test_chains_that_share_no_grid_are_coupled() -> None:
-    """The difference of 73 and 50 steps is known 3 times better than with independent noise: here 3.6, and 3.8
-    with all increments in common (a prototype on another mixture: 4.0 and 4.3, ± 20 %)."""
+    """The difference of 73 and 50 steps is known 3 times better than with independent noise: here
+    3.6, and 3.8 with all increments in common (a prototype on another mixture: 4.0 and 4.3, ± 20
+    %)."""
     coupled = np.mean([spread_of_difference((73, 50), (s, s)) for s in range(4)])
     independent = np.mean([spread_of_difference((73, 50), (s, s + 9)) for s in range(4)])
     assert independent / coupled > 3.0
 
 
 def test_gaussian_data_have_the_brownian_motion_of_their_observations() -> None:
-    """y_λ = λ x_0 + W_λ: increments of W from one level to another do not depend on the levels between."""
+    """y_λ = λ x_0 + W_λ: increments of W from one level to another do not depend on the levels
+    between."""
     levels = SCHEDULES["linear"].levels(30)
     path = Paths(0, range(SAMPLES), SHAPE).on(levels)
     snr = np.array([level.snr for level in levels[:-1]])

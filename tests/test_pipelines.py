@@ -1,4 +1,5 @@
-"""Models as files: every layout of a repository, every mark on a weight's name, and files that want to do harm."""
+"""Models as files: every layout of a repository, every mark on a weight's name, and files that want
+to do harm."""
 
 import json
 import re
@@ -32,10 +33,16 @@ def attending() -> diffusers.UNet2DModel:
     """A UNet with attention, whose names of 2022 were others."""
     torch.manual_seed(1)
     return diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-        attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+    )
 
 
 def ddpm_folder(where: Path) -> Path:
@@ -50,7 +57,9 @@ def same(model: eb.Denoiser, net: Any = None) -> None:
     torch.testing.assert_close(model(X, level), expected, rtol=0, atol=0)
 
 
-def rewrite(where: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+def rewrite(
+    where: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> Path:
     """The folder with other weights in its file."""
     path = where / "unet" / f"{NAME}.safetensors"
     save_file(change(load_file(path)), path)
@@ -61,8 +70,12 @@ def rewrite(where: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, t
 
 
 def test_a_missing_weight_is_never_what_the_memory_held(tmp_path: Path) -> None:
-    rewrite(ddpm_folder(tmp_path), lambda state: {k: v for k, v in state.items() if k != "conv_in.bias"})
-    with fails(r"weights of .* are not those of its unet/config\.json: missing keys conv_in\.bias$"):
+    rewrite(
+        ddpm_folder(tmp_path), lambda state: {k: v for k, v in state.items() if k != "conv_in.bias"}
+    )
+    with fails(
+        r"weights of .* are not those of its unet/config\.json: missing keys conv_in\.bias$"
+    ):
         eb.load_model(tmp_path)
 
 
@@ -73,13 +86,22 @@ def test_a_missing_weight_is_never_what_the_memory_held(tmp_path: Path) -> None:
             lambda s: s | {f"extra.{i}": torch.zeros(1) for i in range(5)},
             r"unexpected keys extra\.0, extra\.1, .* 2 more",
         ),
-        (lambda s: s | {"conv_in.bias": torch.zeros(3)}, r"wrong shapes conv_in\.bias \(3,\) instead of \(8,\)"),
-        (lambda s: {f"model.inner.{k}": v for k, v in s.items()}, "begin with 'model.inner.': save them without it"),
+        (
+            lambda s: s | {"conv_in.bias": torch.zeros(3)},
+            r"wrong shapes conv_in\.bias \(3,\) instead of \(8,\)",
+        ),
+        (
+            lambda s: {f"model.inner.{k}": v for k, v in s.items()},
+            "begin with 'model.inner.': save them without it",
+        ),
         (
             lambda s: {k: v.to(torch.int8) for k, v in s.items()},
             r"no plain numbers.*\(I8\).* and \d+ more: allowed are F64",
         ),
-        (lambda s: s | {"_orig_mod.conv_in.bias": torch.ones(8)}, "conv_in.bias are there twice, with and without"),
+        (
+            lambda s: s | {"_orig_mod.conv_in.bias": torch.ones(8)},
+            "conv_in.bias are there twice, with and without",
+        ),
         (lambda s: dict(list(s.items())[:5]), r"missing keys .* and [\d,]+ more"),
     ],
 )
@@ -101,7 +123,10 @@ def test_marks_of_wrappers_are_taken_off(mark: str, tmp_path: Path) -> None:
 
 def test_marks_inside_a_name_and_the_counter_of_an_average(tmp_path: Path) -> None:
     inside = {"mid_block.resnets": "mid_block._orig_mod.resnets"}
-    rewrite(ddpm_folder(tmp_path), lambda s: {k.replace(*next(iter(inside.items()))): v for k, v in s.items()})
+    rewrite(
+        ddpm_folder(tmp_path),
+        lambda s: {k.replace(*next(iter(inside.items()))): v for k, v in s.items()},
+    )
     same(eb.load_model(tmp_path))
     average = torch.optim.swa_utils.AveragedModel(attending()).state_dict()
     assert "n_averaged" in average
@@ -128,9 +153,12 @@ def test_adm_checkpoints_with_marks(suffix: str, mark: str, tmp_path: Path) -> N
         torch.nn.init.normal_(parameter, std=0.1)
     state, path = {mark + k: v for k, v in net.state_dict().items()}, tmp_path / f"m{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    assert eb.load_model(path, TINY).weight_hash == eb.Denoiser(
-        net, schedule=TINY.schedule, prediction_type="epsilon", shape=(3, 32, 32)
-    ).weight_hash  # fmt: skip
+    assert (
+        eb.load_model(path, TINY).weight_hash
+        == eb.Denoiser(
+            net, schedule=TINY.schedule, prediction_type="epsilon", shape=(3, 32, 32)
+        ).weight_hash
+    )
 
 
 def test_adm_checkpoints_inside_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,10 +166,15 @@ def test_adm_checkpoints_inside_something(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(adm, "PRESETS", {"adm-one": TINY})
     state = adm.build(TINY).state_dict()
     torch.save({f"diffusion.net.{k}": v for k, v in state.items()}, "prefixed.pt")
-    with fails(f"begin with 'diffusion.net.'.*nearest: adm-one, {len(state)} of .* fit without 'diffusion.net.'"):
+    with fails(
+        f"begin with 'diffusion.net.'.*nearest: adm-one, {len(state)} of .* fit without"
+        " 'diffusion.net.'"
+    ):
         eb.load_model("prefixed.pt", "adm-one")
     torch.save({"state_dict": state, "epoch": 3}, "lightning.ckpt")
-    with fails(r"holds state_dict \(.*\), epoch \(int\); save the state dict alone, (torch\.save.*), and") as caught:
+    with fails(
+        r"holds state_dict \(.*\), epoch \(int\); save the state dict alone, (torch\.save.*), and"
+    ) as caught:
         eb.load_model("lightning.ckpt", "adm-one")
     cure = re.search(r"alone, (torch\.save.*'weights\.pt'\))", str(caught.value))
     assert cure is not None
@@ -153,10 +186,22 @@ def test_adm_checkpoints_inside_something(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_training_goes_on_from_marked_weights_too(tmp_path: Path) -> None:
-    rewrite(ddpm_folder(tmp_path / "m"), lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()})
+    rewrite(
+        ddpm_folder(tmp_path / "m"),
+        lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
+    )
     images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    trained = eb.train(eb.load_data(images), net=eb.load_model(tmp_path / "m"), iterations=1, batch_size=8, warmup=1)
-    moved = {k: float((v - attending().state_dict()[k]).abs().max()) for k, v in trained.net.state_dict().items()}
+    trained = eb.train(
+        eb.load_data(images),
+        net=eb.load_model(tmp_path / "m"),
+        iterations=1,
+        batch_size=8,
+        warmup=1,
+    )
+    moved = {
+        k: float((v - attending().state_dict()[k]).abs().max())
+        for k, v in trained.net.state_dict().items()
+    }
     assert max(moved.values()) < 1e-2  # one step from these weights, not from others
     rewrite(tmp_path / "m", lambda state: dict(list(state.items())[1:]))
     with fails("missing keys"):
@@ -172,7 +217,9 @@ def at_the_root(where: Path, index: bool = True) -> Path:
     diffusers.DDPMScheduler(num_train_timesteps=400).save_pretrained(where)
     if index:
         parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-        (where / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", **parts}))
+        (where / "model_index.json").write_text(
+            json.dumps({"_class_name": "DDPMPipeline", **parts})
+        )
     return where
 
 
@@ -188,7 +235,8 @@ def test_attention_under_its_names_of_2022(tmp_path: Path) -> None:
 
     def old(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         renamed = {
-            re.sub(r"\.(to_q|to_k|to_v|to_out\.0)\.", lambda m: f".{new[m[1]]}.", k): v for k, v in state.items()
+            re.sub(r"\.(to_q|to_k|to_v|to_out\.0)\.", lambda m: f".{new[m[1]]}.", k): v
+            for k, v in state.items()
         }
         assert "mid_block.attentions.0.query.weight" in renamed
         return renamed
@@ -206,7 +254,10 @@ def test_half_precision_variants(tmp_path: Path) -> None:
     assert eb.load_model(where).note == ""
     (where / "unet" / f"{NAME}.safetensors").unlink()
     model = eb.load_model(where)
-    assert (model.note, next(model.net.parameters()).dtype) == ("weights of the variant fp16", torch.float32)
+    assert (model.note, next(model.net.parameters()).dtype) == (
+        "weights of the variant fp16",
+        torch.float32,
+    )
     same(model, attending().half().float())
 
 
@@ -234,7 +285,9 @@ def test_pickled_weights_are_refused_with_a_cure_that_works(tmp_path: Path) -> N
     with fails(rf"has no unet/{NAME}\.safetensors$"):
         eb.load_model(where)
     torch.save(attending().state_dict(), where / "unet" / f"{NAME}.bin")
-    with fails(r"in unet/.*\.bin only, a pickle, .* convert it, (python -c .*) in its folder$") as caught:
+    with fails(
+        r"in unet/.*\.bin only, a pickle, .* convert it, (python -c .*) in its folder$"
+    ) as caught:
         eb.load_model(where)
     command = re.search(r"python (-c .*) in its folder", str(caught.value))
     assert command is not None
@@ -244,10 +297,13 @@ def test_pickled_weights_are_refused_with_a_cure_that_works(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["dit", "sd", "sd3"])
 def test_positions_that_no_file_holds_are_computed(name: str, tmp_path: Path) -> None:
-    """DiT and SD3 compute embeddings of positions when they are made; as from_pretrained has them."""
+    """DiT and SD3 compute embeddings of positions when they are made; as from_pretrained
+    has them."""
     part = "unet" if name == "sd" else "transformer"
     net = {"dit": lambda: dit(5), "sd": text_unet, "sd3": sd3}[name]()
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler() if name == "sd3" else diffusers.DDIMScheduler()
+    scheduler = (
+        diffusers.FlowMatchEulerDiscreteScheduler() if name == "sd3" else diffusers.DDIMScheduler()
+    )
     where = folder(tmp_path, "Pipeline", scheduler, **{part: net})
     read = pipelines.read(pipelines.local(where), lambda *_: None)
     theirs = type(net).from_pretrained(where / part, low_cpu_mem_usage=False)
@@ -295,16 +351,28 @@ HUGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: config(f, block_out_channels=[2**20, 2**20], norm_num_groups=4),
         "weights: they need .* GiB, and",
     ),
-    "width beyond int64": (lambda f: config(f, block_out_channels=[2**40, 2**40]), "describes no UNet2DModel"),
-    "layers": (lambda f: config(f, layers_per_block=10**6), r"describes 2,000,000 layers.* at most 1,000 are built"),
-    "blocks": (lambda f: config(f, down_block_types=["DownBlock2D"] * 10**5), "layers.* at most 1,000"),
+    "width beyond int64": (
+        lambda f: config(f, block_out_channels=[2**40, 2**40]),
+        "describes no UNet2DModel",
+    ),
+    "layers": (
+        lambda f: config(f, layers_per_block=10**6),
+        r"describes 2,000,000 layers.* at most 1,000 are built",
+    ),
+    "blocks": (
+        lambda f: config(f, down_block_types=["DownBlock2D"] * 10**5),
+        "layers.* at most 1,000",
+    ),
     "pixels": (lambda f: config(f, sample_size=10**9), "beyond 65,536 pixels"),
     "embedding": (lambda f: config(f, num_class_embeds=10**12), "weights: they need"),
     "T": (
         lambda f: scheduler_config(f, num_train_timesteps=3 * 10**8),
         "is 300000000: a whole number from 1 to 100,000",
     ),
-    "betas": (lambda f: scheduler_config(f, trained_betas=[0.1] * 150_000), "no list of at most 100,000"),
+    "betas": (
+        lambda f: scheduler_config(f, trained_betas=[0.1] * 150_000),
+        "no list of at most 100,000",
+    ),
 }
 
 
@@ -330,7 +398,10 @@ def test_absurd_positions(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "layers as text": (lambda f: config(f, layers_per_block="2"), "config.json describes no UNet2DModel: "),
+    "layers as text": (
+        lambda f: config(f, layers_per_block="2"),
+        "config.json describes no UNet2DModel: ",
+    ),
     "size as text": (lambda f: config(f, sample_size="88"), "sample_size=88: whole numbers"),
     "three sides": (lambda f: config(f, sample_size=[8, 8, 8]), r"sample_size=\[8, 8, 8\]"),
     "negative size": (lambda f: config(f, sample_size=-8), "sample_size=-8"),
@@ -342,24 +413,54 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     # diffusers says so on a later line of its message
     "indivisible": (lambda f: config(f, norm_num_groups=3), "divisible by num_groups"),
     "a list": (lambda f: (f / "unet" / "config.json").write_text("[1]"), "JSON list: an object"),
-    "deep": (lambda f: (f / "unet" / "config.json").write_text('{"a":' + "[" * 10**5), "cannot read .* as JSON"),
-    "large": (lambda f: (f / "unet" / "config.json").write_text(" " * 5_000_000), "5,000,000 bytes, at most 4,000,000"),
-    "not UTF-8": (lambda f: (f / "unet" / "config.json").write_bytes(b"{\xff}"), "cannot read .* as JSON"),
-    "no config": (lambda f: (f / "unet" / "config.json").unlink(), "has no config.json: save the whole pipeline"),
+    "deep": (
+        lambda f: (f / "unet" / "config.json").write_text('{"a":' + "[" * 10**5),
+        "cannot read .* as JSON",
+    ),
+    "large": (
+        lambda f: (f / "unet" / "config.json").write_text(" " * 5_000_000),
+        "5,000,000 bytes, at most 4,000,000",
+    ),
+    "not UTF-8": (
+        lambda f: (f / "unet" / "config.json").write_bytes(b"{\xff}"),
+        "cannot read .* as JSON",
+    ),
+    "no config": (
+        lambda f: (f / "unet" / "config.json").unlink(),
+        "has no config.json: save the whole pipeline",
+    ),
     "a pipe": (lambda f: pipe(f / "unet" / "config.json"), "is no regular file"),
-    "T as text": (lambda f: scheduler_config(f, num_train_timesteps="1000"), "is 1000: a whole number"),
+    "T as text": (
+        lambda f: scheduler_config(f, num_train_timesteps="1000"),
+        "is 1000: a whole number",
+    ),
     "T zero": (lambda f: scheduler_config(f, num_train_timesteps=0), "is 0: a whole number"),
     "beta as text": (lambda f: scheduler_config(f, beta_start="x"), "diffusers makes nothing"),
-    "beta above 1": (lambda f: scheduler_config(f, beta_end=7.0), "has betas from 0.0001 to 7: numbers in"),
+    "beta above 1": (
+        lambda f: scheduler_config(f, beta_end=7.0),
+        "has betas from 0.0001 to 7: numbers in",
+    ),
     "betas": (lambda f: scheduler_config(f, trained_betas=["x"]), "diffusers makes nothing"),
     "schedule": (
         lambda f: scheduler_config(f, beta_schedule="mine"),
         "diffusers makes nothing: mine is not implemented",
     ),
-    "no scheduler": (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "has no scheduler_config.json"),
-    "a part of three": (lambda f: index(f, unet=["diffusers", "UNet2DModel", 1]), "does not list a pipeline's parts"),
-    "a part of numbers": (lambda f: index(f, unet=["diffusers", 5]), "does not list a pipeline's parts"),
-    "a scheduler of code": (lambda f: index(f, scheduler=["os", "a.b Scheduler"]), "which diffusers does not have"),
+    "no scheduler": (
+        lambda f: (f / "scheduler" / "scheduler_config.json").unlink(),
+        "has no scheduler_config.json",
+    ),
+    "a part of three": (
+        lambda f: index(f, unet=["diffusers", "UNet2DModel", 1]),
+        "does not list a pipeline's parts",
+    ),
+    "a part of numbers": (
+        lambda f: index(f, unet=["diffusers", 5]),
+        "does not list a pipeline's parts",
+    ),
+    "a scheduler of code": (
+        lambda f: index(f, scheduler=["os", "a.b Scheduler"]),
+        "which diffusers does not have",
+    ),
 }
 
 
@@ -391,7 +492,9 @@ def header(path: Path, text: bytes, length: int | None = None, rest: bytes = b""
 
 HEADERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "four million keys": (
-        lambda p: header(p, b"{" + b'"0123456":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 200_000),
+        lambda p: header(
+            p, b"{" + b'"0123456":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 200_000
+        ),
         "a header of 11,800,001 bytes, at most 10,000,000",
     ),
     "length beyond the file": (lambda p: header(p, b"{}", 2**62), "shorter than its header says"),
@@ -482,7 +585,9 @@ def test_a_folder_named_like_a_bundled_model_is_not_hidden_without_a_word(
 ) -> None:
     ddpm_folder(tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match=r"'digits' is the bundled model, not \./digits: write \./digits") as caught:
+    with pytest.warns(
+        UserWarning, match=r"'digits' is the bundled model, not \./digits: write \./digits"
+    ) as caught:
         bundled = eb.load_model("digits")
     assert caught[0].filename == __file__
     same(eb.load_model("./digits"))
@@ -492,16 +597,37 @@ def test_a_folder_named_like_a_bundled_model_is_not_hidden_without_a_word(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"/diffusers\.py is not the library diffusers, but is what Python finds first: rename it"),
-        ("from diffusers import DDPMPipeline", r"importing diffusers from .*/diffusers\.py failed: .*rename it"),
-        ("import nothing_like_this", r"importing diffusers from .*/diffusers\.py failed: No module named"),
+        (
+            "",
+            (
+                r"/diffusers\.py is not the library diffusers, but is what Python finds first:"
+                r" rename it"
+            ),
+        ),
+        (
+            "from diffusers import DDPMPipeline",
+            r"importing diffusers from .*/diffusers\.py failed: .*rename it",
+        ),
+        (
+            "import nothing_like_this",
+            r"importing diffusers from .*/diffusers\.py failed: No module named",
+        ),
     ],
 )
 def test_a_script_called_diffusers_is_named(content: str, message: str, tmp_path: Path) -> None:
     ddpm_folder(tmp_path / "mine")
     (tmp_path / "diffusers.py").write_text(content)
-    code = "import exposure_bias as eb\ntry:\n  eb.load_model('mine')\nexcept eb.InputError as error:\n  print(error)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    code = (
+        "import exposure_bias as eb\ntry:\n  eb.load_model('mine')\nexcept eb.InputError as"
+        " error:\n  print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(message, done.stdout)
     assert len(done.stdout.splitlines()) == 1
@@ -519,7 +645,10 @@ def test_presets_that_make_no_network() -> None:
 
     for changes, message in (
         ({"num_channels": 33}, "makes no network: num_channels .33. must be divisible"),
-        ({"num_channels": "32"}, "num_channels of a preset is a whole number from 1 to 65,536, got '32'"),
+        (
+            {"num_channels": "32"},
+            "num_channels of a preset is a whole number from 1 to 65,536, got '32'",
+        ),
         ({"num_res_blocks": 10**7}, "num_res_blocks of a preset is a whole number from 1 to 100"),
         ({"steps": 0}, "steps of a preset"),
         ({"num_channels": 65_536, "channel_mult": (1, 64)}, "weights: they need"),

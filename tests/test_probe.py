@@ -1,4 +1,5 @@
-"""What tells models apart whose weights cannot: functions, and modules that are called differently."""
+"""What tells models apart whose weights cannot: functions, and modules that are called
+differently."""
 
 from dataclasses import replace
 
@@ -17,7 +18,11 @@ SCHEDULE = eb.schedules.linear(100)
 
 
 def function(scale, name="f", **options):
-    call = (lambda x, t: scale * x) if "classes" not in options else (lambda x, t, c: scale * x + c.view(-1, 1, 1, 1))
+    call = (
+        (lambda x, t: scale * x)
+        if "classes" not in options
+        else (lambda x, t, c: scale * x + c.view(-1, 1, 1, 1))
+    )
     given = {"schedule": SCHEDULE, "prediction_type": "epsilon", "shape": SHAPE, "name": name}
     return eb.Denoiser(call, **given, **options)
 
@@ -31,7 +36,9 @@ def data():
 RUNS = {
     "record": lambda model, data, path: eb.record(model, data, steps=2, checkpoint=path),
     "chain_errors": lambda model, data, path: eb.chain_errors(model, data, (2,), checkpoint=path),
-    "rollouts": lambda model, data, path: eb.rollouts(model, data, steps=3, starts=[50], checkpoint=path),
+    "rollouts": lambda model, data, path: eb.rollouts(
+        model, data, steps=3, starts=[50], checkpoint=path
+    ),
     "telescope": lambda model, data, path: eb.telescope(model, data, steps=3, checkpoint=path),
 }
 
@@ -61,8 +68,12 @@ def test_modules_that_are_called_differently_are_told_apart(data, tmp_path):
 
 
 def test_recordings_of_different_functions_are_not_joined(data):
-    one, other = (eb.record(function(s), data, steps=2, n=16, first=f) for s, f in ((0.9, 0), (0.5, 16)))
-    with pytest.raises(eb.InputError, match=r"cannot be merged.*answer one fixed noise differently"):
+    one, other = (
+        eb.record(function(s), data, steps=2, n=16, first=f) for s, f in ((0.9, 0), (0.5, 16))
+    )
+    with pytest.raises(
+        eb.InputError, match=r"cannot be merged.*answer one fixed noise differently"
+    ):
         merge([one, other])
     with pytest.raises(eb.InputError, match="answer one fixed noise differently"):
         fitted_scaling(function(0.5), one)
@@ -72,9 +83,14 @@ def test_recordings_of_different_functions_are_not_joined(data):
 
 
 def test_half_precision_is_compared_more_loosely():
-    one, near, far = (replace(probe(function(s)), tolerance=t) for s, t in ((0.9, 5e-2), (0.92, 2e-3), (0.99, 2e-3)))
+    one, near, far = (
+        replace(probe(function(s)), tolerance=t)
+        for s, t in ((0.9, 5e-2), (0.92, 2e-3), (0.99, 2e-3))
+    )
     assert one.agrees(near)
     assert not one.agrees(far)
     assert not one.agrees(Probe(one.values[:-1], 1.0))
-    half = eb.Denoiser(lambda x, t: x.half(), schedule=SCHEDULE, prediction_type="epsilon", shape=SHAPE)
+    half = eb.Denoiser(
+        lambda x, t: x.half(), schedule=SCHEDULE, prediction_type="epsilon", shape=SHAPE
+    )
     assert probe(half).tolerance > probe(function(1.0)).tolerance

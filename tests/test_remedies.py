@@ -1,4 +1,5 @@
-"""Remedies: identities bit for bit, closed forms on oracles, and the published rules written out once more."""
+"""Remedies: identities bit for bit, closed forms on oracles, and the published rules written out
+once more."""
 
 import math
 
@@ -11,14 +12,20 @@ from exposure_bias import samplers, streams
 from exposure_bias.remedies import epsilon_scaled, ip_equivalent, remedied, time_shifted
 from exposure_bias.schedules import convert
 
-SCHEDULES = {"linear": eb.schedules.linear(1000), "edm": eb.schedules.edm(), "flow": eb.schedules.flow()}
+SCHEDULES = {
+    "linear": eb.schedules.linear(1000),
+    "edm": eb.schedules.edm(),
+    "flow": eb.schedules.flow(),
+}
 IDENTITIES = ["es:1.0", "es:linear:0,1", "es:linear:0,1,20", "ip:0", "ts:0,300", "ts:1,0"]
 
 
 def gaussian(schedule, shape=(1, 4, 4), seed=0):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(math.prod(shape), math.prod(shape))) * 0.1
-    return eb.oracles.GaussianOracle(rng.normal(size=shape) * 0.3, root @ root.T, schedule), root @ root.T
+    return eb.oracles.GaussianOracle(
+        rng.normal(size=shape) * 0.3, root @ root.T, schedule
+    ), root @ root.T
 
 
 def states(model, level, n=6, seed=0):
@@ -59,7 +66,9 @@ def test_ip_equivalent_of_an_oracle_is_the_closed_form_optimum(schedule, gamma, 
         y = states(model, level)
         flat, parts, log_r = y.flatten(1), [], []
         for w, mean, covariance in zip(weights, means, covariances, strict=True):
-            total = level.alpha**2 * covariance + level.sigma**2 * (1 + gamma**2) * torch.eye(9, dtype=torch.float64)
+            total = level.alpha**2 * covariance + level.sigma**2 * (1 + gamma**2) * torch.eye(
+                9, dtype=torch.float64
+            )
             d = flat - level.alpha * mean.flatten()
             solved = torch.linalg.solve(total, d.T).T
             parts.append(level.sigma * solved)  # Cov(ε, y) = σ I
@@ -72,7 +81,8 @@ def test_ip_equivalent_of_an_oracle_is_the_closed_form_optimum(schedule, gamma, 
 
 
 def test_ip_per_mode_ratio_is_the_designs():
-    """ε_IP / ε* = (α²λ + σ²)/(α²λ + σ²(1 + γ²)); scaling by 1 + γ² is its limit where the data is gone."""
+    """ε_IP / ε* = (α²λ + σ²)/(α²λ + σ²(1 + γ²)); scaling by 1 + γ² is its limit where the data is
+    gone."""
     schedule, variance, gamma = SCHEDULES["linear"], 0.25, 0.3
     model = eb.oracles.GaussianOracle(np.zeros((1, 2, 2)), variance, schedule)
     level = schedule.level(300)
@@ -85,11 +95,11 @@ def test_ip_per_mode_ratio_is_the_designs():
 
 
 def test_ip_equivalent_of_the_trained_ddpm_is_the_trained_ip_network(digits):
-    """On held-out digits, level by level: how much of IP − DDPM is ip_equivalent − DDPM, the slope of one on the other.
+    """On held-out digits, level by level: how much of IP − DDPM is ip_equivalent − DDPM, the slope
+    of one on the other.
 
-    1 if both networks were optimal; measured 0.97 to 1.04 at t ≥ 400, where the loss is learnt, and up to 1.26 below,
-    where the two trainings' own errors are larger than the effect of γ.
-    """
+    1 if both networks were optimal; measured 0.97 to 1.04 at t ≥ 400, where the loss is learnt, and
+    up to 1.26 below, where the two trainings' own errors are larger than the effect of γ."""
     trained, shifted = eb.load_model("digits-ip"), ip_equivalent(digits, 0.1)
     data = eb.load_data("digits")
     x0 = torch.from_numpy(data.batch(np.arange(512))).double()
@@ -114,7 +124,9 @@ class Counting(torch.nn.Module):
 
     def forward(self, x, t):
         self.seen.append(t[0].item())
-        return x * (self.table(t).view(-1, 1, 1, 1) if self.whole else t.float().view(-1, 1, 1, 1) / 999)
+        return x * (
+            self.table(t).view(-1, 1, 1, 1) if self.whole else t.float().view(-1, 1, 1, 1) / 999
+        )
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -135,7 +147,9 @@ def test_levels_beyond_the_end_are_clamped_and_counted():
     assert ip_equivalent(model, 0.1).clamped == 1
     with pytest.warns(UserWarning, match=r"gamma = 2.*noisiest (\d+) of 1000 levels"):
         far = ip_equivalent(model, 2)
-    assert far.clamped == 1000 - math.ceil(schedule.index_of_ratio(schedule.sigma[-1] / schedule.alpha[-1] / 5**0.5))
+    assert far.clamped == 1000 - math.ceil(
+        schedule.index_of_ratio(schedule.sigma[-1] / schedule.alpha[-1] / 5**0.5)
+    )
     level = schedule.level(999)
     x = states(model, level)
     expected = model.predict(x, level).epsilon / math.sqrt(5)
@@ -167,7 +181,14 @@ def test_every_prediction_type_is_remedied_alike(kind, remedy):
 
     net = torch.nn.Identity().double()
     net.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))
-    model = eb.Denoiser(net, schedule=schedule, prediction_type=kind, shape=(1, 4, 4), call=call, learned_variance=True)
+    model = eb.Denoiser(
+        net,
+        schedule=schedule,
+        prediction_type=kind,
+        shape=(1, 4, 4),
+        call=call,
+        learned_variance=True,
+    )
     level = schedule.level(500)
     x = states(model, level) * torch.linspace(0.97, 1.03, 6).view(-1, 1, 1, 1)
     said, expected = (remedied(m, remedy).predict(x, level) for m in (model, oracle))
@@ -179,7 +200,10 @@ def test_every_prediction_type_is_remedied_alike(kind, remedy):
 def test_linear_scales_count_levels_or_steps():
     schedule = SCHEDULES["linear"]
     model, _ = gaussian(schedule)
-    for text, expected in {"es:linear:2e-5,1.0": 1 + 2e-5 * 999, "es:linear:0.0025,1.0,20": 1 + 0.0025 * 19}.items():
+    for text, expected in {
+        "es:linear:2e-5,1.0": 1 + 2e-5 * 999,
+        "es:linear:0.0025,1.0,20": 1 + 0.0025 * 19,
+    }.items():
         top = schedule.level(999)
         x = states(model, top)
         ratio = model.predict(x, top).epsilon / remedied(model, text).predict(x, top).epsilon
@@ -188,7 +212,9 @@ def test_linear_scales_count_levels_or_steps():
     by_function = epsilon_scaled(model, lambda level: 1 + 2e-5 * level.timestep)
     level = schedule.level(500)
     x = states(model, level)
-    assert torch.allclose(by_array(x, level), remedied(model, "es:linear:2e-5,1.0")(x, level), rtol=1e-12)
+    assert torch.allclose(
+        by_array(x, level), remedied(model, "es:linear:2e-5,1.0")(x, level), rtol=1e-12
+    )
     assert torch.allclose(by_array(x, level), by_function(x, level), rtol=1e-12)
     with pytest.warns(UserWarning, match="unless it is given steps"):
         remedied(model, "es:linear:0.0025,1.0")
@@ -213,12 +239,17 @@ def test_time_shift_is_the_published_rule():
     shifted = time_shifted(model, window, cutoff)
     for t in (301, 600, 990):
         level, x = schedule.level(t), states(model, schedule.level(t), n=12)
-        reach = torch.linspace(schedule.sigma[t - 25], schedule.sigma[min(t + 25, 999)], 12, dtype=torch.float64)
+        reach = torch.linspace(
+            schedule.sigma[t - 25], schedule.sigma[min(t + 25, 999)], 12, dtype=torch.float64
+        )
         x *= (reach / x.flatten(1).std(1)).view(-1, 1, 1, 1)
         picks = set()
         for i in range(len(x)):
             taus = range(max(t - 20, 0), min(t + 20, 999) + 1)
-            tau = min(taus, key=lambda tau: (abs(x[i].var().item() - schedule.sigma[tau] ** 2), abs(tau - t)))
+            tau = min(
+                taus,
+                key=lambda tau: (abs(x[i].var().item() - schedule.sigma[tau] ** 2), abs(tau - t)),
+            )
             picks.add(tau)
             expected = model.predict(x[[i]], schedule.level(tau)).epsilon
             assert torch.allclose(shifted.predict(x, level).epsilon[[i]], expected, rtol=1e-9)
@@ -250,7 +281,12 @@ def test_labels_follow_their_samples():
 
     schedule = SCHEDULES["linear"]
     model = eb.Denoiser(
-        torch.nn.Identity(), schedule=schedule, prediction_type="epsilon", shape=(1, 4, 4), call=call, classes=12
+        torch.nn.Identity(),
+        schedule=schedule,
+        prediction_type="epsilon",
+        shape=(1, 4, 4),
+        call=call,
+        classes=12,
     )
     level = schedule.level(600)
     x = states(model, level, n=12) * torch.linspace(0.98, 1.02, 12).view(-1, 1, 1, 1)
@@ -282,23 +318,32 @@ def test_bad_remedies(digits, remedy, message):
 
 @pytest.mark.parametrize("remedy", ["es", "ip"])
 def test_nothing_is_done_at_alpha_0_and_the_closed_form_knows(remedy):
-    """Flow matching starts at α = 0: Euler's gain of the remedied exact denoiser along one direction, to the end."""
+    """Flow matching starts at α = 0: Euler's gain of the remedied exact denoiser along one
+    direction, to the end."""
     variance, schedule = 0.3, eb.schedules.flow()
 
     def velocity(x, t):
         s = t.view(-1, 1, 1, 1)
         return (s - (1 - s) * variance) / ((1 - s) ** 2 * variance + s**2) * x
 
-    model = eb.Denoiser(velocity, schedule=schedule, prediction_type="flow_prediction", shape=(1, 1, 1))
+    model = eb.Denoiser(
+        velocity, schedule=schedule, prediction_type="flow_prediction", shape=(1, 1, 1)
+    )
     changed = epsilon_scaled(model, 1.01) if remedy == "es" else ip_equivalent(model, 0.1)
     options = {"epsilon_scale": 1.01} if remedy == "es" else {"gamma": 0.1}
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     assert torch.equal(changed(x, schedule.level(999)), model(x, schedule.level(999)))
     levels = schedule.levels(5)
-    ends = [s.x.item() for s in streams.chain(changed, x, levels, samplers.parse("euler"), lambda _: x)]
-    law = eb.references.gaussian(np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise", **options)
+    ends = [
+        s.x.item() for s in streams.chain(changed, x, levels, samplers.parse("euler"), lambda _: x)
+    ]
+    law = eb.references.gaussian(
+        np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise", **options
+    )
     np.testing.assert_allclose(np.square(ends), law["mode_variance"][:, 0], rtol=1e-5)
-    plain = eb.references.gaussian(np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise")
+    plain = eb.references.gaussian(
+        np.zeros((1, 1, 1)), variance, schedule, "euler", 5, start="noise"
+    )
     assert abs(float(law["mode_variance"][-1, 0] / plain["mode_variance"][-1, 0]) - 1) > 5e-3
 
 

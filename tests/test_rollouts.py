@@ -26,7 +26,9 @@ class Biased(Denoiser):
     """A denoiser whose ε is scaled by a factor from timestep `low` on."""
 
     def __init__(self, base, factor, low=0):
-        super().__init__(base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape)
+        super().__init__(
+            base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape
+        )
         self.base, self.factor, self.low = base, factor, low
 
     def __call__(self, x, level):
@@ -36,7 +38,9 @@ class Biased(Denoiser):
 
 def images(n, seed=0, covariance=VARIANCE, mean=MEAN):
     d = np.prod(np.shape(mean))
-    covariance = np.broadcast_to(covariance, (d, d)) if np.ndim(covariance) == 2 else covariance * np.eye(d)
+    covariance = (
+        np.broadcast_to(covariance, (d, d)) if np.ndim(covariance) == 2 else covariance * np.eye(d)
+    )
     x = np.random.default_rng(seed).multivariate_normal(np.ravel(mean), covariance, size=n)
     return eb.load_data(x.reshape(n, *np.shape(mean)).astype(np.float32), value_range=None)
 
@@ -56,7 +60,10 @@ def worst(model, law, names, levels, **options):
     """Largest |z| of a rollout's estimates against the closed form of the exact denoiser."""
     data = images(N, 1, law[1])
     r = eb.rollouts(model, data, n=N, seed=2, batch_size=N, **options)
-    expected = [gaussian_rollout(*law, levels[len(levels) - 1 - int(k) :], r.attrs["sampler"]) for k in r["length"]]
+    expected = [
+        gaussian_rollout(*law, levels[len(levels) - 1 - int(k) :], r.attrs["sampler"])
+        for k in r["length"]
+    ]
     z = [abs(r[k][i] - e[k]) / r[f"{k}_se"][i] for i, e in enumerate(expected) for k in names]
     return float(max(z))
 
@@ -71,7 +78,9 @@ def test_gaussian_oracle_agrees_with_its_closed_form_and_the_test_has_teeth(orac
 
 
 def test_deterministic_samplers_have_errors_but_no_calibration(oracle, law):
-    assert worst(oracle, law, "SA", SCHEDULE.levels(12), steps=12, sampler="heun", replicates=1) < 5.5
+    assert (
+        worst(oracle, law, "SA", SCHEDULE.levels(12), steps=12, sampler="heun", replicates=1) < 5.5
+    )
     r = eb.rollouts(oracle, images(64), steps=4, sampler="euler", replicates=1)
     assert not {"U", "W", "ranks", "W_over_U", "U_minus_S"} & set(r)
 
@@ -94,22 +103,36 @@ def test_intervals_cover():
         r = eb.rollouts(oracle, data, starts=starts, steps=steps, seed=seed, batch_size=512)
         assert r["bounded"].all()
         for name, value in truth.items():
-            inside[name] += list((abs(r[name] - value) <= T_QUANTILE * r[f"{name}_se"] + 1e-15).values)
+            inside[name] += list(
+                (abs(r[name] - value) <= T_QUANTILE * r[f"{name}_se"] + 1e-15).values
+            )
         ratio = truth["W"] / truth["U"]
-        inside["W_over_U"] += list(((r["W_over_U_low"] <= ratio + 1e-9) & (ratio - 1e-9 <= r["W_over_U_high"])).values)
-        inside["ranks"] += list((abs(r["ranks"][:-1, 0] - outer[:-1]) <= T_QUANTILE * r["ranks_se"][:-1, 0]).values)
+        inside["W_over_U"] += list(
+            ((r["W_over_U_low"] <= ratio + 1e-9) & (ratio - 1e-9 <= r["W_over_U_high"])).values
+        )
+        inside["ranks"] += list(
+            (abs(r["ranks"][:-1, 0] - outer[:-1]) <= T_QUANTILE * r["ranks_se"][:-1, 0]).values
+        )
         z.append((r["U_minus_S"] / r["U_minus_S_se"]).values[:-1])
     for name, covered in inside.items():
         # Where no noise is left (the last start) W is 0 exactly.
-        share = np.mean(covered) if name not in ("W", "W_over_U") else np.mean(np.delete(covered, np.s_[6::7]))
+        share = (
+            np.mean(covered)
+            if name not in ("W", "W_over_U")
+            else np.mean(np.delete(covered, np.s_[6::7]))
+        )
         assert 0.92 <= share <= 0.98, (name, share)
     # U − S pooled at every level: the mean of 150 t_15 values has standard deviation √(15/13/150).
     assert (abs(np.mean(z, axis=0)) < 3.5 * np.sqrt(15 / 13 / repetitions)).all()
 
 
 def test_one_step_left_has_no_calibration():
-    """The last step is noise-free: W = 0 for a perfect denoiser too, which is no fault of its spread."""
-    oracle, last = eb.oracles.GaussianOracle(MEAN, VARIANCE, SCHEDULE), SCHEDULE.levels(7)[-2].timestep
+    """The last step is noise-free: W = 0 for a perfect denoiser too, which is no fault of its
+    spread."""
+    oracle, last = (
+        eb.oracles.GaussianOracle(MEAN, VARIANCE, SCHEDULE),
+        SCHEDULE.levels(7)[-2].timestep,
+    )
     r = eb.rollouts(oracle, images(256), starts=(500, last), steps=7)
     assert r["length"].values[-1] == 1
     assert np.isnan([r[f"W_over_U{k}"].values[-1] for k in ("", "_se", "_low", "_high")]).all()
@@ -142,7 +165,9 @@ def test_exact_mixture_is_calibrated_with_many_steps_but_not_with_few(mixture):
         # Shares of ranks add up to 1: with three, two are free, and of the symmetric ones one.
         ranks = ((r["ranks"] - 1 / 3) / r["ranks_se"]).values[:, :2].ravel()
         directions = ((r["ranks_direction"][:, 1] - 1 / 3) / r["ranks_direction_se"][:, 1]).values
-        return (r["U_minus_S"] / r["U_minus_S_se"]).values, np.concatenate([spread, ranks, directions])
+        return (r["U_minus_S"] / r["U_minus_S_se"]).values, np.concatenate(
+            [spread, ranks, directions]
+        )
 
     excess, calibrated = calibration(250)
     assert (abs(excess) < 4).all()
@@ -151,7 +176,8 @@ def test_exact_mixture_is_calibrated_with_many_steps_but_not_with_few(mixture):
 
 
 def test_scaled_noise_shows_in_the_spread_with_the_right_sign():
-    """ε × 0.98 leaves noise in the state and widens the chain, ε × 1.02 narrows it; U − S hardly changes."""
+    """ε × 0.98 leaves noise in the state and widens the chain, ε × 1.02 narrows it; U − S hardly
+    changes."""
     mean, values = np.zeros((1, 4, 4)), np.linspace(0.6, 0.01, 16)
     oracle = eb.oracles.GaussianOracle(mean, np.diag(values), SCHEDULE)
     data = images(4096, 1, np.diag(values), mean)
@@ -159,7 +185,9 @@ def test_scaled_noise_shows_in_the_spread_with_the_right_sign():
     z, excess = [], []
     for factor in (0.98, 1, 1.02):
         model = Biased(oracle, factor)
-        r = eb.rollouts(model, data, n=4096, starts=(levels[9].timestep,), steps=20, batch_size=8192)
+        r = eb.rollouts(
+            model, data, n=4096, starts=(levels[9].timestep,), steps=20, batch_size=8192
+        )
         exact = gaussian_rollout(mean, np.diag(values), levels[9:])
         z.append(float((r["W"][0] - exact["W"]) / r["W_se"][0]))
         excess.append(float(r["U_minus_S_relative"][0]))
@@ -201,7 +229,10 @@ def test_independent_of_batches(oracle, law):
 
 def test_refinement_keeps_the_starts_and_restores_spread(oracle, law):
     data = images(N, 1, law[1])
-    coarse, fine = (eb.rollouts(oracle, data, starts=(400,), steps=10, refine=k, n=N, batch_size=2 * N) for k in (1, 8))
+    coarse, fine = (
+        eb.rollouts(oracle, data, starts=(400,), steps=10, refine=k, n=N, batch_size=2 * N)
+        for k in (1, 8)
+    )
     assert float(coarse["timestep"][0]) == float(fine["timestep"][0]) == 444
     assert (int(coarse["length"][0]), int(fine["length"][0])) == (5, 33)
     assert float(coarse["W_over_U_high"][0]) < float(fine["W_over_U_low"][0]) < 1
@@ -233,7 +264,9 @@ def test_a_killed_run_goes_on(oracle, tmp_path, monkeypatch):
     assert resumed.identical(whole)
     with pytest.raises(eb.InputError, match=r"another run.*seed"):
         eb.rollouts(oracle, data, checkpoint=path, seed=1, **options)
-    with pytest.raises(eb.InputError, match=r"belongs to another run.*kind: rollouts against telescope"):
+    with pytest.raises(
+        eb.InputError, match=r"belongs to another run.*kind: rollouts against telescope"
+    ):
         eb.telescope(oracle, data, checkpoint=path, **options)
 
 
@@ -263,7 +296,10 @@ def test_training_images_and_guidance_are_named():
     oracle.guidance = 2.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert eb.rollouts(oracle, eb.load_data("digits"), steps=2, n=4).attrs["gap"] == "guidance + bias"
+        assert (
+            eb.rollouts(oracle, eb.load_data("digits"), steps=2, n=4).attrs["gap"]
+            == "guidance + bias"
+        )
 
 
 @pytest.mark.parametrize(
@@ -303,14 +339,20 @@ def test_a_diffusers_scheduler_has_errors(oracle):
     for name in "SA":
         # The scheduler works in float32.
         np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-3)
-    assert np.isfinite(eb.telescope(oracle, data, sampler="DPMSolverMultistepScheduler", steps=5)["gap"]).all()
+    assert np.isfinite(
+        eb.telescope(oracle, data, sampler="DPMSolverMultistepScheduler", steps=5)["gap"]
+    ).all()
 
 
 def test_learned_variance_has_no_gaussian_reference(oracle):
     class Learned(Denoiser):
         def __init__(self):
             super().__init__(
-                oracle.net, schedule=SCHEDULE, prediction_type="sample", shape=SHAPE, learned_variance=True
+                oracle.net,
+                schedule=SCHEDULE,
+                prediction_type="sample",
+                shape=SHAPE,
+                learned_variance=True,
             )
 
         def __call__(self, x, level):

@@ -1,4 +1,5 @@
-"""Step functions against closed forms, by propagating unit responses: there is no Monte Carlo, so 1e-10 means 1e-10."""
+"""Step functions against closed forms, by propagating unit responses: there is no Monte Carlo, so
+1e-10 means 1e-10."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -32,9 +33,9 @@ D = len(MEAN)
 class Probe:
     """Runs `Sampler.step` on the responses to unit sources, as one batch (source, D).
 
-    With a linear denoiser each state is Σ_j (response j) · (source j), so exact moments are sums over the batch. The
-    sources are the constant 1, D for x_0 − μ, D for the start's noise, and D for the noise of each step.
-    """
+    With a linear denoiser each state is Σ_j (response j) · (source j), so exact moments are sums
+    over the batch. The sources are the constant 1, D for x_0 − μ, D for the start's noise, and D
+    for the noise of each step."""
 
     def __init__(self, sampler: Sampler, levels: tuple[Level, ...]) -> None:
         self.sampler, self.levels = sampler, levels
@@ -46,7 +47,9 @@ class Probe:
 
     def perfect(self, x: np.ndarray, level: Level) -> Prediction:
         """E[x_0 | x] = μ + αΣ(α²Σ + σ²)⁻¹(x − αμ), densely."""
-        gain = level.alpha * np.linalg.solve(level.alpha**2 * COVARIANCE + level.sigma**2 * np.eye(D), COVARIANCE)
+        gain = level.alpha * np.linalg.solve(
+            level.alpha**2 * COVARIANCE + level.sigma**2 * np.eye(D), COVARIANCE
+        )
         x0 = self.mean + (x - level.alpha * self.mean) @ gain
         return Prediction(x0, (x - level.alpha * x0) / level.sigma)
 
@@ -76,7 +79,8 @@ class Probe:
 
 
 def tolerance_of(schedule: Schedule, name: str, steps: int) -> float:
-    """1e-10, but for Heun's step from σ/α = 2·10⁴ to 6, a difference of numbers 3500 times its value, twice over."""
+    """1e-10, but for Heun's step from σ/α = 2·10⁴ to 6, a difference of numbers 3500 times its
+    value, twice over."""
     return 1e-8 if (schedule.name, name, steps) == ("cosine", "heun", 10) else 1e-10
 
 
@@ -87,7 +91,9 @@ def moments(probe: Probe, start: str) -> dict[str, np.ndarray]:
         return np.einsum("jd,jd->d", x[1:], y[1:])
 
     rows = []
-    for (x, x0), (teacher, _) in zip(probe.chain("perfect", start), probe.chain("teacher", start), strict=True):
+    for (x, x0), (teacher, _) in zip(
+        probe.chain("perfect", start), probe.chain("teacher", start), strict=True
+    ):
         row = {"mean": x[0], "variance": product(x, x), "covariance_x0": product(x, probe.x0)}
         row |= {"x0_mean": x0[0], "x0_variance": product(x0, x0)}
         if start == "data":
@@ -99,9 +105,15 @@ def moments(probe: Probe, start: str) -> dict[str, np.ndarray]:
 
 @every_sampler
 @every_schedule
-@pytest.mark.parametrize(("steps", "start"), [(10, "data"), (100, "data"), (1000, "data"), (50, "noise")])
-def test_chain_has_the_moments_of_the_closed_form(schedule: Schedule, name: str, steps: int, start: str) -> None:
-    reference = references.gaussian(MEAN.reshape(D, 1, 1), COVARIANCE, schedule, name, steps, start=start)
+@pytest.mark.parametrize(
+    ("steps", "start"), [(10, "data"), (100, "data"), (1000, "data"), (50, "noise")]
+)
+def test_chain_has_the_moments_of_the_closed_form(
+    schedule: Schedule, name: str, steps: int, start: str
+) -> None:
+    reference = references.gaussian(
+        MEAN.reshape(D, 1, 1), COVARIANCE, schedule, name, steps, start=start
+    )
     tolerance = tolerance_of(schedule, name, steps)
     for variable, expected in moments(Probe(parse(name), schedule.levels(steps)), start).items():
         got = reference[variable].values.reshape(-1, D)
@@ -112,14 +124,19 @@ def test_chain_has_the_moments_of_the_closed_form(schedule: Schedule, name: str,
 @every_schedule
 @pytest.mark.parametrize("steps", [10, 100])
 def test_teacher_chain_is_the_forward_process(schedule: Schedule, name: str, steps: int) -> None:
-    """Given x_0, states are N(α_t x_0, σ_t²) exactly (design §4.1); with β instead of β̃ they are wider, not shifted."""
+    """Given x_0, states are N(α_t x_0, σ_t²) exactly (design §4.1); with β instead of β̃ they are
+    wider, not shifted."""
     sampler = parse(name)
     probe, tolerance = Probe(sampler, schedule.levels(steps)), tolerance_of(schedule, name, steps)
     for i, (level, (x, _)) in enumerate(zip(probe.levels, probe.chain("teacher"), strict=True)):
-        np.testing.assert_allclose(x[: 1 + D], level.alpha * probe.x0[: 1 + D], rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            x[: 1 + D], level.alpha * probe.x0[: 1 + D], rtol=tolerance, atol=tolerance
+        )
         noise = x[1 + D :].T @ x[1 + D :]
         if sampler.exact_teacher or i == 0:
-            np.testing.assert_allclose(noise, level.sigma**2 * np.eye(D), rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                noise, level.sigma**2 * np.eye(D), rtol=tolerance, atol=tolerance
+            )
         elif level.sigma > 0:
             assert (noise.diagonal() > level.sigma**2 * (1 + 1e-6)).all()
 
@@ -127,7 +144,10 @@ def test_teacher_chain_is_the_forward_process(schedule: Schedule, name: str, ste
 @every_schedule
 @pytest.mark.parametrize(("one", "other"), [("euler", "ddim:0"), ("ddpm", "ddim:1")])
 def test_samplers_that_are_the_same_step(schedule: Schedule, one: str, other: str) -> None:
-    """Euler in straight coordinates is DDIM (Song et al. 2021, §4.3), and η = 1 is DDPM with β̃ (ibid., eq. 16)."""
+    """Euler in straight coordinates is DDIM (Song et al.
+
+    2021, §4.3), and η = 1 is DDPM with β̃ (ibid., eq. 16).
+    """
     levels = schedule.levels(30)
     chains = [list(Probe(parse(name), levels).chain("perfect")) for name in (one, other)]
     for (x, _), (y, _) in zip(*chains, strict=True):
@@ -139,7 +159,8 @@ def test_samplers_that_are_the_same_step(schedule: Schedule, one: str, other: st
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2)])
 @pytest.mark.parametrize("schedule", [SCHEDULES["linear"], SCHEDULES["edm"]], ids=["linear", "edm"])
 def test_order_of_convergence(schedule: Schedule, name: str, order: int, variance: float) -> None:
-    """To the exact probability flow at σ_min, where x/α grows like √(λ + σ²/α²) for Gaussian data of variance λ."""
+    """To the exact probability flow at σ_min, where x/α grows like √(λ + σ²/α²) for Gaussian data
+    of variance λ."""
 
     def predict(x: float, level: Level) -> Prediction:
         total = level.alpha**2 * variance + level.sigma**2
@@ -151,7 +172,9 @@ def test_order_of_convergence(schedule: Schedule, name: str, order: int, varianc
         for s, t in pairwise(levels):
             x = parse(name).step(x, predict(x, s), s, t, None, predict)
         first, last = levels[0], levels[-1]
-        growth = (variance + (last.sigma / last.alpha) ** 2) / (variance + (first.sigma / first.alpha) ** 2)
+        growth = (variance + (last.sigma / last.alpha) ** 2) / (
+            variance + (first.sigma / first.alpha) ** 2
+        )
         return abs(x / (last.alpha / first.alpha * np.sqrt(growth)) - 1)
 
     intervals = [20, 40, 80, 160, 320]
@@ -161,10 +184,15 @@ def test_order_of_convergence(schedule: Schedule, name: str, order: int, varianc
 
 def test_learned_range_lies_between_the_two_fixed_variances() -> None:
     levels = SCHEDULES["linear"].levels(20)
-    x, z = torch.linspace(-1, 1, 5, dtype=torch.float64), torch.linspace(2, -1, 5, dtype=torch.float64)
+    x, z = (
+        torch.linspace(-1, 1, 5, dtype=torch.float64),
+        torch.linspace(2, -1, 5, dtype=torch.float64),
+    )
     for s, t in ((levels[0], levels[1]), (levels[-3], levels[-2]), (levels[-2], levels[-1])):
 
-        def step(name: str, fraction: float | None = None, s: Level = s, t: Level = t) -> torch.Tensor:
+        def step(
+            name: str, fraction: float | None = None, s: Level = s, t: Level = t
+        ) -> torch.Tensor:
             variance = None if fraction is None else torch.full_like(x, fraction)
             now = Prediction(x / 2, x / 3, variance)
             return parse(name).step(x, now, s, t, z, lambda y, level: now)
@@ -176,7 +204,9 @@ def test_learned_range_lies_between_the_two_fixed_variances() -> None:
             # Half-way in the log is the geometric mean of the two standard deviations.
             mean = step("ddpm:learned_range", -np.inf)
             half = (step("ddpm:learned_range", 0.5) - mean) ** 2
-            torch.testing.assert_close(half, (small - mean) * (large - mean), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(
+                half, (small - mean) * (large - mean), rtol=1e-10, atol=1e-12
+            )
             assert not torch.allclose(small, large)
             with pytest.raises(InputError, match="predicts its variance"):
                 step("ddpm:learned_range")
@@ -198,14 +228,32 @@ def test_learned_range_lies_between_the_two_fixed_variances() -> None:
 )
 def test_names(name: str, canonical: str, stochastic: bool, exact_teacher: bool) -> None:
     sampler = parse(name)
-    assert (str(sampler), sampler.stochastic, sampler.exact_teacher) == (canonical, stochastic, exact_teacher)
+    assert (str(sampler), sampler.stochastic, sampler.exact_teacher) == (
+        canonical,
+        stochastic,
+        exact_teacher,
+    )
     assert parse(canonical) == sampler
     assert parse(sampler) is sampler
 
 
 @pytest.mark.parametrize(
-    "name", ["", "DDPM", "dpm", "ddpm:small", "ddim:x", "ddim:-0.1", "ddim:1.5", "ddim:nan", "euler:1", "heun:2"]
+    "name",
+    [
+        "",
+        "DDPM",
+        "dpm",
+        "ddpm:small",
+        "ddim:x",
+        "ddim:-0.1",
+        "ddim:1.5",
+        "ddim:nan",
+        "euler:1",
+        "heun:2",
+    ],
 )
 def test_other_names_are_refused_with_the_allowed_ones(name: str) -> None:
-    with pytest.raises(InputError, match=r"ddpm:fixed_large.*ddpm:learned_range.*ddim:ETA.*euler.*heun"):
+    with pytest.raises(
+        InputError, match=r"ddpm:fixed_large.*ddpm:learned_range.*ddim:ETA.*euler.*heun"
+    ):
         parse(name)

@@ -1,4 +1,5 @@
-"""diffusers' schedulers driven from our loop, against plain diffusers loops and against our own samplers."""
+"""diffusers' schedulers driven from our loop, against plain diffusers loops and against our own
+samplers."""
 
 import copy
 import inspect
@@ -21,7 +22,11 @@ from exposure_bias.streams import chain, forward, noised, prior, rollout
 
 SHAPE = (1, 4, 4)
 STEPS = 12
-SCHEDULES = {"vp": eb.schedules.linear(), "edm": eb.schedules.edm(), "flow": eb.schedules.flow(1000)}
+SCHEDULES = {
+    "vp": eb.schedules.linear(),
+    "edm": eb.schedules.edm(),
+    "flow": eb.schedules.flow(1000),
+}
 TYPES = {"vp": "epsilon", "edm": "sample", "flow": "flow_prediction"}
 # NumPy 2 deprecates what diffusers does to build its tables.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -32,7 +37,9 @@ class Net(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 4)
+        self.weight = torch.nn.Parameter(
+            torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 4
+        )
 
     def forward(self, x, t):
         t = t.float().view(-1, 1, 1, 1) / 1000
@@ -55,12 +62,16 @@ class Preconditioned(torch.nn.Module):
 
 def model_of(path="vp", prediction_type=None):
     net = Preconditioned() if path == "edm" else Net()
-    return eb.Denoiser(net, schedule=SCHEDULES[path], prediction_type=prediction_type or TYPES[path], shape=SHAPE)
+    return eb.Denoiser(
+        net, schedule=SCHEDULES[path], prediction_type=prediction_type or TYPES[path], shape=SHAPE
+    )
 
 
 @pytest.fixture(scope="module")
 def x0():
-    return torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64).clamp(-1, 1)
+    return torch.randn(
+        5, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    ).clamp(-1, 1)
 
 
 def plain(scheduler, net, x, z, steps=STEPS, **extra):
@@ -74,7 +85,9 @@ def plain(scheduler, net, x, z, steps=STEPS, **extra):
         draw = lambda *a, dtype=None, **k: z(next(draws)).to(dtype)  # noqa: E731
         patch.setattr(module, "randn_tensor", draw, raising=False)
         for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            scaled = (
+                scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            )
             output = net(scaled.float(), t.expand(len(x))).to(x.dtype)
             x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
     return x
@@ -89,9 +102,15 @@ def close(a, b, tolerance=1e-5):
 
 
 def classes():
-    """Every scheduler class that diffusers exports, by name; those without their dependency as well."""
+    """Every scheduler class that diffusers exports, by name; those without their dependency as
+    well."""
     names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
-    names += [n for group in diffusers.schedulers._import_structure.values() for n in group if n.endswith("Scheduler")]
+    names += [
+        n
+        for group in diffusers.schedulers._import_structure.values()
+        for n in group
+        if n.endswith("Scheduler")
+    ]
     return sorted(set(names))
 
 
@@ -116,15 +135,27 @@ VARIANTS = [
     ("DDIMScheduler", "vp", {"set_alpha_to_one": False, "steps_offset": 1}),
     ("PNDMScheduler", "vp", {"skip_prk_steps": True, "steps_offset": 1}),
     ("EulerDiscreteScheduler", "vp", {"use_karras_sigmas": True}),
-    ("EulerDiscreteScheduler", "vp", {"timestep_spacing": "leading", "final_sigmas_type": "sigma_min"}),
+    (
+        "EulerDiscreteScheduler",
+        "vp",
+        {"timestep_spacing": "leading", "final_sigmas_type": "sigma_min"},
+    ),
     ("HeunDiscreteScheduler", "vp", {"use_karras_sigmas": True}),
     ("KDPM2DiscreteScheduler", "vp", {"timestep_spacing": "trailing"}),
     ("KDPM2AncestralDiscreteScheduler", "vp", {"timestep_spacing": "leading"}),
     ("LMSDiscreteScheduler", "vp", {"use_karras_sigmas": True}),
     ("DPMSolverMultistepScheduler", "vp", {"use_karras_sigmas": True, "solver_order": 3}),
     ("DPMSolverMultistepScheduler", "vp", {"algorithm_type": "sde-dpmsolver++"}),
-    ("DPMSolverMultistepScheduler", "vp", {"solver_type": "heun", "final_sigmas_type": "sigma_min"}),
-    ("DPMSolverSinglestepScheduler", "vp", {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}),
+    (
+        "DPMSolverMultistepScheduler",
+        "vp",
+        {"solver_type": "heun", "final_sigmas_type": "sigma_min"},
+    ),
+    (
+        "DPMSolverSinglestepScheduler",
+        "vp",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 1},
+    ),
     ("UniPCMultistepScheduler", "vp", {"solver_order": 3, "timestep_spacing": "trailing"}),
     ("EDMDPMSolverMultistepScheduler", "edm", {"algorithm_type": "sde-dpmsolver++"}),
     ("EDMEulerScheduler", "edm", {"sigma_schedule": "exponential"}),
@@ -136,13 +167,20 @@ EVERY = [(name, path, {}) for name, paths in SUPPORTED.items() for path in paths
 
 
 def text(name, options):
-    return f"{name}:" + ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in options.items())
+    return f"{name}:" + ",".join(
+        f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in options.items()
+    )
 
 
 def plain_scheduler(name, path, options, prediction_type):
     """The class set up as its users do, on the schedule of SCHEDULES[path]."""
     cls = getattr(diffusers, name)
-    given = {"prediction_type": prediction_type, "clip_sample": False, "beta_start": 1e-4, "beta_end": 0.02}
+    given = {
+        "prediction_type": prediction_type,
+        "clip_sample": False,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+    }
     given |= {"beta_schedule": "linear", "snr_shift_scale": 1.0} | COMMON.get(name, {})
     given |= {"use_flow_sigmas": True} if path == "flow" else {}
     if path == "edm":
@@ -178,19 +216,27 @@ def test_driven_chain_equals_the_plain_loop(name, path, options, x0):
 
 
 NO_SAMPLE = {
-    "PNDMScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler", "LMSDiscreteScheduler",
-}  # fmt: skip
+    "PNDMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+}
 
 
 @pytest.mark.parametrize(
     ("name", "prediction_type"),
-    list(product([n for n, paths in SUPPORTED.items() if "vp" in paths], ["sample", "v_prediction"])),
+    list(
+        product([n for n, paths in SUPPORTED.items() if "vp" in paths], ["sample", "v_prediction"])
+    ),
 )
 def test_prediction_types(name, prediction_type, x0):
     model = model_of("vp", prediction_type)
     scheduler = plain_scheduler(name, "vp", {}, prediction_type)
-    start = x0 + torch.randn(x0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    start = x0 + torch.randn(
+        x0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     try:
         expected = plain(scheduler, model.net, start, Noise(0, "chain", range(5), SHAPE))
     except (NotImplementedError, ValueError):
@@ -205,10 +251,15 @@ def test_prediction_types(name, prediction_type, x0):
 def drawn_teacher(sampler, path, shape=(1, 16, 16), n=64):
     """(a, v) of a x_0 + N(0, v) at every level, regressed from n·256 draws of the teacher chain."""
     schedule, ids = SCHEDULES[path], range(n)
-    x0 = 2 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 1
+    x0 = (
+        2 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        - 1
+    )
     knows = eb.oracles.Teacher(x0, schedule)
     start = noised(x0, sampler.own_levels[0], Noise(5, "start", ids, shape)(0))
-    for step in chain(knows, start, sampler.own_levels, sampler, Noise(5, "chain", ids, shape), x0=x0):
+    for step in chain(
+        knows, start, sampler.own_levels, sampler, Noise(5, "chain", ids, shape), x0=x0
+    ):
         a = float((step.truth * x0).sum() / x0.square().sum())
         yield a, float((step.truth - a * x0).square().mean())
 
@@ -222,7 +273,8 @@ INEXACT = [
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "options", "exact"), [(*c, True) for c in EXACT] + [(*c, False) for c in INEXACT]
+    ("name", "path", "options", "exact"),
+    [(*c, True) for c in EXACT] + [(*c, False) for c in INEXACT],
 )
 def test_the_teacher_chain_is_as_rehearsed(name, path, options, exact):
     sampler = sampler_for(text(name, options), model_of(path), 10)
@@ -241,7 +293,8 @@ def test_the_teacher_law_has_teeth():
     """PNDM's Runge-Kutta half-steps are rounded to whole timesteps, which an odd stride shows."""
     assert sampler_for("PNDMScheduler", model_of(), 10).teacher_error < 1e-3
     assert 0.05 < sampler_for("PNDMScheduler", model_of(), 8).teacher_error < 0.2
-    # β in place of β̃: v_t = (σ_t²/σ_s²)² (α_s/α_t)² v_s + β, with x_0's coefficient as it should be.
+    # β in place of β̃: v_t = (σ_t²/σ_s²)² (α_s/α_t)² v_s + β, with x_0's coefficient as it should
+    # be.
     sampler = sampler_for("DDPMScheduler:variance_type=fixed_large", model_of(), 10)
     (_, a_s, s_s), (_, a_t, s_t) = sampler.own_levels[:2]
     r = (a_s / a_t * s_t / s_s) ** 2
@@ -259,28 +312,41 @@ def test_equals_our_own_sampler(name, spacing, x0):
     start = noised(x0, levels[0], Noise(0, "start", range(5), SHAPE)(0))
     noise = Noise(0, "chain", range(5), SHAPE)
     ours = rollout(model, start, levels, eb.samplers.parse(own), noise)
-    # diffusers' DDIM goes T/T′ timesteps down, which on a linspace grid is not where the next step begins.
-    assert close(driven(theirs, model, start), ours, 3e-4) is ((name, spacing) != ("DDIMScheduler", "linspace"))
+    # diffusers' DDIM goes T/T′ timesteps down, which on a linspace grid is not where the next step
+    # begins.
+    assert close(driven(theirs, model, start), ours, 3e-4) is (
+        (name, spacing) != ("DDIMScheduler", "linspace")
+    )
 
 
 def test_states_in_other_coordinates(x0):
-    """Euler on x/α is DDIM: each state over √(1 + σ²) is DDIM's at the same levels, and so is what the network says."""
+    """Euler on x/α is DDIM: each state over √(1 + σ²) is DDIM's at the same levels, and so is what
+    the network says."""
     model = model_of()
     theirs = sampler_for("EulerDiscreteScheduler:use_karras_sigmas=true", model, STEPS)
     scale = [np.hypot(level.alpha, level.sigma) for level in theirs.own_levels]
-    levels = tuple(Level(t, a / c, s / c) for (t, a, s), c in zip(theirs.own_levels, scale, strict=True))
+    levels = tuple(
+        Level(t, a / c, s / c) for (t, a, s), c in zip(theirs.own_levels, scale, strict=True)
+    )
     assert any(level.timestep % 1 for level in levels)
     start = noised(x0, levels[0], Noise(0, "start", range(5), SHAPE)(0))
     noise = Noise(0, "chain", range(5), SHAPE)
     ours = chain(model, start, levels, eb.samplers.parse("ddim"), noise, x0=x0)
     for a, b, c in zip(
-        chain(model, start * scale[0], theirs.own_levels, theirs, noise, x0=x0), ours, scale, strict=True
+        chain(model, start * scale[0], theirs.own_levels, theirs, noise, x0=x0),
+        ours,
+        scale,
+        strict=True,
     ):
         assert close(a.x / c, b.x)
         assert close(a.truth / c, b.truth)
         assert a.prediction is None or close(a.prediction.x0, b.prediction.x0)
     mine = forward(model, x0, levels, Noise(0, "forward", range(5), SHAPE))
-    for a, b in zip(forward(model, x0, theirs.own_levels, Noise(0, "forward", range(5), SHAPE)), mine, strict=True):
+    for a, b in zip(
+        forward(model, x0, theirs.own_levels, Noise(0, "forward", range(5), SHAPE)),
+        mine,
+        strict=True,
+    ):
         assert a.prediction is None or close(a.prediction.epsilon, b.prediction.epsilon)
 
 
@@ -290,10 +356,16 @@ def test_states_in_other_coordinates(x0):
 )
 @pytest.mark.parametrize("bound", [1.0, 0.7])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_an_object_clips_as_it_does_in_diffusers(name, extra, convention, bound, prediction_type, x0):
+def test_an_object_clips_as_it_does_in_diffusers(
+    name, extra, convention, bound, prediction_type, x0
+):
     """clip_sample and clip_sample_range; DDIM keeps ε̂ after the clip, DDPM derives it again."""
     model, noise = model_of(prediction_type=prediction_type), Noise(0, "chain", range(5), SHAPE)
-    options = {"prediction_type": prediction_type, "clip_sample_range": bound, "timestep_spacing": "trailing"}
+    options = {
+        "prediction_type": prediction_type,
+        "clip_sample_range": bound,
+        "timestep_spacing": "trailing",
+    }
     scheduler = getattr(diffusers, name)(clip_sample=True, **options)
     sampler = sampler_for(scheduler, model, STEPS)
     assert scheduler.config.clip_sample
@@ -325,7 +397,13 @@ def test_learned_variance(x0):
         def forward(self, x, t):
             return torch.cat([super().forward(x, t), torch.tanh(x)], 1)
 
-    model = eb.Denoiser(Two(), schedule=SCHEDULES["vp"], prediction_type="epsilon", shape=SHAPE, learned_variance=True)
+    model = eb.Denoiser(
+        Two(),
+        schedule=SCHEDULES["vp"],
+        prediction_type="epsilon",
+        shape=SHAPE,
+        learned_variance=True,
+    )
     scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
     start, noise = x0 + 1.0, Noise(0, "chain", range(5), SHAPE)
     expected = plain(scheduler, model.net, start, noise)
@@ -336,7 +414,9 @@ def test_learned_variance(x0):
         sampler_for(scheduler, model_of(), STEPS)
 
 
-@pytest.mark.parametrize("name", ["SASolverScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler"])
+@pytest.mark.parametrize(
+    "name", ["SASolverScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler"]
+)
 def test_noise_belongs_to_the_sample_and_chains_to_themselves(name, x0):
     model = model_of()
     sampler = sampler_for(name, model, STEPS)
@@ -350,16 +430,33 @@ def test_noise_belongs_to_the_sample_and_chains_to_themselves(name, x0):
 
 
 @pytest.mark.parametrize(
-    "name", ["DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "DDPMScheduler", "FlowMatchEulerDiscreteScheduler"]
+    "name",
+    [
+        "DPMSolverMultistepScheduler",
+        "HeunDiscreteScheduler",
+        "DDPMScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    ],
 )
 def test_starting_in_mid_chain(name, x0):
     model = model_of(SUPPORTED[name][0])
     sampler = sampler_for(name, model, STEPS)
-    steps = list(chain(model, x0 + 1, sampler.own_levels[5:], sampler, Noise(0, "chain", range(5), SHAPE), x0=x0))
+    steps = list(
+        chain(
+            model,
+            x0 + 1,
+            sampler.own_levels[5:],
+            sampler,
+            Noise(0, "chain", range(5), SHAPE),
+            x0=x0,
+        )
+    )
     assert [step.level for step in steps] == list(sampler.own_levels[5:])
     assert close(steps[-1].truth, x0, 1e-4)
     with pytest.raises(eb.InputError, match="levels of its own"):
-        rollout(model, x0, model.schedule.levels(STEPS), sampler, Noise(0, "chain", range(5), SHAPE))
+        rollout(
+            model, x0, model.schedule.levels(STEPS), sampler, Noise(0, "chain", range(5), SHAPE)
+        )
 
 
 def test_start_from_pure_noise(x0):
@@ -389,7 +486,8 @@ def test_record(start):
     assert (levels["alpha"] == 1).all()
     assert levels["sigma"][0] > 100
     assert levels["sigma"][-1] == 0
-    # Euler on x/α is DDIM, so the clean ends have the same law as our own sampler's on the same grid.
+    # Euler on x/α is DDIM, so the clean ends have the same law as our own sampler's on the same
+    # grid.
     own = eb.record(oracle, data, sampler="ddim", **common)
     for name in ("state_sum", "state_square"):
         ours, theirs = (r["chain"][name].isel(step=-1, drop=True) for r in (own, recording))
@@ -416,30 +514,71 @@ def test_record_starts_at_a_timestep_of_the_scheduler():
     ("sampler", "path", "message"),
     [
         ("DPMSolver", "vp", "unknown sampler 'DPMSolver'"),
-        ("MyScheduler", "vp", "unknown diffusers scheduler 'MyScheduler': supported are DDPMScheduler"),
+        (
+            "MyScheduler",
+            "vp",
+            "unknown diffusers scheduler 'MyScheduler': supported are DDPMScheduler",
+        ),
         ("DDIMScheduler:eta=2", "vp", "0 ≤ eta ≤ 1, got 2"),
         ("DDIMScheduler:ETA=0.5", "vp", "no option 'ETA': allowed are eta, "),
         ("DDIMScheduler:eta", "vp", "cannot read the option 'eta'"),
         ("PNDMScheduler:eta=1", "vp", "no option 'eta'"),
         ("DDPMScheduler:clip_sample=true", "vp", "clip_sample is decided by"),
         ("DDPMScheduler:beta_end=0.5", "vp", "beta_end is decided by the model"),
-        ("EDMEulerScheduler", "vp", "does not sample from linear .vp. models: give one of DDPMScheduler"),
+        (
+            "EDMEulerScheduler",
+            "vp",
+            "does not sample from linear .vp. models: give one of DDPMScheduler",
+        ),
         ("EulerDiscreteScheduler", "flow", "from flow .flow. models: give one of DPMSolver"),
         ("DDPMScheduler", "edm", "edm .edm. models: give one of EDMEulerScheduler"),
-        (lambda: diffusers.DDPMScheduler(num_train_timesteps=500), "vp", "500 training timesteps.*trained with 1000"),
-        (lambda: diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "vp", "betas are not the model's"),
-        (lambda: diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "vp", "betas are not the model's"),
-        (lambda: diffusers.DDIMScheduler(prediction_type="sample"), "vp", "expects sample, but the model pred"),
+        (
+            lambda: diffusers.DDPMScheduler(num_train_timesteps=500),
+            "vp",
+            "500 training timesteps.*trained with 1000",
+        ),
+        (
+            lambda: diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+            "vp",
+            "betas are not the model's",
+        ),
+        (
+            lambda: diffusers.DDIMScheduler(rescale_betas_zero_snr=True),
+            "vp",
+            "betas are not the model's",
+        ),
+        (
+            lambda: diffusers.DDIMScheduler(prediction_type="sample"),
+            "vp",
+            "expects sample, but the model pred",
+        ),
         (lambda: diffusers.DDPMScheduler(thresholding=True), "vp", "thresholding is not supported"),
         (lambda: diffusers.LCMScheduler(), "vp", "distilled or consistency"),
-        (lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "flow", "use_dynamic_shif"),
-        (lambda: diffusers.UniPCMultistepScheduler(), "flow", "expects epsilon, but the model predicts flow"),
-        (lambda: diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "vp", "use_flow_sigmas is for flow"),
-        (lambda: diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
-         "vp", "expects v_prediction"),
+        (
+            lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            "flow",
+            "use_dynamic_shif",
+        ),
+        (
+            lambda: diffusers.UniPCMultistepScheduler(),
+            "flow",
+            "expects epsilon, but the model predicts flow",
+        ),
+        (
+            lambda: diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True),
+            "vp",
+            "use_flow_sigmas is for flow",
+        ),
+        (
+            lambda: diffusers.EulerDiscreteScheduler(
+                timestep_type="continuous", prediction_type="v_prediction"
+            ),
+            "vp",
+            "expects v_prediction",
+        ),
         (3, "vp", "named by a string, got int"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(sampler, path, message):
     with pytest.raises(eb.InputError, match=message):
         sampler_for(sampler() if callable(sampler) else sampler, model_of(path), STEPS)
@@ -456,11 +595,17 @@ def test_bad_settings():
 
 def test_rescaled_betas_are_honoured(x0):
     scheduler = diffusers.DDIMScheduler(
-        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
     )
     abar = scheduler.alphas_cumprod.double().numpy().clip(1e-12)
     model = eb.Denoiser(
-        Net(), schedule=eb.schedules.from_alphas_cumprod(abar), prediction_type="v_prediction", shape=SHAPE
+        Net(),
+        schedule=eb.schedules.from_alphas_cumprod(abar),
+        prediction_type="v_prediction",
+        shape=SHAPE,
     )
     sampler = sampler_for(scheduler, model, STEPS)
     assert sampler.own_levels[0] == (999.0, 0.0, 1.0)
@@ -469,7 +614,8 @@ def test_rescaled_betas_are_honoured(x0):
 
 
 def test_an_exact_denoiser_answers_in_any_type():
-    """What diffusers refuses of a network that predicts x_0 it can take from an oracle, as its ε."""
+    """What diffusers refuses of a network that predicts x_0 it can take from an oracle, as
+    its ε."""
     oracle = eb.oracles.GaussianOracle(np.zeros(SHAPE), 0.3, SCHEDULES["vp"])
     for name in sorted(SUPPORTED):
         if "vp" in SUPPORTED[name]:

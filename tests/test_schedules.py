@@ -1,4 +1,5 @@
-"""Schedules against the papers' formulas and against diffusers; the algebra of predictions as properties."""
+"""Schedules against the papers' formulas and against diffusers; the algebra of predictions as
+properties."""
 
 import math
 from itertools import pairwise, permutations
@@ -14,7 +15,12 @@ from exposure_bias.errors import InputError
 from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversion, convert
 from exposure_bias.schedules import SPACINGS as GRIDS
 
-LINEAR, COSINE, EDM, FLOW = schedules.linear(), schedules.cosine(), schedules.edm(), schedules.flow(1000)
+LINEAR, COSINE, EDM, FLOW = (
+    schedules.linear(),
+    schedules.cosine(),
+    schedules.edm(),
+    schedules.flow(1000),
+)
 SCHEDULES = {s.name: s for s in (LINEAR, COSINE, EDM, FLOW)}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
@@ -36,7 +42,10 @@ def test_linear_is_the_product_of_ddpms_betas() -> None:
 
 
 def test_cosine_is_a_squared_cosine_with_a_clipped_end() -> None:
-    """ᾱ_t = f(t)/f(0) (Nichol & Dhariwal 2021, eq. 17) while β < 0.999, which the last step alone exceeds."""
+    """ᾱ_t = f(t)/f(0) (Nichol & Dhariwal 2021, eq.
+
+    17) while β < 0.999, which the last step alone exceeds.
+    """
     t = np.arange(1001)
     f = np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(COSINE.alpha[:-1] ** 2, (f / f[0])[1:-1], rtol=1e-10)
@@ -44,14 +53,20 @@ def test_cosine_is_a_squared_cosine_with_a_clipped_end() -> None:
 
 
 def test_edm_is_karras_spacing() -> None:
-    """σ_i = (σ_max^(1/7) + i/(N−1) (σ_min^(1/7) − σ_max^(1/7)))^7 for any N (Karras et al. 2022, eq. 5)."""
+    """σ_i = (σ_max^(1/7) + i/(N−1) (σ_min^(1/7) − σ_max^(1/7)))^7 for any N (Karras et al.
+
+    2022, eq. 5).
+    """
     for n in (2, 18, 79):
         ramp = np.arange(n) / (n - 1)
         expected = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
         for grid in ("karras", "linspace"):
             levels = EDM.levels(n, grid)[:-1]
             np.testing.assert_allclose([level.sigma for level in levels], expected, rtol=1e-10)
-            assert all(level.alpha == 1 and level.timestep == pytest.approx(level.sigma) for level in levels)
+            assert all(
+                level.alpha == 1 and level.timestep == pytest.approx(level.sigma)
+                for level in levels
+            )
 
 
 def test_flow_is_a_straight_line() -> None:
@@ -79,13 +94,17 @@ def test_grids_are_diffusers(grid: str, total: int) -> None:
     different = []
     for steps in range(2, total + 1):
         theirs.set_timesteps(steps)
-        # For some counts (61 of 1000) diffusers' `trailing` has a further step, at timestep −1: round-off in arange.
-        different += [steps] if timesteps(schedule, steps, grid) != theirs.timesteps.tolist()[:steps] else []
+        # For some counts (61 of 1000) diffusers' `trailing` has a further step, at timestep −1:
+        # round-off in arange.
+        different += (
+            [steps] if timesteps(schedule, steps, grid) != theirs.timesteps.tolist()[:steps] else []
+        )
     assert different == []
 
 
 def test_one_step_starts_at_the_noisiest_level() -> None:
-    """Where diffusers' `linspace` starts at timestep 0, one step from which would be no chain at all."""
+    """Where diffusers' `linspace` starts at timestep 0, one step from which would be no chain at
+    all."""
     for grid in ("linspace", "trailing", "karras"):
         assert timesteps(LINEAR, 1, grid) == pytest.approx([999])
 
@@ -104,7 +123,9 @@ def test_grids_fall_in_noise_to_the_clean_end(schedule: Schedule, grid: str) -> 
         assert (levels[-1].alpha, levels[-1].sigma, levels[-1].snr) == (1, 0, np.inf)
         assert all(s.snr < t.snr and s.timestep > t.timestep for s, t in pairwise(levels))
         if grid != "leading":
-            np.testing.assert_allclose(levels[0], schedule.level(len(schedule) - 1), rtol=1e-10, atol=1e-15)
+            np.testing.assert_allclose(
+                levels[0], schedule.level(len(schedule) - 1), rtol=1e-10, atol=1e-15
+            )
         if grid == "karras" and steps > 2:
             gaps = np.diff([(level.sigma / level.alpha) ** (1 / 7) for level in levels[:-1]])
             np.testing.assert_allclose(gaps, gaps[0], rtol=1e-7)
@@ -112,7 +133,8 @@ def test_grids_fall_in_noise_to_the_clean_end(schedule: Schedule, grid: str) -> 
 
 @every_schedule
 def test_levels_between_the_points(schedule: Schedule) -> None:
-    """Exact at the points, between its neighbours elsewhere, linear in the path's own coordinate."""
+    """Exact at the points, between its neighbours elsewhere, linear in the path's own
+    coordinate."""
     for i in (0, 1, 498, 999):
         expected = (schedule.timestep[i], schedule.alpha[i], schedule.sigma[i])
         assert schedule.level(i) == expected
@@ -128,10 +150,14 @@ def test_levels_between_the_points(schedule: Schedule) -> None:
             assert m.snr == pytest.approx(math.sqrt(a.snr * b.snr), rel=1e-10)
             assert m.timestep == i + 0.5
         elif schedule.parameterisation == "edm":
-            assert m.sigma ** (1 / 7) == pytest.approx((a.sigma ** (1 / 7) + b.sigma ** (1 / 7)) / 2, rel=1e-12)
+            assert m.sigma ** (1 / 7) == pytest.approx(
+                (a.sigma ** (1 / 7) + b.sigma ** (1 / 7)) / 2, rel=1e-12
+            )
             assert m.timestep == pytest.approx(m.sigma)
         else:
-            assert (m.sigma, m.alpha) == pytest.approx(((a.sigma + b.sigma) / 2, 1 - (a.sigma + b.sigma) / 2))
+            assert (m.sigma, m.alpha) == pytest.approx(
+                ((a.sigma + b.sigma) / 2, 1 - (a.sigma + b.sigma) / 2)
+            )
             assert m.timestep == pytest.approx(1000 * m.sigma)
 
 
@@ -139,7 +165,9 @@ def test_levels_between_the_points(schedule: Schedule) -> None:
 def test_at_ratio_inverts_level(index: float, schedule: Schedule) -> None:
     level = schedule.level(index)
     if level.alpha > 1e-3:
-        np.testing.assert_allclose(schedule.at_ratio(level.sigma / level.alpha), level, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(
+            schedule.at_ratio(level.sigma / level.alpha), level, rtol=1e-8, atol=1e-8
+        )
 
 
 @every_schedule
@@ -180,7 +208,9 @@ def test_levels_outside_the_schedule_raise(index: float) -> None:
         LINEAR.level(index)
 
 
-@pytest.mark.parametrize("abar", [[], 0.5, [0.5, 0.6], [0.5, 0.5], [1.0, 0.5], [0.5, 0, 0], [0.5, math.nan], [[0.5]]])
+@pytest.mark.parametrize(
+    "abar", [[], 0.5, [0.5, 0.6], [0.5, 0.5], [1.0, 0.5], [0.5, 0, 0], [0.5, math.nan], [[0.5]]]
+)
 def test_alphas_cumprod_that_are_none_raise(abar: object) -> None:
     with pytest.raises(InputError, match="strictly decreasing"):
         schedules.from_alphas_cumprod(abar)  # type: ignore[arg-type]
@@ -213,7 +243,8 @@ noisy_levels = st.one_of(
 
 
 def output(prediction_type: str, x0: float, epsilon: float, level: Level) -> float:
-    """What the literature calls each type; v from Salimans & Ho 2022 (arXiv 2202.00512), flow is dx/dt of the path."""
+    """What the literature calls each type; v from Salimans & Ho 2022 (arXiv 2202.00512), flow is
+    dx/dt of the path."""
     return {
         "epsilon": epsilon,
         "sample": x0,
@@ -225,7 +256,9 @@ def output(prediction_type: str, x0: float, epsilon: float, level: Level) -> flo
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @given(x0=numbers, epsilon=numbers, level=noisy_levels)
-def test_conversions_and_round_trips(source: str, target: str, x0: float, epsilon: float, level: Level) -> None:
+def test_conversions_and_round_trips(
+    source: str, target: str, x0: float, epsilon: float, level: Level
+) -> None:
     x = level.alpha * x0 + level.sigma * epsilon
     there = convert(output(source, x0, epsilon, level), source, target, x, level)
     # A score is −ε/σ, as large as 500 ε.
@@ -240,7 +273,8 @@ def test_conversions_and_round_trips(source: str, target: str, x0: float, epsilo
 
 @pytest.mark.parametrize("other", [t for t in PREDICTION_TYPES if t != "score"])
 def test_undetermined_conversions_raise(other: str) -> None:
-    """ε says nothing about x_0 at α = 0, nor x_0 about ε at σ = 0; v and flow always determine both."""
+    """ε says nothing about x_0 at α = 0, nor x_0 about ε at σ = 0; v and flow always determine
+    both."""
     noise, clean = Level(1000, 0.0, 1.0), Level(0, 1.0, 0.0)
     for source, level in (("epsilon", noise), ("sample", clean)):
         if other == source:
@@ -257,7 +291,10 @@ def test_undetermined_conversions_raise(other: str) -> None:
 
 
 def test_a_score_is_epsilon_over_sigma() -> None:
-    """∇ log q(x_t | x_0) = −ε/σ (Song et al. 2021, arXiv 2011.13456, eq. 3), also where α = 0; none where σ = 0."""
+    """∇ log q(x_t | x_0) = −ε/σ (Song et al.
+
+    2021, arXiv 2011.13456, eq. 3), also where α = 0; none where σ = 0.
+    """
     noise, clean = Level(1000, 0.0, 1.0), Level(0, 1.0, 0.0)
     level = LINEAR.level(300)
     assert conversion("epsilon", "score", level) == (0, pytest.approx(-1 / level.sigma))
@@ -271,9 +308,15 @@ def test_a_score_is_epsilon_over_sigma() -> None:
 
 CONTINUOUS = {
     "vp": (schedules.vp(), lambda t: (math.exp(-0.5 * (0.1 * t + 0.5 * 19.9 * t * t)), None)),
-    "sub-vp": (schedules.sub_vp(), lambda t: (math.exp(-0.5 * (0.1 * t + 0.5 * 19.9 * t * t)), None)),
+    "sub-vp": (
+        schedules.sub_vp(),
+        lambda t: (math.exp(-0.5 * (0.1 * t + 0.5 * 19.9 * t * t)), None),
+    ),
     "ve": (schedules.ve(), lambda t: (1.0, 0.01 * 5000**t)),
-    "exp(-t)": (schedules.continuous(lambda t: -t / 2, 1e-3, 10.0), lambda t: (math.exp(-t / 2), None)),
+    "exp(-t)": (
+        schedules.continuous(lambda t: -t / 2, 1e-3, 10.0),
+        lambda t: (math.exp(-t / 2), None),
+    ),
 }
 
 
@@ -287,7 +330,10 @@ def closed_form(name: str, t: float) -> tuple[float, float]:
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing", "karras"])
 def test_continuous_schedules_are_their_papers(name: str, spacing: str) -> None:
-    """Song et al. 2021, eq. 29: (α, σ) of every level's own label, to round-off, whatever the spacing."""
+    """Song et al.
+
+    2021, eq. 29: (α, σ) of every level's own label, to round-off, whatever the spacing.
+    """
     schedule = CONTINUOUS[name][0]
     for steps in (3, 20, 97, 1000):
         levels = schedule.levels(steps, spacing)[:-1]
@@ -323,7 +369,9 @@ def test_a_schedule_that_is_not_monotone_is_refused() -> None:
         schedules.vp(t_min=1.0)
 
 
-@pytest.mark.parametrize(("source", "target"), [("eps", "sample"), ("sample", "x0"), ("eps", "score")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("eps", "sample"), ("sample", "x0"), ("eps", "score")]
+)
 def test_unknown_prediction_types_raise(source: str, target: str) -> None:
     with pytest.raises(InputError, match="epsilon, sample, v_prediction, flow_prediction"):
         convert(1.0, source, target, 1.0, LINEAR.level(500))

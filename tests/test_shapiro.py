@@ -1,4 +1,5 @@
-"""The Shapiro–Wilk test: against scipy on every kind of sample, and against what the test must be."""
+"""The Shapiro–Wilk test: against scipy on every kind of sample, and against what the test
+must be."""
 
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from exposure_bias.diagnostics import shapiro as module
 from exposure_bias.diagnostics.shapiro import ShapiroResult, shapiro
 from exposure_bias.errors import InputError
 
-# Users are promised 1e-8 and 1e-6; this much closer, a slip in the last digit of any of Royston's coefficients fails.
+# Users are promised 1e-8 and 1e-6; this much closer, a slip in the last digit of any of Royston's
+# coefficients fails.
 W_TOLERANCE, P_TOLERANCE = 1e-10, 1e-7
 
 DISTRIBUTIONS = {
@@ -103,7 +105,11 @@ def test_rejects_what_is_not_normal() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    x=arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(3, 40)), elements=st.integers(-1000, 1000)),
+    x=arrays(
+        np.float64,
+        st.tuples(st.integers(1, 4), st.integers(3, 40)),
+        elements=st.integers(-1000, 1000),
+    ),
     shift=st.integers(-1000, 1000),
     power=st.integers(-600, 600),  # a power of two scales without rounding, so that ties stay ties
     sign=st.sampled_from([-1, 1]),
@@ -114,7 +120,11 @@ def test_invariant_under_shift_and_scale(x: np.ndarray, shift: int, power: int, 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    x=arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(3, 40)), elements=st.floats(-1e6, 1e6, width=32)),
+    x=arrays(
+        np.float64,
+        st.tuples(st.integers(1, 4), st.integers(3, 40)),
+        elements=st.floats(-1e6, 1e6, width=32),
+    ),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_bounds_permutation_and_scipy(x: np.ndarray, seed: int) -> None:
@@ -145,7 +155,9 @@ def test_one_sample_gives_scalars() -> None:
     assert_same(result, by_scipy(np.array([1.0, 2.0, 4.0, 8.0])))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8, np.uint64, ">f8", np.longdouble])
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.float32, np.int8, np.uint64, ">f8", np.longdouble]
+)
 def test_every_real_dtype_is_computed_in_float64(dtype: type | str) -> None:
     x = np.random.default_rng(7).uniform(0, 100, size=(3, 20)).astype(dtype)
     result = shapiro(x)
@@ -173,7 +185,9 @@ def test_a_value_that_is_not_finite_spoils_its_own_sample_only(bad: float, n: in
     spoilt = np.isin(np.arange(6), [1, 4])
     np.testing.assert_array_equal(np.isnan(result.statistic), spoilt)
     np.testing.assert_array_equal(np.isnan(result.pvalue), spoilt)
-    assert_same(ShapiroResult(*(r[~spoilt] for r in result)), ShapiroResult(*(r[~spoilt] for r in expected)))
+    assert_same(
+        ShapiroResult(*(r[~spoilt] for r in result)), ShapiroResult(*(r[~spoilt] for r in expected))
+    )
 
 
 @pytest.mark.parametrize("n", [3, 8, 50])
@@ -217,5 +231,8 @@ def test_bad_input(x: object, axis: object, message: str) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, exposure_bias.diagnostics.shapiro; assert not {'torch', 'scipy.stats'} & set(sys.modules)"
+    code = (
+        "import sys, exposure_bias.diagnostics.shapiro; assert not {'torch', 'scipy.stats'} &"
+        " set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

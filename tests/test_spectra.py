@@ -1,4 +1,5 @@
-"""Spectra in every basis: exact on known signals, the same expectations, and recordings that hold several."""
+"""Spectra in every basis: exact on known signals, the same expectations, and recordings that hold
+several."""
 
 import json
 from dataclasses import replace
@@ -19,7 +20,8 @@ EXTRA = ("hann", "fft", "luma")
 
 
 def radial_sums(power, height, width):
-    """The bands of `Bands`, summed the plain way: Fourier power (…, H, W) at |f| in ((k − 1)/N, k/N], then f ≥ ¼."""
+    """The bands of `Bands`, summed the plain way: Fourier power (…, H, W) at |f| in ((k − 1)/N,
+    k/N], then f ≥ ¼."""
     f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
     edges = np.arange(0, 2 * max(height, width)) / max(height, width)
     sums = [power[..., f == 0].sum(-1)]
@@ -35,15 +37,22 @@ def test_real_rows_give_the_power_of_the_complex_fft(size):
     window = np.outer(*(hann_window(n) for n in size))
     for basis, weight in (("fft", 1), ("hann", window)):
         expected = radial_sums(np.abs(np.fft.fft2(x * weight, norm="ortho")) ** 2, *size)
-        np.testing.assert_allclose(spectrum_bands(basis, (1, *size)).power(x), expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            spectrum_bands(basis, (1, *size)).power(x), expected, rtol=1e-10, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("basis", BASES)
 def test_parseval_and_white_noise(size, basis):
-    bands, x = spectrum_bands(basis, (3, *size)), np.random.default_rng(0).standard_normal((3, *size))
+    bands, x = (
+        spectrum_bands(basis, (3, *size)),
+        np.random.default_rng(0).standard_normal((3, *size)),
+    )
     weight = np.outer(*(hann_window(n) for n in size)) if basis == "hann" else 1
-    np.testing.assert_allclose(bands.power(x)[..., :-1].sum(), ((weight * x) ** 2).sum(), rtol=1e-12)
+    np.testing.assert_allclose(
+        bands.power(x)[..., :-1].sum(), ((weight * x) ** 2).sum(), rtol=1e-12
+    )
     assert bands.count[:-1].sum() == np.prod(size)
     # The expected power of unit white noise is what the transform makes of each pixel alone.
     each = np.eye(3 * size[0] * size[1]).reshape(-1, 3, *size)
@@ -71,7 +80,9 @@ def test_a_blur_is_read_in_full_by_the_dct_and_not_by_the_raw_fft():
     transfer = np.cos(np.pi * np.arange(16) / 32) ** 4
     c = bands.matrices[0] @ x @ bands.matrices[1].T
     high = bands.bins[:, -1].reshape(16, 16)
-    exact = 10 * np.log10((np.square(c * np.outer(transfer, transfer)) * high).sum() / (c**2 * high).sum())
+    exact = 10 * np.log10(
+        (np.square(c * np.outer(transfer, transfer)) * high).sum() / (c**2 * high).sum()
+    )
     assert loss["dct"] == pytest.approx(exact, abs=1e-9)
     assert loss["luma"] == pytest.approx(exact, abs=1e-9)
     assert loss["fft"] > exact + 9
@@ -99,14 +110,22 @@ def test_recorded_spectra_have_their_expectation_and_reference(case, recording, 
     spectra = eb.spectrum(recording, basis)
     assert spectra.attrs["basis"] == basis
     expected, se = spectra["power_expected"], spectra["power_forward_se"]
-    assert (np.abs(spectra["power_forward"] - expected)[:-1] < 5 * (se[:-1] + 0.02 * expected[:-1])).all()
-    # Both streams start from the law of all the images: there the reference is the expectation itself.
+    assert (
+        np.abs(spectra["power_forward"] - expected)[:-1] < 5 * (se[:-1] + 0.02 * expected[:-1])
+    ).all()
+    # Both streams start from the law of all the images: there the reference is the expectation
+    # itself.
     np.testing.assert_allclose(spectra["power_gaussian"][0], expected[0], rtol=1e-5)
-    error = np.sqrt(4 / (512 * spectra["modes"]))  # of log ratio, if only one of three components had power
+    error = np.sqrt(
+        4 / (512 * spectra["modes"])
+    )  # of log ratio, if only one of three components had power
     assert (np.abs(np.log(spectra["ratio"] / spectra["ratio_gaussian"])) < 5 * error).all()
     bands = spectrum_bands(basis, (3, 6, 5))
     images = case[1].batch(range(512)).astype(np.float64)
-    direct = bands.power(images - images.mean(0)).mean((0, 1))[: len(bands.label)] / bands.count[: len(bands.label)]
+    direct = (
+        bands.power(images - images.mean(0)).mean((0, 1))[: len(bands.label)]
+        / bands.count[: len(bands.label)]
+    )
     np.testing.assert_allclose(spectra["power_data"], direct, rtol=1e-9)
 
 
@@ -142,9 +161,16 @@ def test_merge_save_and_resume(case, recording, tmp_path):
     for basis in BASES:
         one, other = eb.spectrum(recording, basis), eb.spectrum(merged, basis)
         for name in one.data_vars:
-            np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=1e-9, err_msg=f"{basis} {name}")
+            np.testing.assert_allclose(
+                one[name], other[name], rtol=1e-6, atol=1e-9, err_msg=f"{basis} {name}"
+            )
     with pytest.raises(eb.InputError, match=r"spectra: \(\) against \('hann',\)"):
-        eb.merge([eb.record(*case, n=32, steps=2), eb.record(*case, n=32, first=32, steps=2, spectra=("hann",))])
+        eb.merge(
+            [
+                eb.record(*case, n=32, steps=2),
+                eb.record(*case, n=32, first=32, steps=2, spectra=("hann",)),
+            ]
+        )
     # A checkpoint of the first half of the samples is continued, to the same sums.
     path = tmp_path / "c.nc"
     settings = {"n": 64, "batch_size": 32, "steps": 5, "spectra": ("luma", "hann")}
@@ -174,7 +200,9 @@ def test_command_line(capsys, tmp_path):
         capsys.readouterr()
         assert main(["spectrum", str(path), "--basis", basis, "--json"]) == 0
         read = json.loads(capsys.readouterr().out)
-        assert main(["spectrum", *quick, "--basis", basis, "--json", "-o", str(tmp_path / basis)]) == 0
+        assert (
+            main(["spectrum", *quick, "--basis", basis, "--json", "-o", str(tmp_path / basis)]) == 0
+        )
         assert json.loads(capsys.readouterr().out) == read
         assert read["attributes"]["basis"] == basis
     assert main(["spectrum", str(path), "--basis", "luma"]) == 2

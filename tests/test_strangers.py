@@ -1,4 +1,5 @@
-"""What a stranger wrote, a multistep sampler, a statistic, a remedy and a model, through everything there is."""
+"""What a stranger wrote, a multistep sampler, a statistic, a remedy and a model, through everything
+there is."""
 
 import json
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class Midpoint(OneStep):
     def step(self, x, now, s, t, z, predict):
         if t.sigma == 0:
             return now.x0
-        middle = eb.schedules.Level((s.timestep + t.timestep) / 2, (s.alpha + t.alpha) / 2, (s.sigma + t.sigma) / 2)
+        middle = eb.schedules.Level(
+            (s.timestep + t.timestep) / 2, (s.alpha + t.alpha) / 2, (s.sigma + t.sigma) / 2
+        )
         then = predict(middle.alpha * now.x0 + middle.sigma * now.epsilon, middle)
         return t.alpha * then.x0 + t.sigma * (0.8 * then.epsilon + 0.6 * z)
 
@@ -75,7 +78,9 @@ class Fourth(Accumulator):
         self.add_rows("largest", layout.samples, step=layout.steps)
 
     def update(self, rows, batch):
-        self.state["fourth"][rows] += batch.groups.sum(batch.state.pow(4).sum(2), axis=1).cpu().numpy()
+        self.state["fourth"][rows] += (
+            batch.groups.sum(batch.state.pow(4).sum(2), axis=1).cpu().numpy()
+        )
         self.state["largest"][batch.samples, rows] = batch.state.abs().amax(2).T.cpu().numpy()
 
 
@@ -115,8 +120,16 @@ def test_a_strangers_sampler_records_the_same_in_any_batch(sampler, tmp_path):
         for size in (256, 50)
     )
     for name in one["chain"]:
-        np.testing.assert_allclose(one["chain"][name], other["chain"][name], rtol=1e-6, atol=1e-6, err_msg=name)
-    for diagnostic in (eb.variance_gap, eb.spectrum, eb.epsilon_norm, eb.state_error, eb.published_delta):
+        np.testing.assert_allclose(
+            one["chain"][name], other["chain"][name], rtol=1e-6, atol=1e-6, err_msg=name
+        )
+    for diagnostic in (
+        eb.variance_gap,
+        eb.spectrum,
+        eb.epsilon_norm,
+        eb.state_error,
+        eb.published_delta,
+    ):
         assert isinstance(diagnostic(one), xr.Dataset)
     one.save(tmp_path / "run.nc")
     again = eb.load(tmp_path / "run.nc")
@@ -125,7 +138,8 @@ def test_a_strangers_sampler_records_the_same_in_any_batch(sampler, tmp_path):
 
 
 def test_multistep_is_what_it_says():
-    """Its affine probe: the state after k steps on x̂_0 = c_k is the closed form of the recursion."""
+    """Its affine probe: the state after k steps on x̂_0 = c_k is the closed form of the
+    recursion."""
     levels = eb.schedules.linear(1000).levels(5, "karras")
     steps = Multistep().begin(levels)
     x = torch.tensor([[1.0]], dtype=torch.float64)
@@ -145,7 +159,8 @@ def test_multistep_is_what_it_says():
 
 
 def test_a_linear_strangers_reference_is_its_own():
-    """Recorded moments of the Gaussian oracle's chain agree with the reference made from `step` alone."""
+    """Recorded moments of the Gaussian oracle's chain agree with the reference made from `step`
+    alone."""
     rec = eb.record(model(), images(4096), sampler=Midpoint(), steps=8, n=4096, batch_size=4096)
     gaps = eb.variance_gap(rec)
     z = (gaps["excess_over_gaussian"] / gaps["excess_over_gaussian_se"]).values[1:]
@@ -169,7 +184,7 @@ def test_every_experiment_takes_a_strangers_sampler(sampler, tmp_path):
     answer = str(budget["answer"].sel(statistic="gap").values)
     assert (answer == "limit unknown") is (sampler.limit is None)
     eb.record(model(), images(), steps=5, checkpoint=tmp_path / "c.nc", **options)
-    with pytest.raises(eb.InputError, match="differ in .*sampler"):
+    with pytest.raises(eb.InputError, match=r"differ in .*sampler"):
         eb.record(model(), images(), steps=5, checkpoint=tmp_path / "c.nc", sampler="ddim", n=256)
 
 
@@ -238,12 +253,26 @@ def images_twice():
     return None
 
 
-OURS = ["--model", "test_strangers:model", "--data", "test_strangers:images", "--steps", "4", "-n", "64"]
+OURS = [
+    "--model",
+    "test_strangers:model",
+    "--data",
+    "test_strangers:images",
+    "--steps",
+    "4",
+    "-n",
+    "64",
+]
 
 
 @pytest.mark.parametrize("command", ["spectrum", "gap", "delta", "norms", "state-error"])
 def test_commands_that_record(command, capsys):
-    given = ["--sampler", "test_strangers:Multistep:weight=0.5", "--statistic", "test_strangers:Fourth"]
+    given = [
+        "--sampler",
+        "test_strangers:Multistep:weight=0.5",
+        "--statistic",
+        "test_strangers:Fourth",
+    ]
     assert main([command, *OURS, *given, "--remedy", "test_strangers:Shrunk", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert "test_strangers:Multistep:weight=0.5" in json.dumps(said)
@@ -257,7 +286,12 @@ def test_commands_that_record(command, capsys):
         ["telescope"],
         ["budget", "--restarts"],
         ["diagnose", "--restarts"],
-        ["compare", "test_strangers:model", "test_strangers:model + test_strangers:Shrunk", "--lengths"],
+        [
+            "compare",
+            "test_strangers:model",
+            "test_strangers:model + test_strangers:Shrunk",
+            "--lengths",
+        ],
     ],
     ids=lambda c: c[0],
 )
@@ -270,5 +304,8 @@ def test_commands_that_run(command, capsys):
 def test_chain_length_fid_takes_them(capsys):
     given = [a for a in OURS if a not in ("--steps", "4")]
     options = ["--features", "pixel", "--lengths", "2", "4", "--sampler", "test_strangers:Midpoint"]
-    assert main(["chain-length-fid", *given, *options, "--remedy", "test_strangers:Shrunk", "--json"]) == 0
+    assert (
+        main(["chain-length-fid", *given, *options, "--remedy", "test_strangers:Shrunk", "--json"])
+        == 0
+    )
     assert "shrunk:0.02" in capsys.readouterr().out

@@ -34,7 +34,11 @@ def law():
 @pytest.fixture(scope="module")
 def data(law):
     mean, covariance = law
-    x = np.random.default_rng(1).multivariate_normal(mean.ravel(), covariance, size=4096).reshape(-1, *SHAPE)
+    x = (
+        np.random.default_rng(1)
+        .multivariate_normal(mean.ravel(), covariance, size=4096)
+        .reshape(-1, *SHAPE)
+    )
     return eb.load_data(x.astype(np.float32), value_range=None)
 
 
@@ -69,7 +73,9 @@ class Biased(Denoiser):
     """A denoiser whose ε is scaled."""
 
     def __init__(self, base, factor):
-        super().__init__(base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape)
+        super().__init__(
+            base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape
+        )
         self.base, self.factor = base, factor
 
     def __call__(self, x, level):
@@ -78,14 +84,17 @@ class Biased(Denoiser):
 
 
 def chi_squared(model, law, sampler, n=4096, levels=None):
-    """Smallest Bonferroni-corrected p-value of the recorded chain's mean and variance per eigen-direction and level."""
+    """Smallest Bonferroni-corrected p-value of the recorded chain's mean and variance per
+    eigen-direction and level."""
     mean, covariance = law
     values, vectors = np.linalg.eigh(covariance)
     grid = SCHEDULE.levels(10)
     reference = eb.references.gaussian(mean, covariance, SCHEDULE, "ddpm", 10)
     order = reference["eigenvalue"].values.argsort()
     ids = range(n)
-    x0 = torch.from_numpy(mean.ravel() + np.random.default_rng(5).standard_normal((n, D)) @ (vectors * values**0.5).T)
+    x0 = torch.from_numpy(
+        mean.ravel() + np.random.default_rng(5).standard_normal((n, D)) @ (vectors * values**0.5).T
+    )
     x0 = x0.view(n, *SHAPE)
     start = noised(x0, grid[0], Noise(3, "start", ids, SHAPE)(0))
     pvalues = []
@@ -94,7 +103,9 @@ def chi_squared(model, law, sampler, n=4096, levels=None):
         expected = reference["mode_variance"].values[step.index][order]
         pvalues.append(chi2.sf(n * (d.mean(0) ** 2 / expected).sum(), D))
         spread = d.var(0) * n / expected
-        pvalues.append(2 * min(chi2.sf(spread.sum(), D * (n - 1)), chi2.cdf(spread.sum(), D * (n - 1))))
+        pvalues.append(
+            2 * min(chi2.sf(spread.sum(), D * (n - 1)), chi2.cdf(spread.sum(), D * (n - 1)))
+        )
     return min(pvalues) * len(pvalues)
 
 
@@ -110,7 +121,15 @@ def test_chain_agrees_with_its_closed_form_and_the_test_has_teeth(oracle, law):
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim:0.5", "euler", "heun"])
 def test_teacher_chain_is_the_forward_process(data, oracle, sampler):
-    recording = eb.record(oracle, data, sampler=sampler, steps=8, n=2048, streams=("teacher", "chain"), batch_size=1024)
+    recording = eb.record(
+        oracle,
+        data,
+        sampler=sampler,
+        steps=8,
+        n=2048,
+        streams=("teacher", "chain"),
+        batch_size=1024,
+    )
     teacher, n = recording["teacher"], recording.n
     residual = teacher["state_square"] - 2 * teacher["alpha"] * teacher["state_cross"]
     x0_square = recording["data"]["state_square"].isel(step=0, drop=True)
@@ -162,7 +181,9 @@ def test_disk_full_keeps_the_old_file(tmp_path, data, oracle, monkeypatch):
     path = tmp_path / "run.nc"
     recording.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(eb.InputError, match=r"No space left"):
         recording.save(path)
     assert path.read_bytes() == before
@@ -262,10 +283,21 @@ def test_bad_models(data):
     with pytest.raises(eb.InputError, match=r"epsilon, sample"):
         eb.Denoiser(Net(), schedule=SCHEDULE, prediction_type="noise", shape=SHAPE)
     with pytest.warns(UserWarning, match=r"images recur"):
-        eb.record(eb.oracles.GaussianOracle(np.zeros((1, 8, 8)), 1.0, SCHEDULE), eb.load_data("digits"), n=600, steps=1)
+        eb.record(
+            eb.oracles.GaussianOracle(np.zeros((1, 8, 8)), 1.0, SCHEDULE),
+            eb.load_data("digits"),
+            n=600,
+            steps=1,
+        )
 
 
 def test_a_teacher_without_a_start_of_its_own_is_refused() -> None:
     model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(100))
     with pytest.raises(eb.InputError, match="start='noise' pairs nothing: use start='data' or"):
-        eb.record(model, np.zeros((8, 1, 4, 4), np.float32), steps=2, start="noise", streams=("chain", "teacher"))
+        eb.record(
+            model,
+            np.zeros((8, 1, 4, 4), np.float32),
+            steps=2,
+            start="noise",
+            streams=("chain", "teacher"),
+        )

@@ -1,4 +1,5 @@
-"""The studies of analyses/: every one runs as a rehearsal, docs/results.md is what their results say, figures draw."""
+"""The studies of analyses/: every one runs as a rehearsal, docs/results.md is what their results
+say, figures draw."""
 
 import importlib
 import json
@@ -30,17 +31,34 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     run = json.loads((tmp_path / "run.json").read_text())
     assert study.STUDY.name == name == run["name"]
     assert run["verdict"] in common.VERDICTS
-    assert set(run) >= {"claim", "source", "published", "text", "settings", "versions", "wall_seconds", "command"}
+    assert set(run) >= {
+        "claim",
+        "source",
+        "published",
+        "text",
+        "settings",
+        "versions",
+        "wall_seconds",
+        "command",
+    }
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert any(path.endswith(".csv") for path in written)
     common.main(study.STUDY, study.measure, study.DEFAULT, study.SMOKE, argv)
-    assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}, "finished, but run again"
+    assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}, (
+        "finished, but run again"
+    )
     assert "done already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["train_classifier.py"], ["train_bundled.py", "--only", "digits"]])
+@pytest.mark.parametrize(
+    "command", [["train_classifier.py"], ["train_bundled.py", "--only", "digits"]]
+)
 def test_the_bundled_models_can_be_trained(command: list[str]) -> None:
-    subprocess.run([sys.executable, ROOT / "analyses" / command[0], *command[1:], "--smoke"], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, ROOT / "analyses" / command[0], *command[1:], "--smoke"],
+        check=True,
+        timeout=300,
+    )
 
 
 def test_every_study_is_in_the_table() -> None:
@@ -51,7 +69,9 @@ def test_every_study_is_in_the_table() -> None:
 
 
 def test_results_page_is_fresh() -> None:
-    assert results_table.PAGE.read_text() == results_table.page(), "run python analyses/results_table.py"
+    assert results_table.PAGE.read_text() == results_table.page(), (
+        "run python analyses/results_table.py"
+    )
 
 
 def test_results_are_of_the_default_scale() -> None:
@@ -59,7 +79,11 @@ def test_results_are_of_the_default_scale() -> None:
         path = common.RESULTS / name / "run.json"
         if path.exists():
             default = importlib.import_module(name).DEFAULT
-            recipe = common.training(common.Settings(**default, smoke=False)) if "seeds" in default else None
+            recipe = (
+                common.training(common.Settings(**default, smoke=False))
+                if "seeds" in default
+                else None
+            )
             assert common.finished(path.parent, default, recipe), f"{name}: not the default scale"
 
 
@@ -71,13 +95,16 @@ def test_figures_draw_from_the_results_alone(tmp_path: Path) -> None:
     run = {path.parent.name for path in common.RESULTS.glob("*/run.json")} & set(studies.ORDER)
     assert {path.stem for path in (tmp_path / "one").iterdir()} == run
     for one in (tmp_path / "one").iterdir():
-        assert one.read_bytes() == (tmp_path / "two" / one.name).read_bytes(), f"{one.name} is not deterministic"
+        assert one.read_bytes() == (tmp_path / "two" / one.name).read_bytes(), (
+            f"{one.name} is not deterministic"
+        )
     assert captions == {path: path.read_text() for path in captions}, "stale captions: make figures"
     assert {path.stem for path in captions} == run
 
 
 def test_interval_counts_images_and_seeds() -> None:
-    """Against the formula by hand, and by coverage: seeds that differ widen the interval, images alone do not."""
+    """Against the formula by hand, and by coverage: seeds that differ widen the interval, images
+    alone do not."""
     rng = np.random.default_rng(0)
     inside, n, seeds = 0, 320, 3
     groups = np.arange(n) % common.GROUPS
@@ -100,8 +127,14 @@ def test_interval_counts_images_and_seeds() -> None:
 
 @pytest.mark.parametrize(
     ("said", "published", "verdict"),
-    [({-1}, -1, "reproduced"), ({1}, -1, "not reproduced"), ({0, 1}, -1, "undecided"), ({0}, -1, "undecided"),
-     ({-1, 0}, -1, "undecided"), ({-1, 1}, -1, "undecided")],
-)  # fmt: skip
+    [
+        ({-1}, -1, "reproduced"),
+        ({1}, -1, "not reproduced"),
+        ({0, 1}, -1, "undecided"),
+        ({0}, -1, "undecided"),
+        ({-1, 0}, -1, "undecided"),
+        ({-1, 1}, -1, "undecided"),
+    ],
+)
 def test_verdict(said: set[int], published: int, verdict: str) -> None:
     assert common.verdict(said, published) == verdict

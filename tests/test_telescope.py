@@ -1,4 +1,5 @@
-"""The telescope against `record`, closed forms and biases injected at known levels; refined levels."""
+"""The telescope against `record`, closed forms and biases injected at known levels; refined
+levels."""
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ class Biased(Denoiser):
     """A denoiser whose ε is scaled by a factor at timesteps in [low, high]."""
 
     def __init__(self, base, factor, low=0, high=np.inf):
-        super().__init__(base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape)
+        super().__init__(
+            base.net, schedule=base.schedule, prediction_type="epsilon", shape=base.shape
+        )
         self.base, self.factor, self.low, self.high = base, factor, low, high
 
     def __call__(self, x, level):
@@ -29,7 +32,9 @@ class Biased(Denoiser):
 
 
 def images(n, seed=0):
-    x = MEAN + np.sqrt(VARIANCES).reshape(SHAPE) * np.random.default_rng(seed).standard_normal((n, *SHAPE))
+    x = MEAN + np.sqrt(VARIANCES).reshape(SHAPE) * np.random.default_rng(seed).standard_normal(
+        (n, *SHAPE)
+    )
     return eb.load_data(x.astype(np.float32), value_range=None)
 
 
@@ -51,9 +56,16 @@ def measured(oracle, data):
 def test_brackets_add_up(measured):
     for suffix in ("", "_spectrum", "_high"):
         total, r = measured[f"gap{suffix}"], measured[f"R{suffix}"]
-        np.testing.assert_allclose(measured[f"bracket{suffix}"].sum("block"), total, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(r.sel(origin="noise") - r.sel(origin="t"), total, rtol=0, atol=1e-12)
-        without = measured[f"bracket{suffix}"].sel(block="prior").drop_vars("block") + measured[f"gap_data{suffix}"]
+        np.testing.assert_allclose(
+            measured[f"bracket{suffix}"].sum("block"), total, rtol=0, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            r.sel(origin="noise") - r.sel(origin="t"), total, rtol=0, atol=1e-12
+        )
+        without = (
+            measured[f"bracket{suffix}"].sel(block="prior").drop_vars("block")
+            + measured[f"gap_data{suffix}"]
+        )
         np.testing.assert_allclose(without, total, rtol=0, atol=1e-12)
         reference = measured[f"bracket{suffix}_gaussian"].sum("block")
         np.testing.assert_allclose(reference, measured[f"gap{suffix}_gaussian"], rtol=0, atol=1e-12)
@@ -64,7 +76,11 @@ def test_whole_chains_are_those_of_record(oracle, data, start):
     options = {"steps": 6, "n": 300, "seed": 3}
     t = eb.telescope(oracle, data, **options)
     rec = eb.record(oracle, data, start=start, **options)
-    law, chain, n = rec["data"], rec["chain"].swap_dims(step="timestep").sel(timestep=t["target"].values), 300
+    law, chain, n = (
+        rec["data"],
+        rec["chain"].swap_dims(step="timestep").sel(timestep=t["target"].values),
+        300,
+    )
     pixels = ("channel", "y", "x")
     variance = (chain["state_square"] - chain["state_sum"] ** 2 / n).sum(pixels) / (n - 1)
     expected = chain["alpha"] ** 2 * float(law["variance"].sum()) + D * chain["sigma"] ** 2
@@ -93,8 +109,21 @@ def test_gaussian_oracle_agrees_with_its_closed_form_and_the_test_has_teeth(orac
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 def test_a_bias_is_found_in_its_block_with_its_sign(oracle, factor):
     n = 4 * N
-    t = eb.telescope(Biased(oracle, factor, 400, 600), images(n, 1), starts=(650, 350), steps=20, n=n, batch_size=n)
-    assert t["block"].values.tolist() == ["prior", "999 to 631", "631 to 368", "368 to t+1", "t+1 to t"]
+    t = eb.telescope(
+        Biased(oracle, factor, 400, 600),
+        images(n, 1),
+        starts=(650, 350),
+        steps=20,
+        n=n,
+        batch_size=n,
+    )
+    assert t["block"].values.tolist() == [
+        "prior",
+        "999 to 631",
+        "631 to 368",
+        "368 to t+1",
+        "t+1 to t",
+    ]
     assert t["timestep"].values.tolist() == [631, 368, -1]
     z = z_scores(t, "bracket")
     at = {"block": "631 to 368", "target": 368}
@@ -104,11 +133,14 @@ def test_a_bias_is_found_in_its_block_with_its_sign(oracle, factor):
     assert abs(float(z.sel(block="999 to 631", target=631))) < 5
     assert float(abs(z.sel(block=["368 to t+1", "t+1 to t"], target=-1)).max()) < 5
     # The bias is carried to the clean end by the rest of the chain, and shrinks on the way.
-    assert sign * float((t["bracket"] - t["bracket_gaussian"]).sel(block="631 to 368", target=-1)) > 0
+    assert (
+        sign * float((t["bracket"] - t["bracket_gaussian"]).sel(block="631 to 368", target=-1)) > 0
+    )
 
 
 def test_intervals_cover(oracle):
-    """1000 and more checks of brackets against the closed form of the true law, and of the gaps that they add up to."""
+    """1000 and more checks of brackets against the closed form of the true law, and of the gaps
+    that they add up to."""
     levels = SCHEDULE.levels(6)
     starts = [0, 1, 2, 3, 4]
     targets = [1, 2, 3, 4, 6]
@@ -124,7 +156,9 @@ def test_intervals_cover(oracle):
     inside = {name: [] for name in exact}
     for seed in range(75):
         data = images(256, 100 + seed)
-        t = eb.telescope(oracle, data, steps=6, starts=[levels[i].timestep for i in starts], seed=seed)
+        t = eb.telescope(
+            oracle, data, steps=6, starts=[levels[i].timestep for i in starts], seed=seed
+        )
         for name, value in exact.items():
             # The prior's brackets are tiny and far from Gaussian; empty ones are exact.
             rows = slice(1, None) if name == "bracket" else slice(None)
@@ -137,7 +171,8 @@ def test_intervals_cover(oracle):
 
 
 def test_prior_mismatch(data):
-    """A schedule that ends at α_T = 0.6 starts its chains from too wide a prior: known in closed form."""
+    """A schedule that ends at α_T = 0.6 starts its chains from too wide a prior: known in closed
+    form."""
     schedule = eb.schedules.linear(100)
     oracle = eb.oracles.GaussianOracle(MEAN, VARIANCES, schedule)
     t = eb.telescope(oracle, data, steps=10, n=N, starts=(99,), targets=(50,), batch_size=N)
@@ -201,7 +236,9 @@ def test_bad_input(oracle, options, message):
         eb.telescope(oracle, images(8), **{"steps": 4, **options})
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, eb.schedules.edm(), eb.schedules.flow()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULE, eb.schedules.edm(), eb.schedules.flow()], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("grid", ["linspace", "leading", "trailing", "karras"])
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_refined_levels_hold_the_given_ones(schedule, grid, factor):

@@ -1,4 +1,5 @@
-"""Objectives against closed forms, the trainer's exactness (resume, kill, processes), and the bundled weights."""
+"""Objectives against closed forms, the trainer's exactness (resume, kill, processes), and the
+bundled weights."""
 
 import csv
 import importlib.util
@@ -24,7 +25,13 @@ from exposure_bias.data import load_data
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import cosine, from_alphas_cumprod, linear, prediction_coefficients
 from exposure_bias.training import checkpoints, trainer
-from exposure_bias.training.objectives import Draw, jacobian_norm, objective, target, variational_bits
+from exposure_bias.training.objectives import (
+    Draw,
+    jacobian_norm,
+    objective,
+    target,
+    variational_bits,
+)
 from exposure_bias.training.trainer import Settings, learning_rate_factor, loss_by_level
 
 FOLDER = Path(eb.__file__).parent / "models"
@@ -45,7 +52,9 @@ class Small(nn.Module):
 
     def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 16))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 16)
+        )
 
     def forward(self, y: Tensor, timestep: Tensor) -> Tensor:
         return self.layers(y).reshape(y.shape)
@@ -83,14 +92,17 @@ def weights(model: Any) -> Tensor:
 def a_draw(n: int = 4, dtype: torch.dtype = torch.float32, schedule: Any = SCHEDULE) -> Draw:
     generator = torch.Generator().manual_seed(3)
     t = torch.linspace(0, len(schedule) - 1, n).long()
-    alpha, sigma = (torch.from_numpy(a)[t].to(dtype).view(-1, 1, 1, 1) for a in (schedule.alpha, schedule.sigma))
+    alpha, sigma = (
+        torch.from_numpy(a)[t].to(dtype).view(-1, 1, 1, 1) for a in (schedule.alpha, schedule.sigma)
+    )
     x0, eps, xi = (torch.randn(n, 1, 4, 4, generator=generator, dtype=dtype) for _ in range(3))
     return Draw(x0, t, alpha, sigma, t, eps, xi)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ip", "ddpm-y"])
 def test_a_trained_linear_network_finds_the_optimum_of_its_objective(name: str) -> None:
-    """White data of variance λ, five levels, γ = ½: slopes within 2 %, where the three optima lie 6 % to 25 % apart."""
+    """White data of variance λ, five levels, γ = ½: slopes within 2 %, where the three optima lie 6
+    % to 25 % apart."""
     schedule = from_alphas_cumprod([0.9, 0.7, 0.5, 0.3, 0.1])
     x = images(512)
     power, gamma = float((x**2).mean()), 0.5
@@ -100,7 +112,14 @@ def test_a_trained_linear_network_finds_the_optimum_of_its_objective(name: str) 
         "ip": schedule.sigma / (signal + noise * wide),
         "ddpm-y": schedule.sigma * math.sqrt(wide) / (signal + noise * wide),
     }
-    settings = {"iterations": 800, "batch_size": 128, "learning_rate": 2e-2, "warmup": 20, "ema": 0.98, "held_out": 0}
+    settings = {
+        "iterations": 800,
+        "batch_size": 128,
+        "learning_rate": 2e-2,
+        "warmup": 20,
+        "ema": 0.98,
+        "held_out": 0,
+    }
     given = {} if name == "ddpm" else {"gamma": gamma}
     model = eb.train(x, net=Slopes(5), schedule=schedule, objective=name, **settings, **given)
     for other, slope in optimum.items():
@@ -136,26 +155,37 @@ def test_targets_are_what_the_prediction_types_say(kind: str) -> None:
 def test_without_perturbation_all_are_ddpm() -> None:
     net, draw = small().eval(), a_draw()
     plain = objective("ddpm", SCHEDULE)(net, draw)
-    for name, off in {"ip": {"gamma": 0}, "ddpm-y": {"gamma": 0}, "gp": {"strength": 0}, "wd": {"strength": 0}}.items():
+    for name, off in {
+        "ip": {"gamma": 0},
+        "ddpm-y": {"gamma": 0},
+        "gp": {"strength": 0},
+        "wd": {"strength": 0},
+    }.items():
         assert objective(name, SCHEDULE, **off)(net, draw, list(net.parameters())) == plain
         assert objective(name, SCHEDULE)(net, draw, list(net.parameters())) != plain
 
 
 def test_the_gradient_penalty_is_the_jacobian_norm() -> None:
-    """The rows of a Hadamard matrix are probes over which the estimate's mean is exact, for every image."""
+    """The rows of a Hadamard matrix are probes over which the estimate's mean is exact, for every
+    image."""
     hadamard = torch.ones(1, 1, dtype=torch.float64)
     for _ in range(4):
-        hadamard = torch.cat([torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)])
+        hadamard = torch.cat(
+            [torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)]
+        )
     net, draw = small().eval().double(), a_draw(dtype=torch.float64)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda y: net(y[None], None)[0]))(draw.x)
     exact = jacobian.flatten(1).square().sum(1)
     estimates = torch.stack(
-        [jacobian_norm(net, draw.x, draw.timestep, v.expand(4, 16).reshape(4, 1, 4, 4))[1] for v in hadamard]
+        [
+            jacobian_norm(net, draw.x, draw.timestep, v.expand(4, 16).reshape(4, 1, 4, 4))[1]
+            for v in hadamard
+        ]
     )
     assert torch.allclose(estimates.mean(0), exact.float(), rtol=1e-6)
     assert estimates.std(0).min() > 0.01 * exact.min()
     loss = objective("gp", SCHEDULE, strength=0.5)(net, draw)
-    (_, norm) = jacobian_norm(net, draw.x, draw.timestep, draw.xi.sign())  # type: ignore[union-attr]
+    _, norm = jacobian_norm(net, draw.x, draw.timestep, draw.xi.sign())  # type: ignore[union-attr]
     assert torch.allclose(loss, objective("ddpm", SCHEDULE)(net, draw) + 0.5 * norm.mean())
     grad = torch.autograd.grad(loss, net.layers[1].weight)[0]
     step = 1e-6 * grad / grad.norm()
@@ -168,10 +198,16 @@ def test_the_gradient_penalty_is_the_jacobian_norm() -> None:
 
 def test_the_gradient_penalty_runs_through_attention() -> None:
     options = {
-        "block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 4,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    }  # fmt: skip
-    model = eb.train(images(), net=options, objective="gp", sample_every=0, **BRIEF | {"iterations": 1})
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    model = eb.train(
+        images(), net=options, objective="gp", sample_every=0, **BRIEF | {"iterations": 1}
+    )
     assert torch.isfinite(weights(model)).all()
 
 
@@ -187,7 +223,8 @@ def test_coupled_decay_adds_twice_lambda_theta_to_the_gradient() -> None:
 
 
 def test_the_variational_term_against_torch_distributions() -> None:
-    """KL between two normals written by torch, and a likelihood that sums to one over the 256 grey values."""
+    """KL between two normals written by torch, and a likelihood that sums to one over the 256 grey
+    values."""
     draw = a_draw(8, torch.float64)
     epsilon, between = draw.eps + 0.1 * draw.xi, torch.tanh(draw.xi)  # type: ignore[operator]
     bits = variational_bits(SCHEDULE, draw, epsilon, between)
@@ -195,19 +232,26 @@ def test_the_variational_term_against_torch_distributions() -> None:
     for i, t in enumerate(draw.index.tolist()[1:], start=1):
         now, before = SCHEDULE.alpha[t] ** 2, SCHEDULE.alpha[t - 1] ** 2
         tilde = (1 - before) / (1 - now) * betas[t]
-        c0, ct = math.sqrt(before) * betas[t] / (1 - now), math.sqrt(1 - betas[t]) * (1 - before) / (1 - now)
+        c0, ct = (
+            math.sqrt(before) * betas[t] / (1 - now),
+            math.sqrt(1 - betas[t]) * (1 - before) / (1 - now),
+        )
         x = draw.x[i]
         guess = (x - math.sqrt(1 - now) * epsilon[i]) / math.sqrt(now)
         fraction = (between[i] + 1) / 2
         q = torch.distributions.Normal(c0 * draw.x0[i] + ct * x, math.sqrt(tilde))
         p = torch.distributions.Normal(
-            c0 * guess + ct * x, (fraction * math.log(betas[t]) + (1 - fraction) * math.log(tilde)).exp().sqrt()
+            c0 * guess + ct * x,
+            (fraction * math.log(betas[t]) + (1 - fraction) * math.log(tilde)).exp().sqrt(),
         )
         assert bits[i].item() == pytest.approx(
             torch.distributions.kl_divergence(q, p).mean().item() / math.log(2), rel=1e-8
         )
     grey = torch.linspace(-1, 1, 256, dtype=torch.float64).view(-1, 1, 1, 1)
-    level = [torch.full((256, 1, 1, 1), v[0], dtype=torch.float64) for v in (SCHEDULE.alpha, SCHEDULE.sigma)]
+    level = [
+        torch.full((256, 1, 1, 1), v[0], dtype=torch.float64)
+        for v in (SCHEDULE.alpha, SCHEDULE.sigma)
+    ]
     zero = torch.zeros(256, dtype=torch.int64)
     x = torch.full_like(grey, 0.2)
     one = Draw(grey, zero, *level, zero, (x - level[0] * grey) / level[1])
@@ -296,7 +340,13 @@ def test_objectives_of_one_seed_see_the_same_draws(monkeypatch: pytest.MonkeyPat
         assert torch.equal(gp.x0[mirrored], one.x0[mirrored].flip(-1))
         assert one.xi is None
         assert not torch.equal(ip.xi, ip.eps)  # type: ignore[arg-type]
-    assert sum(int((g.x0 != o.x0).flatten(1).any(1).sum()) for g, o in zip(seen["gp"], seen["ddpm"], strict=True)) > 20
+    assert (
+        sum(
+            int((g.x0 != o.x0).flatten(1).any(1).sum())
+            for g, o in zip(seen["gp"], seen["ddpm"], strict=True)
+        )
+        > 20
+    )
 
 
 def test_every_image_is_seen_once_before_any_is_seen_again() -> None:
@@ -305,7 +355,17 @@ def test_every_image_is_seen_once_before_any_is_seen_again() -> None:
     assert sorted(ids[:10].tolist()) == sorted(ids[10:].tolist()) == list(range(10))
     assert ids[:10].tolist() != ids[10:].tolist()
     assert (trainer._Order(10, Settings(batch_size=4)).batch(3) == order.batch(3)).all()
-    assert sorted(trainer._Order(3, Settings(batch_size=9)).batch(1).tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert sorted(trainer._Order(3, Settings(batch_size=9)).batch(1).tolist()) == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -327,7 +387,15 @@ def test_held_out_images_are_apart_and_the_same_for_every_seed() -> None:
 
 def test_a_run_on_disk(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    model = eb.train("digits", net="unet-tiny", objective="ip", out=out, checkpoint_every=5, sample_every=12, **BRIEF)
+    model = eb.train(
+        "digits",
+        net="unet-tiny",
+        objective="ip",
+        out=out,
+        checkpoint_every=5,
+        sample_every=12,
+        **BRIEF,
+    )
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith("iteration")) == [
         "best",
         "last",
@@ -340,9 +408,9 @@ def test_a_run_on_disk(tmp_path: Path) -> None:
     said = json.loads((out / "last" / "training.json").read_text())
     assert (said["run"]["objective"], said["run"]["gamma"], said["iteration"]) == ("ip", 0.1, 12)
     heldout = [float(row["heldout_loss"]) for row in rows]
-    assert json.loads((out / "best" / "training.json").read_text())["heldout_loss"] == pytest.approx(
-        min(heldout), rel=1e-6
-    )
+    assert json.loads((out / "best" / "training.json").read_text())[
+        "heldout_loss"
+    ] == pytest.approx(min(heldout), rel=1e-6)
     assert heldout[-1] == pytest.approx(loss_by_level(model, load_data("digits")).mean(), rel=1e-5)
     loaded = eb.load_model(out)
     assert loaded.name == "run"
@@ -353,7 +421,8 @@ def test_a_run_on_disk(tmp_path: Path) -> None:
         eb.train("digits", net="unet-tiny", out=out, **BRIEF)
     differing = BRIEF | {"learning_rate": 2e-2, "batch_size": 4}
     with pytest.raises(
-        InputError, match=r"batch_size: 8 against 4; gamma.*learning_rate: 0.01 against 0.02; objective"
+        InputError,
+        match=r"batch_size: 8 against 4; gamma.*learning_rate: 0.01 against 0.02; objective",
     ):
         eb.train("digits", net="unet-tiny", out=out, resume=True, **differing)
 
@@ -370,10 +439,14 @@ def test_schedules_survive_the_way_through_diffusers(schedule: Any, tmp_path: Pa
 def test_fine_tuning_starts_from_the_model_and_leaves_it(tmp_path: Path) -> None:
     model = eb.load_model("digits")
     before = model.weight_hash
-    tuned = eb.train("digits", net=model, objective="ip", out=tmp_path / "t", **BRIEF | {"learning_rate": 1e-7})
+    tuned = eb.train(
+        "digits", net=model, objective="ip", out=tmp_path / "t", **BRIEF | {"learning_rate": 1e-7}
+    )
     assert model.weight_hash == before != tuned.weight_hash
     assert torch.allclose(weights(model), weights(tuned), atol=1e-5)
-    assert json.loads((tmp_path / "t/last/training.json").read_text())["run"]["fine_tuned"] == before
+    assert (
+        json.loads((tmp_path / "t/last/training.json").read_text())["run"]["fine_tuned"] == before
+    )
     with pytest.raises(InputError, match="remedy"):
         eb.train("digits", net=eb.remedies.ip_equivalent(model, 0.1), **BRIEF)
 
@@ -396,7 +469,9 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path: Path) -> None:
     assert all(torch.isfinite(v).all() for v in state["net"].values())
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save, calls = torch.save, []
 
     def full(*arguments: Any) -> None:
@@ -422,7 +497,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: p
 
 
 def drive(code: str, *arguments: Any) -> list[str]:
-    """The lines printed by code in a new process, which may fork: torch is loaded once, on one thread."""
+    """The lines printed by code in a new process, which may fork: torch is loaded once, on one
+    thread."""
     setup = """
         import os, signal, sys, time, traceback
         import numpy as np, torch
@@ -449,7 +525,11 @@ def drive(code: str, *arguments: Any) -> list[str]:
     root = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", script, root, *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -512,7 +592,10 @@ def a_port() -> int:
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    """Training: batches of 7 (uneven) and 1 (one process empty), losses to 1e-5. Recording 5, 1: sums to 1e-6."""
+    """Training: batches of 7 (uneven) and 1 (one process empty), losses to 1e-5.
+
+    Recording 5, 1: sums to 1e-6.
+    """
     lines = drive(
         textwrap.dedent(PROCESSES)
         + textwrap.dedent("""
@@ -536,15 +619,20 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert lines == ["0 0 0"]
     for batch in (7, 1):
         one, two = (
-            csv.DictReader((tmp_path / f"train-{batch}-{k}/training.csv").read_text().splitlines()) for k in (1, 2)
+            csv.DictReader((tmp_path / f"train-{batch}-{k}/training.csv").read_text().splitlines())
+            for k in (1, 2)
         )
-        assert [float(r["loss"]) for r in one] == pytest.approx([float(r["loss"]) for r in two], rel=1e-5)
+        assert [float(r["loss"]) for r in one] == pytest.approx(
+            [float(r["loss"]) for r in two], rel=1e-5
+        )
     for n in (5, 1):
         one, two = (eb.load(tmp_path / f"{k}-{n}.nc") for k in (1, 2))
         assert one.n == two.n == n
         for stream in one.streams:
             for name, values in one[stream].data_vars.items():
-                np.testing.assert_allclose(values, two[stream][name], rtol=1e-6, atol=1e-9, err_msg=str(name))
+                np.testing.assert_allclose(
+                    values, two[stream][name], rtol=1e-6, atol=1e-9, err_msg=str(name)
+                )
     assert not list(tmp_path.glob("*.0of2"))
 
 
@@ -580,7 +668,9 @@ def test_the_script_makes_a_folder_diffusers_loads(tmp_path: Path) -> None:
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.make("digits-ip", tmp_path / "run", tmp_path / "frozen", script.SMOKE | {"iterations": 3})
+    script.make(
+        "digits-ip", tmp_path / "run", tmp_path / "frozen", script.SMOKE | {"iterations": 3}
+    )
     assert json.loads((tmp_path / "frozen" / "training.json").read_text())["run"]["gamma"] == 0.1
     pipe = DDPMPipeline.from_pretrained(tmp_path / "frozen", low_cpu_mem_usage=False)
     assert len(pipe.scheduler.timesteps) == 1000
@@ -616,12 +706,20 @@ def test_bundled_model_is_what_its_provenance_says(name: str) -> None:
 
 @pytest.mark.parametrize("data", ["digits", "patches"])
 def test_bundled_models_differ_in_the_objective_only(data: str) -> None:
-    said = [json.loads((FOLDER / name / "training.json").read_text()) for name in (data, f"{data}-ip")]
-    assert [(recipe(s)["objective"], recipe(s)["gamma"] or 0.0) for s in said] == [("ddpm", 0.0), ("ip", 0.1)]
+    said = [
+        json.loads((FOLDER / name / "training.json").read_text()) for name in (data, f"{data}-ip")
+    ]
+    assert [(recipe(s)["objective"], recipe(s)["gamma"] or 0.0) for s in said] == [
+        ("ddpm", 0.0),
+        ("ip", 0.1),
+    ]
     for key in ("seed", "iterations", "batch_size", "learning_rate", "ema", "data"):
         assert recipe(said[0])[key] == recipe(said[1])[key]
-    if data == "digits":  # patches has had a third of the digits' training and is not that close to its optimum
-        # Where the image is gone, ε* is the input and ε_IP the input over 1 + γ²: hence this much more ddpm loss.
+    if (
+        data == "digits"
+    ):  # patches has had a third of the digits' training and is not that close to its optimum
+        # Where the image is gone, ε* is the input and ε_IP the input over 1 + γ²: hence this much
+        # more ddpm loss.
         ddpm, ip = (s["heldout_loss_by_level"][-1] for s in said)
         assert ip - ddpm == pytest.approx((0.1**2 / (1 + 0.1**2)) ** 2, rel=0.1)
 
@@ -629,6 +727,10 @@ def test_bundled_models_differ_in_the_objective_only(data: str) -> None:
 def test_the_loss_of_a_schedule_with_few_levels_has_a_range_for_each() -> None:
     net = torch.nn.Conv2d(1, 1, 3, padding=1)
     model = eb.Denoiser(
-        net, schedule=eb.schedules.linear(4), prediction_type="epsilon", shape=(1, 8, 8), call=lambda net, x, t: net(x)
+        net,
+        schedule=eb.schedules.linear(4),
+        prediction_type="epsilon",
+        shape=(1, 8, 8),
+        call=lambda net, x, t: net(x),
     )
     assert trainer.loss_by_level(model, eb.load_data("digits"), limit=8).shape == (4,)

@@ -1,4 +1,5 @@
-"""Wrapped networks: what is inside is adapted, and what cannot be taken out is refused with a cure that works."""
+"""Wrapped networks: what is inside is adapted, and what cannot be taken out is refused with a cure
+that works."""
 
 import re
 import sys
@@ -61,10 +62,18 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapped_network_is_the_network(wrapper: str) -> None:
-    wrap, scheduler, plain = WRAPPERS[wrapper], diffusers.DDPMScheduler(), eb.adapt(unet(), diffusers.DDPMScheduler())
+    wrap, scheduler, plain = (
+        WRAPPERS[wrapper],
+        diffusers.DDPMScheduler(),
+        eb.adapt(unet(), diffusers.DDPMScheduler()),
+    )
     model = eb.adapt(wrap(unet()), scheduler)
     level = plain.schedule.level(300)
-    assert (model.weight_hash, model.name, model.shape) == (plain.weight_hash, "UNet2DModel", (1, 8, 8))
+    assert (model.weight_hash, model.name, model.shape) == (
+        plain.weight_hash,
+        "UNet2DModel",
+        (1, 8, 8),
+    )
     assert torch.equal(model(X, level), plain(X, level))
 
     pipe = diffusers.DDPMPipeline(unet(), scheduler)
@@ -84,7 +93,10 @@ def test_wrapped_networks_of_other_families(wrapper: str) -> None:
     wrapped: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
         "edm": ((wrap(EDMPrecond()),), (EDMPrecond(),)),
         "diffusion": ((wrap(GaussianDiffusion(Net())),), (GaussianDiffusion(Net()),)),
-        "the network in a diffusion": ((GaussianDiffusion(wrap_net(wrap)),), (GaussianDiffusion(Net()),)),
+        "the network in a diffusion": (
+            (GaussianDiffusion(wrap_net(wrap)),),
+            (GaussianDiffusion(Net()),),
+        ),
         "flow": ((wrap(Net()), scheduler, SHAPE), (Net(), scheduler, SHAPE)),
         "k": (
             (wrap(libraries.Denoiser(Net())), eb.schedules.edm(0.01, 80), SHAPE),
@@ -103,7 +115,8 @@ def wrap_net(wrap: Callable[[nn.Module], Any]) -> Any:
 
 
 def test_compiled_in_place_it_runs_compiled() -> None:
-    """The way to run compiled that the documentation names: hash and hooks stay, numbers agree to round-off."""
+    """The way to run compiled that the documentation names: hash and hooks stay, numbers agree to
+    round-off."""
     model, plain = (eb.adapt(unet(), diffusers.DDPMScheduler()) for _ in range(2))
     calls: list[int] = []
 
@@ -134,7 +147,8 @@ def test_an_average_without_a_network() -> None:
         parameter.data.mul_(0.5)
     ema = EMAModel(average.parameters())
     with fails(
-        r"EMAModel holds averaged weights without a network: copy them into it with (ema\.copy_to\(.*\)\)) and g"
+        r"EMAModel holds averaged weights without a network: copy them into it with"
+        r" (ema\.copy_to\(.*\)\)) and g"
     ):
         eb.adapt(ema, diffusers.DDPMScheduler())
     ema.copy_to(net.parameters())
@@ -146,7 +160,9 @@ def ddpm() -> diffusers.DDPMScheduler:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 def test_a_share_of_the_weights(version: int, group: None) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.device_mesh import init_device_mesh
@@ -159,7 +175,8 @@ def test_a_share_of_the_weights(version: int, group: None) -> None:
         fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
     for objects in ((sharded, ddpm()), (sharded,)):
         with fails(
-            r"holds a share of the weights in each process: load all of them .* (net\.load_state_dict.*\)\)\))"
+            r"holds a share of the weights in each process: load all of them .*"
+            r" (net\.load_state_dict.*\)\)\))"
         ) as e:
             eb.adapt(*objects)
     cure = re.search(r"net\.load_state_dict.*\)\)\)", str(e.value))
@@ -176,7 +193,8 @@ def test_weights_that_are_not_here() -> None:
     with torch.device("meta"):
         net = unet()
     with fails(
-        r"UNet2DModel has \d+ weights on the meta device, conv_in\.weight first.*load_state_dict\(weights, assign"
+        r"UNet2DModel has \d+ weights on the meta device, conv_in\.weight"
+        r" first.*load_state_dict\(weights, assign"
     ):
         eb.adapt(net, ddpm())
     net.load_state_dict(unet().state_dict(), assign=True)
@@ -184,19 +202,25 @@ def test_weights_that_are_not_here() -> None:
 
 
 def test_weights_that_accelerate_keeps_elsewhere() -> None:
-    """As accelerate's cpu_offload leaves a network: without the library, that is not among the dependencies."""
+    """As accelerate's cpu_offload leaves a network: without the library, that is not among the
+    dependencies."""
     with torch.device("meta"):
         net = unet()
     net.conv_in._hf_hook = object()
     pipe = diffusers.DDPMPipeline(unet(), ddpm())
     pipe.unet = net
     for objects in ((net, ddpm()), (pipe,)):
-        with fails(r"accelerate\.hooks\.remove_hook_from_module\(net, recurse=True\).*pipe\.remove_all_hooks\(\)"):
+        with fails(
+            r"accelerate\.hooks\.remove_hook_from_module\(net,"
+            r" recurse=True\).*pipe\.remove_all_hooks\(\)"
+        ):
             eb.adapt(*objects)
 
 
 def test_weights_that_accelerate_keeps_elsewhere_come_back() -> None:
-    accelerate = pytest.importorskip("accelerate", reason="accelerate is no dependency; the cure was tried with 1.15.0")
+    accelerate = pytest.importorskip(
+        "accelerate", reason="accelerate is no dependency; the cure was tried with 1.15.0"
+    )
     net = unet()
     accelerate.cpu_offload(net, execution_device=torch.device("cpu"))
     with fails("remove_hook_from_module"):
@@ -221,7 +245,9 @@ def test_nothing_that_is_given_is_changed() -> None:
     assert [module.training for module in pipe.unet.modules()] == modes == [True] * len(modes)
 
 
-def test_a_library_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_library_that_is_missing_or_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     where = folder(tmp_path, "DDPMPipeline", ddpm(), unet=unet())
     monkeypatch.setitem(sys.modules, "diffusers", ModuleType("diffusers"))
     with fails("is not the library diffusers"):

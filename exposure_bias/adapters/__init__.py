@@ -1,8 +1,7 @@
 """From what users have to a `Denoiser`: one short file per model family.
 
-`adapt` takes objects, `load_model` what lies on disk or in the package. A family's library is imported only for objects
-of that family, and a prediction type is read, never guessed.
-"""
+`adapt` takes objects, `load_model` what lies on disk or in the package. A family's library is
+imported only for objects of that family, and a prediction type is read, never guessed."""
 
 import os
 import warnings
@@ -27,11 +26,18 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import PREDICTION_TYPES
 
-# What can be adapted or loaded: in Python, and at the command line if at all. docs/models.md shows each at work.
+# What can be adapted or loaded: in Python, and at the command line if at all. docs/models.md shows
+# each at work.
 FAMILIES = {
     "bundled": ('load_model("digits")', "--model digits"),
-    "diffusers": ("adapt(network, scheduler), adapt(pipeline), load_model(FOLDER)", "--model FOLDER"),
-    "the hub's diffusers models": ('load_model("org/name"), load_model("org/name@revision")', "--model ORG/NAME"),
+    "diffusers": (
+        "adapt(network, scheduler), adapt(pipeline), load_model(FOLDER)",
+        "--model FOLDER",
+    ),
+    "the hub's diffusers models": (
+        'load_model("org/name"), load_model("org/name@revision")',
+        "--model ORG/NAME",
+    ),
     "ADM checkpoint": ("load_model(FILE, preset=NAME)", "--model FILE --preset NAME"),
     "guided-diffusion": ("adapt(model, diffusion), adapt(model, diffusion, (C, H, W))", ""),
     "EDM, EDM2": ("adapt(net)", ""),
@@ -55,14 +61,16 @@ def adapt(
     add_time_ids: Any = None,
     guidance_scale: float | None = None,
 ) -> Denoiser:
-    """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, or the objects of one of `FAMILIES`.
+    """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, or the objects
+    of one of `FAMILIES`.
 
     The keywords are for diffusers models with prompts, guidance or an unstated prediction type: see
-    `adapters.diffusers.adapt`. Wrapped networks (compiled, parallel, averaged) are unwrapped: see `adapters.unwrap`.
-    Nothing that is given is changed, its mode of training or evaluation included.
+    `adapters.diffusers.adapt`. Wrapped networks (compiled, parallel, averaged) are unwrapped: see
+    `adapters.unwrap`. Nothing that is given is changed, its mode of training or evaluation
+    included.
 
-    Raises InputError for anything else, for distilled models, and for a network alone: what it returns cannot be known.
-    """
+    Raises InputError for anything else, for distilled models, and for a network alone: what it
+    returns cannot be known."""
     options = {
         "prediction_type": prediction_type,
         "prompt_embeds": prompt_embeds,
@@ -83,7 +91,9 @@ def adapt(
     if len(objects) == 1 and isinstance(objects[0], Denoiser):
         return objects[0]
     model = _of_a_family(objects)
-    model.note = "; ".join(filter(None, (model.note, laws.check(objects), precision_note(model.net))))
+    model.note = "; ".join(
+        filter(None, (model.note, laws.check(objects), precision_note(model.net)))
+    )
     return model
 
 
@@ -101,9 +111,10 @@ def _of_a_family(objects: tuple[Any, ...]) -> Denoiser:
             return family.adapt(*objects)
     came = ", ".join(type(o).__name__ for o in objects) or "nothing"
     raise InputError(
-        f"cannot adapt {came}: known are {', '.join(list(FAMILIES)[1:-1])} (docs/models.md); of any other model say "
-        "what is implicit with Denoiser(net, schedule=, prediction_type=, shape=(C, H, W)), where prediction_type is "
-        f"{', '.join(PREDICTION_TYPES[:-1])} or {PREDICTION_TYPES[-1]}"
+        f"cannot adapt {came}: known are {', '.join(list(FAMILIES)[1:-1])} (docs/models.md); of any"
+        " other model say what is implicit with Denoiser(net, schedule=, prediction_type=,"
+        f" shape=(C, H, W)), where prediction_type is {', '.join(PREDICTION_TYPES[:-1])} or"
+        f" {PREDICTION_TYPES[-1]}"
     )
 
 
@@ -112,8 +123,8 @@ def _refuse_distilled(objects: Sequence[Any]) -> None:
         name = type(o).__name__
         if any(word in name for word in DISTILLED) or getattr(o, "distillation", False) is True:
             raise InputError(
-                f"{name} is distilled: it jumps along its teacher's chain and is no E[x_0 | x_t], so it has no "
-                "exposure bias to measure; adapt its teacher"
+                f"{name} is distilled: it jumps along its teacher's chain and is no E[x_0 | x_t],"
+                " so it has no exposure bias to measure; adapt its teacher"
             )
 
 
@@ -121,16 +132,20 @@ def _is_path(objects: Sequence[Any]) -> bool:
     return len(objects) == 1 and isinstance(objects[0], str | os.PathLike)
 
 
-def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None) -> Denoiser:
-    """A bundled model by name; by path a diffusers folder, a run of `train`, which is its last checkpoint, or an ADM
-    checkpoint; and what is none of these but looks like it, "org/name" or "org/name@revision", from the hub.
+def load_model(
+    name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None
+) -> Denoiser:
+    """A bundled model by name; by path a diffusers folder, a run of `train`, which is its last
+    checkpoint, or an ADM checkpoint; and what is none of these but looks like it, "org/name" or
+    "org/name@revision", from the hub.
 
-    preset: what an ADM checkpoint (a file of `CHECKPOINTS`) is, see `adm.PRESETS`; only for those. Layouts of folders:
-    see `adapters.pipelines`. "module:NAME" is imported, and if it is a function called: it gives what `adapt` takes.
+    preset: what an ADM checkpoint (a file of `CHECKPOINTS`) is, see `adm.PRESETS`; only for those.
+    Layouts of folders: see `adapters.pipelines`. "module:NAME" is imported, and if it is a function
+    called: it gives what `adapt` takes.
     What is fetched from the hub: see `adapters.hub`; its model's `source` says what it was.
 
-    Raises InputError if it is none of these, naming what is allowed, and for pickles, which are programs.
-    """
+    Raises InputError if it is none of these, naming what is allowed, and for pickles, which are
+    programs."""
     if strangers.is_name(name_or_path):
         text = os.fspath(name_or_path)
         _refuse_preset(preset, text)
@@ -146,7 +161,9 @@ def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | 
     _refuse_preset(preset, str(place))
     if not place.is_dir():
         kind = "is no folder and no regular file" if not place.is_file() else "cannot be loaded"
-        raise InputError(f"{place} {kind}: give {_allowed()}; `eb-analyze models` lists what Python can adapt")
+        raise InputError(
+            f"{place} {kind}: give {_allowed()}; `eb-analyze models` lists what Python can adapt"
+        )
     run = place
     if (run / "last" / "model_index.json").exists():
         place = run / "last"
@@ -157,13 +174,21 @@ def load_model(name_or_path: str | os.PathLike[str], preset: str | adm.Preset | 
 
 
 def _place(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
-    """The file or folder that a name means, or a repository of the hub. Raises InputError where there is none."""
+    """The file or folder that a name means, or a repository of the hub.
+
+    Raises InputError where there is none.
+    """
     if not isinstance(name, str | os.PathLike):
-        raise InputError(f"a model's name or path is text, got {type(name).__name__}: give {_allowed()}")
+        raise InputError(
+            f"a model's name or path is text, got {type(name).__name__}: give {_allowed()}"
+        )
     text = os.fspath(name)
     if text in bundled.models():
         if os.path.exists(text):
-            warnings.warn(f"{text!r} is the bundled model, not ./{text}: write ./{text} for that", stacklevel=3)
+            warnings.warn(
+                f"{text!r} is the bundled model, not ./{text}: write ./{text} for that",
+                stacklevel=3,
+            )
         return bundled.FOLDER / text
     path = Path(os.path.expanduser(text))
     if text and os.path.exists(path):  # unlike Path.exists, never raises
@@ -175,11 +200,15 @@ def _place(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
 
 def _allowed() -> str:
     return (
-        f"a bundled model ({', '.join(bundled.models())}), a diffusers folder (with model_index.json), a name of the "
-        f"hub (org/name) or an ADM checkpoint ({', '.join(CHECKPOINTS)}) with its preset"
+        f"a bundled model ({', '.join(bundled.models())}), a diffusers folder (with"
+        " model_index.json), a name of the hub (org/name) or an ADM checkpoint"
+        f" ({', '.join(CHECKPOINTS)}) with its preset"
     )
 
 
 def _refuse_preset(preset: Any, what: str) -> None:
     if preset is not None:
-        raise InputError(f"a preset is for checkpoints ({', '.join(CHECKPOINTS)}), but {what} is none: leave it out")
+        raise InputError(
+            f"a preset is for checkpoints ({', '.join(CHECKPOINTS)}), but {what} is none: leave"
+            " it out"
+        )

@@ -1,4 +1,5 @@
-"""The ADM UNet: checkpoints of guided-diffusion, improved-diffusion, DDPM-IP and ADM-ES, loaded into our own network.
+"""The ADM UNet: checkpoints of guided-diffusion, improved-diffusion, DDPM-IP and ADM-ES, loaded
+into our own network.
 
 With t the timestep and y the class, every block sees one embedding
 
@@ -7,16 +8,18 @@ With t the timestep and y the class, every block sees one embedding
 and the three blocks are, with norm a group normalisation over 32 groups,
 
     residual     r(x) + conv(silu(norm(h)·(1 + a) + b)),     h = conv(r(silu(norm(x)))),     (a, b) = W silu(e)
-                 where r halves, keeps or doubles the image; without scale-shift norm(h + W silu(e)) takes its place
+                 where r halves, keeps or doubles the image; without scale-shift norm(h + W silu(e))
+                 takes its place
     attention    x + W softmax(qᵀk/√d) v over pixels, (q, k, v) = W norm(x)
     resampling   a convolution, in networks that do not resample in residual blocks
 
-The names of the parameters are the original's, so that its state dicts load. Images lie in [−1, 1], timesteps are
-whole numbers from 0 to T − 1. Tensors in the state dict are all that is ever read: nothing is unpickled.
+The names of the parameters are the original's, so that its state dicts load. Images lie in [−1, 1],
+timesteps are whole numbers from 0 to T − 1. Tensors in the state dict are all that is ever read:
+nothing is unpickled.
 
-Sources: Dhariwal & Nichol 2021 (arXiv 2105.05233, §3 and appendix), Nichol & Dhariwal 2021 (arXiv 2102.09672); the
-presets are the command lines in the README files of openai/guided-diffusion and forever208/DDPM-IP.
-"""
+Sources: Dhariwal & Nichol 2021 (arXiv 2105.05233, §3 and appendix), Nichol & Dhariwal 2021 (arXiv
+2102.09672); the presets are the command lines in the README files of openai/guided-diffusion and
+forever208/DDPM-IP."""
 
 import os
 from collections import OrderedDict
@@ -51,12 +54,13 @@ class Preset:
     """A network and its schedule in the words of the original's command-line flags.
 
     image_size: height and width. num_channels: width of the first level. num_res_blocks: per level.
-    attention_resolutions: image sizes at which there is attention. channel_mult: width of each level in units of
-    num_channels; by default what the original takes for the image size. num_head_channels: channels of an attention
-    head; None divides into num_heads. new_attention_order: q, k, v are split before the heads rather than after.
-    classes: number of classes, None where unconditional. learn_sigma: the output has 6 channels, ε and the learned
-    variance, instead of 3. noise_schedule with `steps` levels; rescale_timesteps: the network sees t·1000/T.
-    """
+    attention_resolutions: image sizes at which there is attention. channel_mult: width of each
+    level in units of num_channels; by default what the original takes for the image size.
+    num_head_channels: channels of an attention head; None divides into num_heads.
+    new_attention_order: q, k, v are split before the heads rather than after.
+    classes: number of classes, None where unconditional. learn_sigma: the output has 6 channels, ε
+    and the learned variance, instead of 3. noise_schedule with `steps` levels; rescale_timesteps:
+    the network sees t·1000/T."""
 
     image_size: int
     num_channels: int
@@ -79,17 +83,27 @@ class Preset:
         """Channels at each level, the finest first."""
         if self.channel_mult is None and self.image_size not in CHANNEL_MULT:
             sizes = ", ".join(map(str, CHANNEL_MULT))
-            raise InputError(f"image size {self.image_size} has no usual channel_mult (those of {sizes} have): give it")
-        return tuple(int(m * self.num_channels) for m in self.channel_mult or CHANNEL_MULT[self.image_size])
+            raise InputError(
+                f"image size {self.image_size} has no usual channel_mult (those of {sizes} have):"
+                " give it"
+            )
+        return tuple(
+            int(m * self.num_channels) for m in self.channel_mult or CHANNEL_MULT[self.image_size]
+        )
 
     @property
     def schedule(self) -> schedules.Schedule:
-        """The levels, with the labels that the network sees; a linear β keeps its integral when T is not 1000."""
+        """The levels, with the labels that the network sees; a linear β keeps its integral when T
+        is not 1000."""
         cosine = self.noise_schedule == "cosine"
         levels = (
-            schedules.cosine(self.steps) if cosine else schedules.linear(self.steps, 0.1 / self.steps, 20 / self.steps)
+            schedules.cosine(self.steps)
+            if cosine
+            else schedules.linear(self.steps, 0.1 / self.steps, 20 / self.steps)
         )
-        labels = rescaled(levels.timestep, self.steps) if self.rescale_timesteps else levels.timestep
+        labels = (
+            rescaled(levels.timestep, self.steps) if self.rescale_timesteps else levels.timestep
+        )
         return replace(levels, timestep=labels)
 
 
@@ -103,7 +117,9 @@ PRESETS: dict[str, Preset] = {
     "adm-celeba64": _MIDDLE,
     "adm-ffhq128": Preset(128, 256, 3, (32, 16, 8), num_head_channels=64, new_attention_order=True),
     "adm-imagenet64": replace(_MIDDLE, classes=1000),
-    "adm-imagenet128": Preset(128, 256, 2, (32, 16, 8), num_heads=4, classes=1000, noise_schedule="linear"),
+    "adm-imagenet128": Preset(
+        128, 256, 2, (32, 16, 8), num_heads=4, classes=1000, noise_schedule="linear"
+    ),
 }
 
 
@@ -121,15 +137,27 @@ class ResBlock(nn.Module):
     """The residual block of the module docstring; `resample` halves, keeps or doubles the image."""
 
     def __init__(
-        self, channels: int, out_channels: int, embedding: int, scale_shift_norm: bool, resample: nn.Module
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        scale_shift_norm: bool,
+        resample: nn.Module,
     ) -> None:
         super().__init__()
         self.scale_shift_norm, self.resample = scale_shift_norm, resample
-        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), _conv3(channels, out_channels))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift_norm else 1)))
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), _conv3(channels, out_channels)
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(embedding, out_channels * (2 if scale_shift_norm else 1))
+        )
         # The third was dropout: we evaluate only, but the fourth must keep its number.
         self.out_layers = nn.Sequential(
-            GroupNorm32(out_channels), nn.SiLU(), nn.Identity(), _zeroed(_conv3(out_channels, out_channels))
+            GroupNorm32(out_channels),
+            nn.SiLU(),
+            nn.Identity(),
+            _zeroed(_conv3(out_channels, out_channels)),
         )
         same = channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
@@ -166,9 +194,15 @@ class Attention(nn.Module):
         else:
             qkv = qkv.unflatten(1, (self.heads, 3, -1)).transpose(1, 2)
         q, k, v = qkv.unbind(1)
-        # The scale on both sides, and softmax in float32: the original's arithmetic, which float16 survives.
+        # The scale on both sides, and softmax in float32: the original's arithmetic, which float16
+        # survives.
         scale = q.shape[2] ** -0.25
-        weight = torch.einsum("bhct,bhcs->bhts", q * scale, k * scale).float().softmax(dim=-1).to(v.dtype)
+        weight = (
+            torch.einsum("bhct,bhcs->bhts", q * scale, k * scale)
+            .float()
+            .softmax(dim=-1)
+            .to(v.dtype)
+        )
         flat = flat + self.proj_out(torch.einsum("bhts,bhcs->bhct", weight, v).flatten(1, 2))
         return flat.view_as(x)
 
@@ -185,9 +219,9 @@ class Block(nn.ModuleList):
 class UNet(nn.Module):
     """The network of a preset; `build` makes one by name.
 
-    Called as net(x, timesteps, y) with x (B, 3, H, W) in [−1, 1], timesteps (B,) whole or fractional, y (B,) int64
-    class labels exactly if the preset has classes; returns (B, 3, H, W), or (B, 6, H, W) with a learned variance.
-    Raises InputError where labels are missing or too many.
+    Called as net(x, timesteps, y) with x (B, 3, H, W) in [−1, 1], timesteps (B,) whole or
+    fractional, y (B,) int64 class labels exactly if the preset has classes; returns (B, 3, H, W),
+    or (B, 6, H, W) with a learned variance. Raises InputError where labels are missing or too many.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -196,11 +230,23 @@ class UNet(nn.Module):
         self.num_channels = preset.num_channels
         widths, embedding = preset.widths, 4 * preset.num_channels
 
-        def residual(channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
-            return ResBlock(channels, out_channels, embedding, preset.scale_shift_norm, resample or nn.Identity())
+        def residual(
+            channels: int, out_channels: int, resample: nn.Module | None = None
+        ) -> ResBlock:
+            return ResBlock(
+                channels,
+                out_channels,
+                embedding,
+                preset.scale_shift_norm,
+                resample or nn.Identity(),
+            )
 
         def attention(channels: int) -> Attention:
-            heads = channels // preset.num_head_channels if preset.num_head_channels else preset.num_heads
+            heads = (
+                channels // preset.num_head_channels
+                if preset.num_head_channels
+                else preset.num_heads
+            )
             return Attention(channels, heads, preset.new_attention_order)
 
         def stage(level: int, channels: int) -> list[nn.Module]:
@@ -224,11 +270,17 @@ class UNet(nn.Module):
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                down = residual(width, width, nn.AvgPool2d(2)) if preset.resblock_updown else _strided(width)
+                down = (
+                    residual(width, width, nn.AvgPool2d(2))
+                    if preset.resblock_updown
+                    else _strided(width)
+                )
                 self.input_blocks.append(Block([down]))
                 skips.append(channels)
 
-        self.middle_block = Block([residual(channels, channels), attention(channels), residual(channels, channels)])
+        self.middle_block = Block(
+            [residual(channels, channels), attention(channels), residual(channels, channels)]
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -237,14 +289,21 @@ class UNet(nn.Module):
                 channels = width
                 if level > 0 and i == preset.num_res_blocks:
                     double = nn.Upsample(scale_factor=2)
-                    layers.append(residual(width, width, double) if preset.resblock_updown else _doubled(width, double))
+                    layers.append(
+                        residual(width, width, double)
+                        if preset.resblock_updown
+                        else _doubled(width, double)
+                    )
                 self.output_blocks.append(Block(layers))
 
         out_channels = self.in_channels * (2 if preset.learn_sigma else 1)
-        self.out = nn.Sequential(GroupNorm32(channels), nn.SiLU(), _zeroed(_conv3(widths[0], out_channels)))
+        self.out = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), _zeroed(_conv3(widths[0], out_channels))
+        )
 
     def half_torso(self) -> Self:
-        """Turn the convolutions between the first and the output layer to float16; the rest stays float32."""
+        """Turn the convolutions between the first and the output layer to float16; the rest stays
+        float32."""
         for part in (self.input_blocks, self.middle_block, self.output_blocks):
             for module in part.modules():
                 if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -253,7 +312,10 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None and self.num_classes is not None:
-            raise InputError(f"this model is conditional on {self.num_classes} classes: give each image its label")
+            raise InputError(
+                f"this model is conditional on {self.num_classes} classes: give each image its"
+                " label"
+            )
         if y is not None and self.num_classes is None:
             raise InputError("this model is unconditional, but labels were given: leave them out")
         embedding = self.time_embed(_sinusoids(timesteps, self.num_channels))
@@ -291,17 +353,19 @@ def _zeroed(module: nn.Module) -> nn.Module:
 def _sinusoids(timesteps: Tensor, channels: int) -> Tensor:
     half = channels // 2
     # The order of operations is the original's: an ulp in ω is a thousand in the angle.
-    omega = torch.exp(-log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    omega = torch.exp(
+        -log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half
+    )
     angle = timesteps[:, None].float() * omega
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 def build(preset: str | Preset) -> UNet:
-    """The untrained network of a preset, in float32; the last layers of its blocks are zero, as the original's are.
+    """The untrained network of a preset, in float32; the last layers of its blocks are zero, as the
+    original's are.
 
-    preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name, and for a preset that makes no
-    network or one beyond this machine's memory.
-    """
+    preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name, and for a preset
+    that makes no network or one beyond this machine's memory."""
     chosen = _preset(preset)
     _without_memory(chosen)
     return UNet(chosen)
@@ -313,7 +377,9 @@ def _without_memory(preset: Preset) -> UNet:
     for name in numbers:
         value, most = getattr(preset, name), MOST.get(name, MOST_OTHERS)
         if type(value) is not int or not 0 < value <= most:
-            raise InputError(f"{name} of a preset is a whole number from 1 to {most:,}, got {value!r}")
+            raise InputError(
+                f"{name} of a preset is a whole number from 1 to {most:,}, got {value!r}"
+            )
     try:
         with torch.device("meta"):
             net = UNet(preset)
@@ -326,21 +392,21 @@ def _without_memory(preset: Preset) -> UNet:
 
 
 def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
-    """A Denoiser of a checkpoint, a flat state dict in one of the files of `SUFFIXES`; computes in float32.
+    """A Denoiser of a checkpoint, a flat state dict in one of the files of `SUFFIXES`; computes in
+    float32.
 
-    preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave no trace. Names of
-    weights may bear the marks of torch.compile and DataParallel.
+    preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave
+    no trace. Names of weights may bear the marks of torch.compile and DataParallel.
 
-    Raises InputError, naming the nearest preset, where the preset is missing or the file's keys or shapes are not its
-    own; and for a file that is damaged or would have to be unpickled.
-    """
+    Raises InputError, naming the nearest preset, where the preset is missing or the file's keys or
+    shapes are not its own; and for a file that is damaged or would have to be unpickled."""
     path = Path(path)
     state = _read(path)
     came = weights.shapes_of(state)
     if preset is None:
         raise InputError(
-            f"{path} needs a preset, because a state dict says neither schedule nor attention heads: give preset= or "
-            f"--preset, one of {', '.join(PRESETS)} ({_nearest(came)})"
+            f"{path} needs a preset, because a state dict says neither schedule nor attention"
+            f" heads: give preset= or --preset, one of {', '.join(PRESETS)} ({_nearest(came)})"
         )
     chosen = _preset(preset)
     net = _without_memory(chosen)
@@ -351,9 +417,14 @@ def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
     net.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     net.eval()
     return Denoiser(
-        net, schedule=chosen.schedule, prediction_type="epsilon", shape=(3, chosen.image_size, chosen.image_size),
-        learned_variance=chosen.learn_sigma, classes=chosen.classes, name=path.stem,
-    )  # fmt: skip
+        net,
+        schedule=chosen.schedule,
+        prediction_type="epsilon",
+        shape=(3, chosen.image_size, chosen.image_size),
+        learned_variance=chosen.learn_sigma,
+        classes=chosen.classes,
+        name=path.stem,
+    )
 
 
 def _preset(preset: str | Preset) -> Preset:
@@ -369,13 +440,26 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return weights.plain_state(weights.read_safetensors(path))
     state: Any = weights.read_torch(path)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        kinds = [f"{k} ({type(v).__name__})" for k, v in state.items()] if isinstance(state, dict) else []
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, Tensor) for v in state.values())
+    ):
+        kinds = (
+            [f"{k} ({type(v).__name__})" for k, v in state.items()]
+            if isinstance(state, dict)
+            else []
+        )
         what = weights.few(kinds) if kinds else f"a {type(state).__name__}"
-        raise InputError(f"{path} is no state dict of name and tensor: it holds {what}; {_cure(path, state)}")
+        raise InputError(
+            f"{path} is no state dict of name and tensor: it holds {what}; {_cure(path, state)}"
+        )
     odd = [f"{k} ({v.dtype}, {v.layout})" for k, v in state.items() if not _is_plain(v)]
     if odd:
-        raise InputError(f"{path} holds weights that are no plain numbers, {weights.few(odd)}: save them as float32")
+        raise InputError(
+            f"{path} holds weights that are no plain numbers, {weights.few(odd)}: save them as"
+            " float32"
+        )
     return weights.plain_state(state)
 
 
@@ -384,14 +468,19 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _cure(path: Path, state: Any) -> str:
-    """How to get the weights alone out of a training checkpoint, where one of its entries is a state dict."""
+    """How to get the weights alone out of a training checkpoint, where one of its entries is a
+    state dict."""
     entries = state.items() if isinstance(state, dict) else ()
-    inside = [k for k, v in entries if isinstance(v, dict) and v and all(isinstance(w, Tensor) for w in v.values())]
+    inside = [
+        k
+        for k, v in entries
+        if isinstance(v, dict) and v and all(isinstance(w, Tensor) for w in v.values())
+    ]
     if not inside:
         return "save the state dict alone"
     return (
-        f"save the state dict alone, torch.save(torch.load({path.name!r}, weights_only=True)[{inside[0]!r}], "
-        f"'weights.pt'), and give that"
+        f"save the state dict alone, torch.save(torch.load({path.name!r},"
+        f" weights_only=True)[{inside[0]!r}], 'weights.pt'), and give that"
     )
 
 
@@ -400,7 +489,8 @@ def _nearest(came: weights.Shapes) -> str:
     pairs = came.items()
     with torch.device("meta"):
         shared = {
-            name: len(pairs & weights.shapes_of(UNet(preset).state_dict()).items()) for name, preset in PRESETS.items()
+            name: len(pairs & weights.shapes_of(UNet(preset).state_dict()).items())
+            for name, preset in PRESETS.items()
         }
     best = max(shared.values())
     names = " or ".join(name for name, count in shared.items() if count == best)

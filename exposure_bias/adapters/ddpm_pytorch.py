@@ -1,14 +1,14 @@
-"""denoising-diffusion-pytorch: a `GaussianDiffusion`, which holds its network, its betas and what the network predicts.
+"""denoising-diffusion-pytorch: a `GaussianDiffusion`, which holds its network, its betas and what
+the network predicts.
 
-Its `normalize` takes images from [0, 1] to [−1, 1], where the network works and where our data already lie. ᾱ is the
-float64 product of the float32 betas. Its samplers are ours on these settings:
+Its `normalize` takes images from [0, 1] to [−1, 1], where the network works and where our data
+already lie. ᾱ is the float64 product of the float32 betas. Its samplers are ours on these settings:
 
     p_sample_loop                               sampler="ddpm", steps=T, clip=True
     ddim_sample, T′ steps that divide T, η      sampler="ddim:η", steps=T′, grid="trailing", clip=True
 
-Source: the public attributes of `GaussianDiffusion`, `LearnedGaussianDiffusion` and the class-conditional
-`classifier_free_guidance` in lucidrains/denoising-diffusion-pytorch.
-"""
+Source: the public attributes of `GaussianDiffusion`, `LearnedGaussianDiffusion` and the
+class-conditional `classifier_free_guidance` in lucidrains/denoising-diffusion-pytorch."""
 
 import warnings
 from typing import Any
@@ -28,7 +28,9 @@ READ = ("betas", "objective", "image_size", "channels", "model")
 
 def recognises(value: Any) -> bool:
     """Whether an object is of this library, or has all that `adapt` reads."""
-    return type(value).__module__.startswith("denoising_diffusion_pytorch.") or all(hasattr(value, n) for n in READ)
+    return type(value).__module__.startswith("denoising_diffusion_pytorch.") or all(
+        hasattr(value, n) for n in READ
+    )
 
 
 def adapt(*objects: Any) -> Denoiser:
@@ -41,17 +43,21 @@ def adapt(*objects: Any) -> Denoiser:
     if len(objects) != 1 or not all(hasattr(objects[0], name) for name in READ):
         came = ", ".join(type(o).__name__ for o in objects)
         raise InputError(
-            "of denoising-diffusion-pytorch one GaussianDiffusion for images is supported, which holds network and "
-            f"betas, got {came}: of a Trainer give trainer.ema.ema_model; of others say what they leave implicit with "
-            "Denoiser(net, schedule=, prediction_type=, shape=)"
+            "of denoising-diffusion-pytorch one GaussianDiffusion for images is supported, which"
+            f" holds network and betas, got {came}: of a Trainer give trainer.ema.ema_model; of"
+            " others say what they leave implicit with Denoiser(net, schedule=, prediction_type=,"
+            " shape=)"
         )
     diffusion = objects[0]
-    net, learned = unwrapped(diffusion.model), class_among(diffusion, ("LearnedGaussianDiffusion",)) is not None
+    net, learned = (
+        unwrapped(diffusion.model),
+        class_among(diffusion, ("LearnedGaussianDiffusion",)) is not None,
+    )
     _refuse_unlike(diffusion, learned)
     if hasattr(diffusion, "normalize") and diffusion.normalize(0.0) == 0.0:
         warnings.warn(
-            "this diffusion was made with auto_normalize=False: give data in the range it was trained on, "
-            "load_data(..., value_range=None) where that is not [-1, 1]",
+            "this diffusion was made with auto_normalize=False: give data in the range it was"
+            " trained on, load_data(..., value_range=None) where that is not [-1, 1]",
             stacklevel=2,
         )
     size = diffusion.image_size
@@ -59,7 +65,9 @@ def adapt(*objects: Any) -> Denoiser:
     embedding = getattr(net, "classes_emb", None)
     return Denoiser(
         net,
-        schedule=from_alphas_cumprod(np.cumprod(1 - diffusion.betas.double().cpu().numpy()), "GaussianDiffusion"),
+        schedule=from_alphas_cumprod(
+            np.cumprod(1 - diffusion.betas.double().cpu().numpy()), "GaussianDiffusion"
+        ),
         prediction_type=OBJECTIVES[diffusion.objective],
         shape=(diffusion.channels, height, width),
         call=None if embedding is None else _call_with_class,
@@ -75,9 +83,12 @@ def _call_with_class(net: Any, x: Tensor, timestep: Tensor, labels: Tensor) -> T
 
 def _refuse_unlike(diffusion: Any, learned: bool) -> None:
     if class_among(diffusion, ("WeightedObjectiveGaussianDiffusion",)):
-        raise InputError("WeightedObjectiveGaussianDiffusion is not supported: its output mixes two predictions")
+        raise InputError(
+            "WeightedObjectiveGaussianDiffusion is not supported: its output mixes two predictions"
+        )
     allowed = ("pred_noise",) if learned else tuple(OBJECTIVES)
     if diffusion.objective not in allowed:
         raise InputError(
-            f"{type(diffusion).__name__} has objective {diffusion.objective!r}: allowed are {', '.join(allowed)}"
+            f"{type(diffusion).__name__} has objective {diffusion.objective!r}: allowed are"
+            f" {', '.join(allowed)}"
         )

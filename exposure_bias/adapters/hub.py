@@ -1,12 +1,19 @@
-"""Models and images of the Hugging Face hub by name, "org/name", "org/name@revision", "org/name:split".
+"""Models and images of the Hugging Face hub by name, "org/name", "org/name@revision",
+"org/name:split".
 
-*Models.* Only the denoiser's own files are fetched: JSON, and one set of safetensors weights (`pipelines`). No code of
-a repository runs and nothing is unpickled. A branch or tag is resolved once, and every file is of the commit that it
-then names; that commit and the SHA-256 of each file stand in the model's `source`. Downloads go through
-huggingface_hub: with a bar, resumed where they broke off, into its cache, from which they come without a network or
-with HF_HUB_OFFLINE=1. Weights are kept in the cache under their SHA-256: a file that differs from it is refused.
+*Models.* Only the denoiser's own files are fetched: JSON, and one set of safetensors weights
+(`pipelines`). No code of
+a repository runs and nothing is unpickled. A branch or tag is resolved once, and every file is of
+the commit that it
+then names; that commit and the SHA-256 of each file stand in the model's `source`. Downloads go
+through
+huggingface_hub: with a bar, resumed where they broke off, into its cache, from which they come
+without a network or
+with HF_HUB_OFFLINE=1. Weights are kept in the cache under their SHA-256: a file that differs from
+it is refused.
 
-*Images* go through `datasets`, an extra, whose versions from 4 on run no code of a repository either.
+*Images* go through `datasets`, an extra, whose versions from 4 on run no code of a repository
+either.
 """
 
 import hashlib
@@ -31,8 +38,14 @@ DATA_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<
 JSON_FILES = ["model_index.json", "config.json", "scheduler_config.json"]
 COMMIT_SHOWN = 7
 
-SPLITS = ("test", "validation", "train")  # preferred in this order: held-out images are what a diagnostic should see
-EAGER = 2**30  # bytes of pixels that are held in memory; beyond, images are decoded as they are asked for
+SPLITS = (
+    "test",
+    "validation",
+    "train",
+)  # preferred in this order: held-out images are what a diagnostic should see
+EAGER = (
+    2**30
+)  # bytes of pixels that are held in memory; beyond, images are decoded as they are asked for
 LARGE = 2 * 2**30  # bytes to download; beyond, the first images are streamed
 STREAMED = 10_000
 
@@ -41,7 +54,8 @@ Loader = Callable[..., Any]
 
 @dataclass(eq=False)
 class Downloads:
-    """A repository at one commit; its files are fetched when they are asked for. `find` makes one."""
+    """A repository at one commit; its files are fetched when they are asked for. `find`
+    makes one."""
 
     repo: str
     revision: str
@@ -52,7 +66,8 @@ class Downloads:
 
     @property
     def name(self) -> str:
-        """The repository and the beginning of its commit, as in "google/ddpm-cifar10-32@267b167"."""
+        """The repository and the beginning of its commit, as in
+        "google/ddpm-cifar10-32@267b167"."""
         return f"{self.repo}@{self.commit[:COMMIT_SHOWN]}"
 
     @property
@@ -61,7 +76,8 @@ class Downloads:
         return Repository(self.name, self.get, self.absent)
 
     def get(self, name: str) -> Path | None:
-        """Where a file lies after it was fetched; None if the repository, or without a network the cache, has none."""
+        """Where a file lies after it was fetched; None if the repository, or without a network the
+        cache, has none."""
         if name not in self.fetched:
             path = self.snapshot / name
             fetched = path if path.exists() else self._fetch(name)
@@ -91,15 +107,16 @@ class Downloads:
 
 
 def is_name(name: Any, not_of: tuple[str, ...]) -> bool:
-    """Whether a text is a name of the hub, with or without a revision; not if it ends like a file of these kinds."""
+    """Whether a text is a name of the hub, with or without a revision; not if it ends like a file
+    of these kinds."""
     return isinstance(name, str) and NAME.fullmatch(name) is not None and not name.endswith(not_of)
 
 
 def find(name: str) -> Downloads:
     """A repository of the hub at the commit that its name says, "org/name" or "org/name@revision".
 
-    Raises InputError, in one line, where it is missing, gated, or neither in the cache nor within reach.
-    """
+    Raises InputError, in one line, where it is missing, gated, or neither in the cache nor within
+    reach."""
     hub = library("huggingface_hub", "snapshot_download", "huggingface_hub")
     match = NAME.fullmatch(name)
     if match is None:
@@ -127,22 +144,31 @@ def _refuse(error: Exception, repo: str, revision: str) -> NoReturn:
 
     said, at = reason(error), "" if revision == "main" else f"@{revision}"
     if isinstance(error, errors.GatedRepoError):
-        words = f"{repo} is gated: accept its terms at {constants.ENDPOINT}/{repo}, then log in with `hf auth login`"
+        words = (
+            f"{repo} is gated: accept its terms at {constants.ENDPOINT}/{repo}, then log in with"
+            " `hf auth login`"
+        )
     elif isinstance(error, errors.RepositoryNotFoundError):
-        words = f"there is no {repo} here or on the hub: correct the name, or if it is private log in (`hf auth login`)"
+        words = (
+            f"there is no {repo} here or on the hub: correct the name, or if it is private log in"
+            " (`hf auth login`)"
+        )
     elif isinstance(error, errors.RevisionNotFoundError):
-        words = f"{repo} has no revision {revision!r}: give a branch, a tag or a commit, or leave @{revision} out"
+        words = (
+            f"{repo} has no revision {revision!r}: give a branch, a tag or a commit, or leave"
+            f" @{revision} out"
+        )
     elif isinstance(error, errors.HFValidationError):
         words = f"{repo} is no name of the hub ({said}): write org/name or org/name@revision"
     elif constants.HF_HUB_OFFLINE:
         words = (
-            f"there is no {repo}{at} here or in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
-            "unset it, or set HF_HUB_CACHE to where it lies"
+            f"there is no {repo}{at} here or in the cache {constants.HF_HUB_CACHE}, and"
+            " HF_HUB_OFFLINE is set: unset it, or set HF_HUB_CACHE to where it lies"
         )
     elif isinstance(error, errors.LocalEntryNotFoundError):
         words = (
-            f"there is no {repo}{at} here or in the cache {constants.HF_HUB_CACHE}, and the hub cannot be reached: "
-            "connect, or give a folder"
+            f"there is no {repo}{at} here or in the cache {constants.HF_HUB_CACHE}, and the hub"
+            " cannot be reached: connect, or give a folder"
         )
     else:
         words = f"cannot fetch {repo}{at} from the hub: {said}"
@@ -157,14 +183,16 @@ def _checked_hash(path: Path) -> str:
     blob, found = path.resolve().name, digest.hexdigest()
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != found:
         raise InputError(
-            f"{path} is not what its name in the cache says (another SHA-256): remove it and fetch it again"
+            f"{path} is not what its name in the cache says (another SHA-256): remove it and fetch"
+            " it again"
         )
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Images of a dataset on disk, decoded when they are asked for: images[ids] is uint8 (len(ids), C, H, W)."""
+    """Images of a dataset on disk, decoded when they are asked for: images[ids] is uint8 (len(ids),
+    C, H, W)."""
 
     rows: Any
     column: str
@@ -180,25 +208,32 @@ class LazyImages:
 
     def __getitem__(self, ids: ArrayLike) -> NDArray[np.uint8]:
         wanted = np.atleast_1d(np.asarray(ids))
-        return np.stack([_pixels(self.rows[int(i)][self.column], int(i), self.shape[1:]) for i in wanted])
+        return np.stack(
+            [_pixels(self.rows[int(i)][self.column], int(i), self.shape[1:]) for i in wanted]
+        )
 
 
 def hub_images(
-    name: str, column: str | None = None, labels: str | None = None, config: str | None = None, limit: int | None = None
+    name: str,
+    column: str | None = None,
+    labels: str | None = None,
+    config: str | None = None,
+    limit: int | None = None,
 ) -> tuple[NDArray[np.uint8] | LazyImages, NDArray[np.int64] | None, str]:
-    """The images of a dataset of the hub: uint8 (N, C, H, W) or the like of it, their classes (N,) if any, and a note.
+    """The images of a dataset of the hub: uint8 (N, C, H, W) or the like of it, their classes (N,)
+    if any, and a note.
 
-    name: "org/name" or "org/name:split"; without a split the first of test, validation, train that it has. column: of
-    the images, where there are several; labels: of the classes, by default the only one of classes. config: where the
-    dataset has several. limit: take the first so many.
+    name: "org/name" or "org/name:split"; without a split the first of test, validation, train that
+    it has. column: of the images, where there are several; labels: of the classes, by default the
+    only one of classes. config: where the dataset has several. limit: take the first so many.
 
-    Up to 1 GiB of pixels are held in memory; more are decoded as they are asked for (`LazyImages`). Of a dataset of
-    more than 2 GiB the first `limit`, by default 10,000, and at most 1 GiB of pixels, are streamed and the rest is not
-    fetched; the note says how many there are.
+    Up to 1 GiB of pixels are held in memory; more are decoded as they are asked for (`LazyImages`).
+    Of a dataset of more than 2 GiB the first `limit`, by default 10,000, and at most 1 GiB of
+    pixels, are streamed and the rest is not fetched; the note says how many there are.
 
-    Raises InputError in one line without the library `datasets`, for a dataset or split that is missing, gated or out
-    of reach, for no or several columns of images, and for images that differ in size or are neither grey nor RGB.
-    """
+    Raises InputError in one line without the library `datasets`, for a dataset or split that is
+    missing, gated or out of reach, for no or several columns of images, and for images that differ
+    in size or are neither grey nor RGB."""
     match = DATA_NAME.fullmatch(name)
     if match is None:
         raise InputError(f"{name!r} is no dataset of the hub: write org/name or org/name:split")
@@ -206,7 +241,9 @@ def hub_images(
         raise InputError(f"limit is a whole number of at least 1, got {limit!r}")
     datasets = _datasets()
     repo = match["repo"]
-    split = _split(repo, match["split"], _asked(repo, datasets.get_dataset_split_names, repo, config))
+    split = _split(
+        repo, match["split"], _asked(repo, datasets.get_dataset_split_names, repo, config)
+    )
     large = _size(repo, _asked(repo, datasets.load_dataset_builder, repo, config)) > LARGE
     rows = _asked(repo, datasets.load_dataset, repo, config, split=split, streaming=large)
     first = _asked(repo, next, iter(rows), None)
@@ -220,13 +257,20 @@ def hub_images(
         return images, classes, f"{note}, its first {len(images):,} images"
     if limit is not None and limit < len(rows):
         rows, note = rows.select(range(limit)), f"{note}, its first {limit:,} images"
-    return _held(rows, column), None if labels is None else _integers(list(rows[labels]), labels), note
+    return (
+        _held(rows, column),
+        None if labels is None else _integers(list(rows[labels]), labels),
+        note,
+    )
 
 
 def _datasets() -> Any:
     datasets = library("datasets", "load_dataset", "datasets>=4")
     if int(str(datasets.__version__).partition(".")[0]) < 4:
-        raise InputError(f"datasets {datasets.__version__} may run a repository's code: pip install -U 'datasets>=4'")
+        raise InputError(
+            f"datasets {datasets.__version__} may run a repository's code: pip install -U"
+            " 'datasets>=4'"
+        )
     return datasets
 
 
@@ -251,7 +295,8 @@ def _split(repo: str, wanted: str | None, known: list[str]) -> str:
 
 
 def _size(repo: str, builder: Any) -> int:
-    """The bytes to download, by the dataset's own account or that of its files; 0 where nobody can be asked."""
+    """The bytes to download, by the dataset's own account or that of its files; 0 where nobody can
+    be asked."""
     if builder.info.download_size is not None:
         return int(builder.info.download_size)
     from huggingface_hub import HfApi
@@ -264,18 +309,32 @@ def _size(repo: str, builder: Any) -> int:
 
 
 def _image_column(repo: str, first: dict[str, Any], wanted: str | None) -> str:
-    """The column of images, by what stands in the first row: not every dataset says what its columns are."""
-    found = [name for name, value in first.items() if hasattr(value, "mode") and hasattr(value, "getbands")]
+    """The column of images, by what stands in the first row: not every dataset says what its
+    columns are."""
+    found = [
+        name
+        for name, value in first.items()
+        if hasattr(value, "mode") and hasattr(value, "getbands")
+    ]
     if wanted is not None and wanted not in found:
-        raise InputError(f"{repo} has no images in {wanted!r}: columns of images are {', '.join(found) or 'none'}")
+        raise InputError(
+            f"{repo} has no images in {wanted!r}: columns of images are"
+            f" {', '.join(found) or 'none'}"
+        )
     if wanted is None and len(found) != 1:
         several = f"several columns of images, {', '.join(found)}: name one with column="
         raise InputError(f"{repo} has {several if found else 'no column of images'}")
     return wanted or found[0]
 
 
-def _label_column(repo: str, features: Any, first: dict[str, Any], wanted: str | None, datasets: Any) -> str | None:
-    found = [name for name, feature in (features or {}).items() if isinstance(feature, datasets.ClassLabel)]
+def _label_column(
+    repo: str, features: Any, first: dict[str, Any], wanted: str | None, datasets: Any
+) -> str | None:
+    found = [
+        name
+        for name, feature in (features or {}).items()
+        if isinstance(feature, datasets.ClassLabel)
+    ]
     if wanted is not None and wanted not in first:
         raise InputError(f"{repo} has no column {wanted!r}: it has {', '.join(first)}")
     return wanted or (found[0] if len(found) == 1 else None)
@@ -296,7 +355,9 @@ def _streamed(
     except InputError:
         raise
     except Exception as error:  # of the network, or the files
-        raise InputError(f"streaming {repo} broke off: {reason(error)}; try again, or with a smaller limit=") from error
+        raise InputError(
+            f"streaming {repo} broke off: {reason(error)}; try again, or with a smaller limit="
+        ) from error
     return np.stack(images), None if labels is None else _integers(classes, labels)
 
 
@@ -311,15 +372,23 @@ def _pixels(image: Any, row: int, shape: tuple[int, ...] | None) -> NDArray[np.u
     """uint8 (C, H, W) of a Pillow image."""
     mode = getattr(image, "mode", type(image).__name__)
     if mode not in ("L", "RGB"):
-        raise InputError(f"image {row} has mode {mode}: allowed are 8-bit greyscale (L) and RGB; convert the dataset")
+        raise InputError(
+            f"image {row} has mode {mode}: allowed are 8-bit greyscale (L) and RGB; convert the"
+            " dataset"
+        )
     pixels = np.asarray(image, dtype=np.uint8)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if shape is not None and pixels.shape != tuple(shape):
-        raise InputError(f"image {row} is {pixels.shape} where the first is {tuple(shape)}: all must be alike; resize")
+        raise InputError(
+            f"image {row} is {pixels.shape} where the first is {tuple(shape)}: all must be alike;"
+            " resize"
+        )
     return pixels
 
 
 def _integers(values: list[Any], column: str) -> NDArray[np.int64]:
     with suppress(TypeError):
         return np.array([operator.index(value) for value in values], dtype=np.int64)
-    raise InputError(f"the column {column!r} holds no whole numbers: name one of classes with labels=, or none")
+    raise InputError(
+        f"the column {column!r} holds no whole numbers: name one of classes with labels=, or none"
+    )

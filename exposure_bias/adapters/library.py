@@ -1,4 +1,5 @@
-"""Other people's libraries, imported when they are needed, and errors of theirs in one line of ours."""
+"""Other people's libraries, imported when they are needed, and errors of theirs in one line of
+ours."""
 
 import importlib
 import importlib.util
@@ -13,7 +14,8 @@ REASON = 400  # characters of another library's message that are repeated
 def library(name: str, proof: str, install: str) -> ModuleType:
     """An imported library, which has `proof` among its names.
 
-    install: what pip calls it. Raises InputError in one line where it is missing, fails to import, or is another file
+    install: what pip calls it. Raises InputError in one line where it is missing, fails to import,
+    or is another file
     of that name: a script called diffusers.py in the working folder is what Python finds first.
     """
     try:
@@ -21,14 +23,19 @@ def library(name: str, proof: str, install: str) -> ModuleType:
     except ImportError as error:
         place = _place(name)
         if place is None:
-            raise InputError(f"this needs the library {name}: install it with pip install '{install}'") from error
-        raise InputError(f"importing {name} from {place} failed: {reason(error)}; {_cure(name, install)}") from error
+            raise InputError(
+                f"this needs the library {name}: install it with pip install '{install}'"
+            ) from error
+        raise InputError(
+            f"importing {name} from {place} failed: {reason(error)}; {_cure(name, install)}"
+        ) from error
     try:
         getattr(module, proof)
     except (AttributeError, ImportError) as error:
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ["?"])))
         raise InputError(
-            f"{place} is not the library {name}, but is what Python finds first: {_cure(name, install)}"
+            f"{place} is not the library {name}, but is what Python finds first:"
+            f" {_cure(name, install)}"
         ) from error
     return module
 
@@ -59,4 +66,7 @@ def _place(name: str) -> str | None:
 
 
 def _cure(name: str, install: str) -> str:
-    return f"rename it if it is yours, otherwise reinstall with pip install --force-reinstall '{install}'"
+    return (
+        "rename it if it is yours, otherwise reinstall with pip install --force-reinstall"
+        f" '{install}'"
+    )

@@ -1,4 +1,5 @@
-"""A diffusers pipeline as files: the layouts they come in, what is read of them, and the checks before it.
+"""A diffusers pipeline as files: the layouts they come in, what is read of them, and the checks
+before it.
 
     model_index.json                                      names the classes; of the year 2022 it may be absent
     unet/config.json, transformer/…, or config.json       the network: in a folder of its own, or at the root
@@ -7,14 +8,15 @@
     ….safetensors.index.json and its shards               or in several files,
     diffusion_pytorch_model.fp16.safetensors              or, where there are no others, in half precision
 
-A repository is a function from a file's name to where that file lies, so that one reader serves folders and the hub,
-which then fetches what is asked for and nothing else. Only JSON and safetensors are read, and only networks that
-`diffusers.NETWORKS` names and diffusers' schedulers are made: a repository's own code is never looked at.
+A repository is a function from a file's name to where that file lies, so that one reader serves
+folders and the hub, which then fetches what is asked for and nothing else. Only JSON and
+safetensors are read, and only networks that `diffusers.NETWORKS` names and diffusers' schedulers
+are made: a repository's own code is never looked at.
 
-The network is built twice: on torch's meta device, where a configuration of absurd size costs nothing, to compare its
-weights with those in the files and with this machine's memory; and, where that leaves something to be computed (DiT's
-and SD3's positions), in earnest. Weights are float32 afterwards, whatever they were.
-"""
+The network is built twice: on torch's meta device, where a configuration of absurd size costs
+nothing, to compare its weights with those in the files and with this machine's memory; and, where
+that leaves something to be computed (DiT's and SD3's positions), in earnest. Weights are float32
+afterwards, whatever they were."""
 
 import re
 import warnings
@@ -36,14 +38,18 @@ WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")
 TIMESTEPS = 100_000  # at most; the longest published schedule has 4000
 DEPTH = 1_000  # layers at most; SDXL has about 70
-COMPUTED = 25_000_000  # numbers at most in tensors that no file fills; DiT's positions at 512 pixels are 1.2 million
+# numbers at most in tensors that no file fills; DiT's positions at 512 pixels are 1.2 million
+COMPUTED = 25_000_000
 # The attention of 2022 under its names of today.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True)
 class Repository:
-    """Files by name. get: where a file lies, None if there is none. absent: why a file might be missing, else ""."""
+    """Files by name.
+
+    get: where a file lies, None if there is none. absent: why a file might be missing, else "".
+    """
 
     name: str
     get: Callable[[str], Path | None]
@@ -52,7 +58,10 @@ class Repository:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What was read. part: the network's place, "unet" or "transformer". variant: of the weights, "" or ".fp16"."""
+    """What was read.
+
+    part: the network's place, "unet" or "transformer". variant: of the weights, "" or ".fp16".
+    """
 
     net: Any
     scheduler: Any
@@ -72,18 +81,20 @@ def local(folder: Path) -> Repository:
 
 
 def diffusers_library() -> Any:
-    """diffusers. Raises InputError where it is missing, or another file of that name stands before it."""
+    """diffusers. Raises InputError where it is missing, or another file of that name stands before
+    it."""
     return library("diffusers", "DDPMScheduler", "diffusers>=0.35")
 
 
 def read(repository: Repository, check: Callable[[str, dict[str, str]], None]) -> Pipeline:
     """Network, in evaluation mode, and scheduler of a repository.
 
-    check: called with the pipeline's class and {part: class}, to refuse what is no denoiser or of a class unknown.
+    check: called with the pipeline's class and {part: class}, to refuse what is no denoiser or of a
+    class unknown.
 
-    Raises InputError for a file that is missing, damaged, too large or of the wrong kind; for a configuration of which
-    diffusers makes nothing; for weights that are missing, too many or misshapen.
-    """
+    Raises InputError for a file that is missing, damaged, too large or of the wrong kind; for a
+    configuration of which diffusers makes nothing; for weights that are missing, too many or
+    misshapen."""
     class_name, parts = _index(repository)
     check(class_name, parts)
     part = "unet" if "unet" in parts else "transformer"
@@ -95,7 +106,8 @@ def read(repository: Repository, check: Callable[[str, dict[str, str]], None]) -
 
 
 def _index(repository: Repository) -> tuple[str, dict[str, str]]:
-    """The pipeline's class and {part: class}; without an index of those that lie side by side at the root."""
+    """The pipeline's class and {part: class}; without an index of those that lie side by side at
+    the root."""
     path = repository.get("model_index.json")
     if path is None:
         return "", _side_by_side(repository)
@@ -107,7 +119,9 @@ def _index(repository: Repository) -> tuple[str, dict[str, str]]:
     for part, value in index.items():
         if isinstance(value, list):
             if len(value) != 2 or not all(isinstance(v, str | None) for v in value):
-                raise InputError(f"{path} does not list a pipeline's parts: {part} is {reason(str(value))}")
+                raise InputError(
+                    f"{path} does not list a pipeline's parts: {part} is {reason(str(value))}"
+                )
             if value[1]:
                 parts[part] = value[1]
     return str(index.get("_class_name")), parts
@@ -117,13 +131,15 @@ def _side_by_side(repository: Repository) -> dict[str, str]:
     network, scheduler = (repository.get(name) for name in ("config.json", "scheduler_config.json"))
     if network is None:
         raise InputError(
-            f"{repository.name} is no diffusers pipeline folder: it has no model_index.json{repository.absent}"
+            f"{repository.name} is no diffusers pipeline folder: it has no"
+            f" model_index.json{repository.absent}"
         )
     name = _class_name(network)
     if scheduler is None:
         raise InputError(
-            f"{repository.name} holds a {name} without its scheduler: load both, as in eb.adapt(diffusers.{name}."
-            "from_pretrained(folder), diffusers.DDPMScheduler(...)), or save the whole pipeline"
+            f"{repository.name} holds a {name} without its scheduler: load both, as in"
+            f" eb.adapt(diffusers.{name}.from_pretrained(folder), diffusers.DDPMScheduler(...)), or"
+            " save the whole pipeline"
         )
     part = "transformer" if "Transformer" in name else "unet"
     return {part: name, "scheduler": _class_name(scheduler)}
@@ -132,43 +148,59 @@ def _side_by_side(repository: Repository) -> dict[str, str]:
 def _class_name(path: Path) -> str:
     name = weights.read_json(path).get("_class_name")
     if not isinstance(name, str):
-        raise InputError(f"{path} does not say its class: it has no _class_name; save the whole pipeline")
+        raise InputError(
+            f"{path} does not say its class: it has no _class_name; save the whole pipeline"
+        )
     return name
 
 
 def _config(repository: Repository, name: str) -> dict[str, Any]:
     path = repository.get(name)
     if path is None:
-        raise InputError(f"{repository.name} has no {name}{repository.absent}: save the whole pipeline")
+        raise InputError(
+            f"{repository.name} has no {name}{repository.absent}: save the whole pipeline"
+        )
     return weights.read_json(path)
 
 
 def _scheduler(repository: Repository, class_name: str) -> Any:
-    scheduler_class: Any = getattr(diffusers_library(), class_name, None) if class_name.isidentifier() else None
+    scheduler_class: Any = (
+        getattr(diffusers_library(), class_name, None) if class_name.isidentifier() else None
+    )
     if scheduler_class is None or not class_name.endswith("Scheduler"):
-        raise InputError(f"{repository.name} names the scheduler {class_name}, which diffusers does not have")
+        raise InputError(
+            f"{repository.name} names the scheduler {class_name}, which diffusers does not have"
+        )
     inside = "scheduler/scheduler_config.json"
     config = _config(repository, inside if repository.get(inside) else "scheduler_config.json")
     check_timesteps(config.get("num_train_timesteps"), f"num_train_timesteps of {repository.name}")
     betas = config.get("trained_betas")
     if betas is not None and not (isinstance(betas, list) and len(betas) <= TIMESTEPS):
-        raise InputError(f"trained_betas of {repository.name} are no list of at most {TIMESTEPS:,} numbers")
+        raise InputError(
+            f"trained_betas of {repository.name} are no list of at most {TIMESTEPS:,} numbers"
+        )
     try:
         with quiet():
             return scheduler_class.from_config(config)
     except Exception as error:  # whatever a constructor says to its numbers
         raise InputError(
-            f"{repository.name} has a {class_name} of which diffusers makes nothing: {reason(error)}"
+            f"{repository.name} has a {class_name} of which diffusers makes nothing:"
+            f" {reason(error)}"
         ) from error
 
 
 def check_timesteps(value: Any, what: str) -> None:
-    """Raise InputError unless a number of training timesteps is absent, or whole and of a size that can be."""
+    """Raise InputError unless a number of training timesteps is absent, or whole and of a size that
+    can be."""
     if value is not None and (type(value) is not int or not 0 < value <= TIMESTEPS):
-        raise InputError(f"{what} is {reason(str(value))}: a whole number from 1 to {TIMESTEPS:,} is allowed")
+        raise InputError(
+            f"{what} is {reason(str(value))}: a whole number from 1 to {TIMESTEPS:,} is allowed"
+        )
 
 
-def _network(repository: Repository, class_name: str, config: dict[str, Any], folder: str) -> tuple[nn.Module, str]:
+def _network(
+    repository: Repository, class_name: str, config: dict[str, Any], folder: str
+) -> tuple[nn.Module, str]:
     """A network with its weights, and their variant."""
     where = f"{repository.name}: {folder}config.json"
     net = _without_memory(class_name, config, where)
@@ -180,13 +212,19 @@ def _network(repository: Repository, class_name: str, config: dict[str, Any], fo
     came = {names[name]: shape for name, shape in shapes.items() if name in names}
     problems = weights.differences(came, weights.shapes_of(net.state_dict()))
     if problems:
-        raise InputError(f"the weights of {repository.name} are not those of its {folder}config.json: {problems}")
+        raise InputError(
+            f"the weights of {repository.name} are not those of its {folder}config.json: {problems}"
+        )
     if _left_to_compute(net, where):
         with quiet():
             net = getattr(diffusers_library(), class_name).from_config(config)
     state: dict[str, Tensor] = {}
     for path in files:
-        state |= {names[name]: value for name, value in weights.read_safetensors(path).items() if name in names}
+        state |= {
+            names[name]: value
+            for name, value in weights.read_safetensors(path).items()
+            if name in names
+        }
     net.load_state_dict(state, assign=True)
     return net.float().eval(), variant
 
@@ -205,14 +243,24 @@ def _without_memory(class_name: str, config: dict[str, Any], where: str) -> nn.M
 
 
 def check_depth(config: dict[str, Any], where: str) -> None:
-    """Raise InputError for a network of so many layers that only to list them would take minutes and gigabytes."""
+    """Raise InputError for a network of so many layers that only to list them would take minutes
+    and gigabytes."""
     blocks = max((len(value) for value in config.values() if isinstance(value, list)), default=0)
-    layers, inner = _largest(config.get("layers_per_block")), _largest(config.get("transformer_layers_per_block"))
+    layers, inner = (
+        _largest(config.get("layers_per_block")),
+        _largest(config.get("transformer_layers_per_block")),
+    )
     depth = max(blocks, 1) * max(layers, 1) * max(inner, 1)
-    depth = max(depth, blocks, _largest(config.get("num_layers")), _largest(config.get("num_attention_heads")))
+    depth = max(
+        depth,
+        blocks,
+        _largest(config.get("num_layers")),
+        _largest(config.get("num_attention_heads")),
+    )
     if depth > DEPTH or _largest(config.get("sample_size")) > 2**16:
         raise InputError(
-            f"{where} describes {depth:,} layers, or states beyond 65,536 pixels: at most {DEPTH:,} are built"
+            f"{where} describes {depth:,} layers, or states beyond 65,536 pixels: at most {DEPTH:,}"
+            " are built"
         )
 
 
@@ -229,7 +277,10 @@ def _weight_files(repository: Repository, folder: str) -> tuple[list[Path], str]
         single = repository.get(f"{folder}{WEIGHTS}{variant}.safetensors")
         if single is not None:
             return [single], variant
-        for index_name in (f"{WEIGHTS}.safetensors.index{variant}.json", f"{WEIGHTS}{variant}.safetensors.index.json"):
+        for index_name in (
+            f"{WEIGHTS}.safetensors.index{variant}.json",
+            f"{WEIGHTS}{variant}.safetensors.index.json",
+        ):
             index = repository.get(folder + index_name)
             if index is not None:
                 return _shards(repository, folder, index), variant
@@ -240,11 +291,17 @@ def _shards(repository: Repository, folder: str, index: Path) -> list[Path]:
     places = weights.read_json(index).get("weight_map")
     names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
     if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise InputError(f"{index} names no .safetensors files beside it in its weight_map: save the network again")
+        raise InputError(
+            f"{index} names no .safetensors files beside it in its weight_map: save the network"
+            " again"
+        )
     found = {name: repository.get(folder + name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        raise InputError(f"{index} names {weights.few(missing)}, not there{repository.absent}: fetch all its files")
+        raise InputError(
+            f"{index} names {weights.few(missing)}, not there{repository.absent}: fetch all its"
+            " files"
+        )
     return [path for path in found.values() if path is not None]
 
 
@@ -253,16 +310,23 @@ def _no_weights(repository: Repository, folder: str) -> str:
     if repository.get(f"{name}.bin") is None:
         return f"{repository.name} has no {name}.safetensors{repository.absent}"
     return (
-        f"{repository.name} has its weights in {name}.bin only, a pickle, which may run any code it holds: convert it, "
-        f'python -c "import torch; from safetensors.torch import save_file; save_file(torch.load({name + ".bin"!r}, '
+        f"{repository.name} has its weights in {name}.bin only, a pickle, which may run any code it"
+        " holds: convert it, "
+        'python -c "import torch; from safetensors.torch import save_file;'
+        f" save_file(torch.load({name + '.bin'!r}, "
         f'weights_only=True), {name + ".safetensors"!r})" in its folder'
     )
 
 
 def _names(net: nn.Module, came: weights.Shapes) -> dict[str, str]:
-    """Each weight's name in the files, and in the network: without marks, and as attention is called today."""
+    """Each weight's name in the files, and in the network: without marks, and as attention is
+    called today."""
     plain = weights.plain_names(came)
-    places = [name for name, module in net.named_modules() if getattr(module, "_from_deprecated_attn_block", False)]
+    places = [
+        name
+        for name, module in net.named_modules()
+        if getattr(module, "_from_deprecated_attn_block", False)
+    ]
     for name, short in plain.items():
         module, _, rest = short.rpartition(".")
         parent, _, last = module.rpartition(".")
@@ -270,27 +334,35 @@ def _names(net: nn.Module, came: weights.Shapes) -> dict[str, str]:
             plain[name] = f"{parent}.{RENAMED[last]}.{rest}"
     doubled = [name for name, count in Counter(plain.values()).items() if count > 1]
     if doubled:
-        raise InputError(f"the weights {weights.few(doubled)} are there twice, with and without a wrapper's mark")
+        raise InputError(
+            f"the weights {weights.few(doubled)} are there twice, with and without a wrapper's mark"
+        )
     return plain
 
 
 def _left_to_compute(net: nn.Module, where: str) -> bool:
-    """Whether a network keeps tensors that its weights do not fill: buffers that are not saved, plain attributes.
+    """Whether a network keeps tensors that its weights do not fill: buffers that are not saved,
+    plain attributes.
 
     Raises InputError for so many numbers in them that to compute them would take gigabytes.
     """
     saved = set(net.state_dict())
     tensors = [value for name, value in net.named_buffers() if name not in saved]
-    tensors += [v for module in net.modules() for v in vars(module).values() if isinstance(v, Tensor)]
+    tensors += [
+        v for module in net.modules() for v in vars(module).values() if isinstance(v, Tensor)
+    ]
     count = sum(tensor.numel() for tensor in tensors)
     if count > COMPUTED:
-        raise InputError(f"{where} describes {count:,} numbers of positions: at most {COMPUTED:,} are computed")
+        raise InputError(
+            f"{where} describes {count:,} numbers of positions: at most {COMPUTED:,} are computed"
+        )
     return bool(tensors)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what diffusers logs of options that it does not know, and warnings that no user can act on."""
+    """Without what diffusers logs of options that it does not know, and warnings that no user can
+    act on."""
     from diffusers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,28 +1,42 @@
 """Any diffusers scheduler as a sampler: a deep copy of it for every chain, driven from our loop.
 
-At its k-th call of the network a scheduler assumes a state x_k = α_k x_0 + σ_k ε and a label t_k for the network. The
-levels (t_k, α_k, σ_k) are read from the scheduler, in the coordinates it works in: α² + σ² = 1 for most, α = 1 for the
-Euler, Heun, KDPM2 and LMS families on a vp network, which then sees x_k/√(α_k² + σ_k²) (`streams`). Where a scheduler
-rounds t_k or interpolates σ_k, both are recorded as they are used.
+At its k-th call of the network a scheduler assumes a state x_k = α_k x_0 + σ_k ε and a label t_k
+for the network. The levels (t_k, α_k, σ_k) are read from the scheduler, in the coordinates it works
+in: α² + σ² = 1 for most, α = 1 for the Euler, Heun, KDPM2 and LMS families on a vp network, which
+then sees x_k/√(α_k² + σ_k²) (`streams`). Where a scheduler rounds t_k or interpolates σ_k, both are
+recorded as they are used.
 
-*Steps.* A step ends where the scheduler keeps a state. Heun's predictor, KDPM2's mid-point and the Runge-Kutta stages
-of PNDM are calls within a step, as in our own `heun`; the states of multistep and singlestep solvers are all kept. So a
-chain of T′ steps has T′ + 1 entries whatever a step costs. The last entry is the level where the scheduler stops: clean
-for most, ᾱ_0 with `set_alpha_to_one=False`, σ_min with `final_sigmas_type="sigma_min"`; it bears the clean label.
+*Steps.* A step ends where the scheduler keeps a state. Heun's predictor, KDPM2's mid-point and the
+Runge-Kutta stages
+of PNDM are calls within a step, as in our own `heun`; the states of multistep and singlestep
+solvers are all kept. So a
+chain of T′ steps has T′ + 1 entries whatever a step costs. The last entry is the level where the
+scheduler stops: clean
+for most, ᾱ_0 with `set_alpha_to_one=False`, σ_min with `final_sigmas_type="sigma_min"`; it bears
+the clean label.
 
-*Rehearsal.* Without clipping a step is linear in the state, in x̂_0 and in its noise. So the scheduler runs once, before
-any network does, on the responses to a unit x_0, a unit start and a unit noise at each step, with x_0 as prediction.
-This finds the steps and levels, whether noise is drawn at all, and the teacher chain's law without Monte Carlo: its
-mean a_k x_0 and its residual variance v_k, to be compared with α_k x_0 and σ_k². `teacher_error` is the largest of
-|v_k/σ_k² − 1| and |a_k − α_k|/σ_k; the teacher is exact (design §4.1) if that is at most `EXACT`. Most stay below 10⁻⁴;
+*Rehearsal.* Without clipping a step is linear in the state, in x̂_0 and in its noise. So the
+scheduler runs once, before
+any network does, on the responses to a unit x_0, a unit start and a unit noise at each step, with
+x_0 as prediction.
+This finds the steps and levels, whether noise is drawn at all, and the teacher chain's law without
+Monte Carlo: its
+mean a_k x_0 and its residual variance v_k, to be compared with α_k x_0 and σ_k². `teacher_error` is
+the largest of
+|v_k/σ_k² − 1| and |a_k − α_k|/σ_k; the teacher is exact (design §4.1) if that is at most `EXACT`.
+Most stay below 10⁻⁴;
 the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 
-*Noise.* A scheduler draws with `torch.randn` from a generator that runs on from sample to sample. While one steps, a
-`TorchFunctionMode` answers each of its draws with our noise of that step, which belongs to the sample (`noise`).
+*Noise.* A scheduler draws with `torch.randn` from a generator that runs on from sample to sample.
+While one steps, a
+`TorchFunctionMode` answers each of its draws with our noise of that step, which belongs to the
+sample (`noise`).
 No module is patched, no other thread sees it, and the same noise reaches the teacher's copy.
 
-*Clipping.* A class named by a string clips as our `clip` says. An object that clips by itself (`clip_sample`, with its
-`clip_sample_range`) goes on doing so: DDIM keeps ε̂ after the clip, the others derive it again, and the recorded
+*Clipping.* A class named by a string clips as our `clip` says. An object that clips by itself
+(`clip_sample`, with its
+`clip_sample_range`) goes on doing so: DDIM keeps ε̂ after the clip, the others derive it again, and
+the recorded
 predictions are clipped alike.
 
 Classes and options: https://huggingface.co/docs/diffusers/api/schedulers/overview
@@ -75,7 +89,9 @@ SUPPORTED = {
     "FlowMatchHeunDiscreteScheduler": ("flow",),
     "LTXEulerAncestralRFScheduler": ("flow",),
 }
-_DISTILLED = "it samples distilled or consistency models, whose output is no denoiser of q(x_t | x_0)"
+_DISTILLED = (
+    "it samples distilled or consistency models, whose output is no denoiser of q(x_t | x_0)"
+)
 _DISCRETE = "it samples discrete tokens"
 _BROWNIAN = "its noise comes from torchsde's Brownian tree, which cannot be given sample by sample"
 _OWN_LABELS = "it fixes its own noise schedule and labels, which are not those of the network"
@@ -105,8 +121,12 @@ REFUSED = {
     "MiniMaxH3Scheduler": _OWN_LABELS,
     "ScoreSdeVeScheduler": _OWN_LABELS,
     "ScoreSdeVpScheduler": _OWN_LABELS,
-    "UnCLIPScheduler": "it has one noise schedule of its own, and only its pipeline knows how far a step goes",
-    "CogVideoXDPMScheduler": "its step needs the previous prediction and timestep, which only its pipeline hands over",
+    "UnCLIPScheduler": (
+        "it has one noise schedule of its own, and only its pipeline knows how far a step goes"
+    ),
+    "CogVideoXDPMScheduler": (
+        "its step needs the previous prediction and timestep, which only its pipeline hands over"
+    ),
     "HeliosScheduler": "it changes the resolution of a video while it samples",
     "RePaintScheduler": "it inpaints: each step needs the known image and a mask",
     "RFD4ProteinaScheduler": "it samples protein coordinates",
@@ -115,29 +135,50 @@ EXACT = 1e-2
 
 # What the model decides, or our own clip.
 _FROM_MODEL = (
-    "trained_betas", "num_train_timesteps", "prediction_type", "beta_start", "beta_end", "beta_schedule",
-    "snr_shift_scale", "use_flow_sigmas",
-)  # fmt: skip
-_FROM_CLIP = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+    "trained_betas",
+    "num_train_timesteps",
+    "prediction_type",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "snr_shift_scale",
+    "use_flow_sigmas",
+)
+_FROM_CLIP = (
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+)
 
 
 def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linspace") -> Sampler:
     """The sampler of `steps` steps that a name or an object stands for.
 
-    sampler: what `samplers.parse` takes; a diffusers class by name, with options of its constructor (and `eta` where
-    its step takes it) as in "DPMSolverMultistepScheduler:solver_order=3,use_karras_sigmas=true"; or a diffusers
-    scheduler, of which a copy is used with all its options. A class named by a string gets the model's noise schedule
-    and prediction type. spacing: a scheduler has its own, set by its options, so only the default is taken.
+    sampler: what `samplers.parse` takes; a diffusers class by name, with options of its constructor
+    (and `eta` where its step takes it) as in
+    "DPMSolverMultistepScheduler:solver_order=3,use_karras_sigmas=true"; or a diffusers scheduler,
+    of which a copy is used with all its options. A class named by a string gets the model's noise
+    schedule and prediction type. spacing: a scheduler has its own, set by its options, so only the
+    default is taken.
 
-    Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown option, a scheduler whose
-    T, betas or prediction type are not the model's, one that cannot work with that prediction type, and thresholding.
-    """
+    Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown
+    option, a scheduler whose T, betas or prediction type are not the model's, one that cannot work
+    with that prediction type, and thresholding."""
     name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
-    if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(sampler, "begin"):
+    if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(
+        sampler, "begin"
+    ):
         return samplers.parse(sampler)
-    _check_class([name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model)
+    _check_class(
+        [name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model
+    )
     if spacing != "linspace":
-        raise InputError(f"{name} makes its own grid: set timestep_spacing={spacing} among its options instead of grid")
+        raise InputError(
+            f"{name} makes its own grid: set timestep_spacing={spacing} among its options instead"
+            " of grid"
+        )
     if not isinstance(sampler, str):
         scheduler = copy.deepcopy(sampler)
         _check_type(scheduler, name, model)
@@ -150,7 +191,8 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
 
 
 def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "SchedulerSampler":
-    """The sampler that a scheduler is in somebody else's loop, once that has set its timesteps: for its levels.
+    """The sampler that a scheduler is in somebody else's loop, once that has set its timesteps: for
+    its levels.
 
     Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
     """
@@ -162,21 +204,32 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
             return _rehearsed(own, model.schedule, eta, model.device)
     except Exception as error:  # as in `_prepared`
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot tell the levels of this {type(scheduler).__name__}: {reason}") from error
+        raise InputError(
+            f"cannot tell the levels of this {type(scheduler).__name__}: {reason}"
+        ) from error
 
 
 def _check_class(names: Sequence[str], model: Denoiser) -> None:
     """Raise InputError unless the class names[0], or a base of it, can sample from the model."""
     base = next((c for c in names if c in SUPPORTED or c in REFUSED), None)
     if base is None:
-        raise InputError(f"unknown diffusers scheduler {names[0]!r}: supported are {', '.join(SUPPORTED)}")
+        raise InputError(
+            f"unknown diffusers scheduler {names[0]!r}: supported are {', '.join(SUPPORTED)}"
+        )
     if base in REFUSED:
         raise InputError(f"{names[0]} is not supported: {REFUSED[base]}")
     kind = model.schedule.parameterisation
     if kind not in SUPPORTED[base] or (kind == "vp" and model.schedule.continuous):
         fit = ", ".join(c for c, kinds in SUPPORTED.items() if kind in kinds)
-        one_of = "ddpm, ddim, euler or heun" if model.schedule.continuous and kind not in ("edm", "flow") else fit
-        raise InputError(f"{names[0]} does not sample from {model.schedule.name} ({kind}) models: give one of {one_of}")
+        one_of = (
+            "ddpm, ddim, euler or heun"
+            if model.schedule.continuous and kind not in ("edm", "flow")
+            else fit
+        )
+        raise InputError(
+            f"{names[0]} does not sample from {model.schedule.name} ({kind}) models: give one of"
+            f" {one_of}"
+        )
 
 
 class _CannotRun(InputError):
@@ -184,7 +237,8 @@ class _CannotRun(InputError):
 
 
 def _answers_any(model: Denoiser) -> bool:
-    """Whether the model's type is a matter of form: an exact denoiser's x̂_0 in float64 gives any other."""
+    """Whether the model's type is a matter of form: an exact denoiser's x̂_0 in float64 gives any
+    other."""
     return isinstance(model, MixtureOracle | EmpiricalOracle | Teacher)
 
 
@@ -210,18 +264,29 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
     free = sorted(allowed - {*_FROM_MODEL, *_FROM_CLIP} | ({"eta"} if eta_in_step else set()))
     for option in options:
         if option in allowed and option not in free:
-            raise InputError(f"{name}'s {option} is decided by the model or by clip, not by an option of the sampler")
+            raise InputError(
+                f"{name}'s {option} is decided by the model or by clip, not by an option of the"
+                " sampler"
+            )
         if option not in free:
             raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(free)}")
-    # The singlestep solver's own default is impossible with its default end, and it says so at length.
-    given: dict[str, Any] = {"prediction_type": prediction_type, "snr_shift_scale": 1.0, "lower_order_final": True}
+    # The singlestep solver's own default is impossible with its default end, and it says so at
+    # length.
+    given: dict[str, Any] = {
+        "prediction_type": prediction_type,
+        "snr_shift_scale": 1.0,
+        "lower_order_final": True,
+    }
     given["clip_sample"] = False
     if schedule.parameterisation == "vp":
         abar = schedule.alpha**2
         given["trained_betas"] = (1 - abar / np.append(1.0, abar[:-1])).tolist()
         given["num_train_timesteps"] = len(schedule)
     elif schedule.parameterisation == "edm":
-        given |= {"sigma_min": round(float(schedule.sigma[0]), 12), "sigma_max": round(float(schedule.sigma[-1]), 12)}
+        given |= {
+            "sigma_min": round(float(schedule.sigma[0]), 12),
+            "sigma_max": round(float(schedule.sigma[-1]), 12),
+        }
         given["prediction_type"] = "epsilon"
     else:
         given["use_flow_sigmas"] = True
@@ -232,7 +297,9 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
 def _option(text: str, name: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"cannot read the option {text!r} of {name}: write {name}:key=value,key=value")
+        raise InputError(
+            f"cannot read the option {text!r} of {name}: write {name}:key=value,key=value"
+        )
     try:
         return key, json.loads(value)
     except ValueError:
@@ -240,36 +307,53 @@ def _option(text: str, name: str) -> tuple[str, Any]:
 
 
 def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
-    """Raise InputError where a scheduler's prediction type, T, betas or options do not fit the model."""
+    """Raise InputError where a scheduler's prediction type, T, betas or options do not fit the
+    model."""
     config, schedule = scheduler.config, model.schedule
     if schedule.parameterisation != "edm":
         expected = _output_type(scheduler)
         if expected != model.prediction_type and not _answers_any(model):
-            raise InputError(f"{name} expects {expected}, but the model predicts {model.prediction_type}")
+            raise InputError(
+                f"{name} expects {expected}, but the model predicts {model.prediction_type}"
+            )
     is_flow = schedule.parameterisation == "flow"
     if is_flow != bool(config.get("use_flow_sigmas", is_flow)):
-        raise InputError(f"{name}: use_flow_sigmas is for flow models, and this is {schedule.parameterisation}")
+        raise InputError(
+            f"{name}: use_flow_sigmas is for flow models, and this is {schedule.parameterisation}"
+        )
     for option in ("thresholding", "use_dynamic_shifting", "invert_sigmas"):
         if config.get(option):
-            raise InputError(f"{name} with {option} is not supported: its steps are not ours to reproduce; turn it off")
+            raise InputError(
+                f"{name} with {option} is not supported: its steps are not ours to reproduce; turn"
+                " it off"
+            )
     if config.get("timestep_type") == "continuous":
-        raise InputError(f"{name} with timestep_type=continuous labels levels as the model does not: use discrete")
+        raise InputError(
+            f"{name} with timestep_type=continuous labels levels as the model does not: use"
+            " discrete"
+        )
     variance = str(vars(scheduler).get("variance_type") or config.get("variance_type"))
-    takes_variance = name.startswith("DDPM") and variance == "learned_range" and model.learned_variance
+    takes_variance = (
+        name.startswith("DDPM") and variance == "learned_range" and model.learned_variance
+    )
     if variance.startswith("learned") and not takes_variance:
-        raise InputError(f"{name} with variance_type={variance} does not fit this model: use fixed_small")
+        raise InputError(
+            f"{name} with variance_type={variance} does not fit this model: use fixed_small"
+        )
     if schedule.parameterisation != "vp":
         return
     if len(schedule) != config.num_train_timesteps:
         raise InputError(
-            f"{name} has {config.num_train_timesteps} training timesteps, but the model was trained with "
-            f"{len(schedule)}: set num_train_timesteps, or give the class's name to get the model's schedule"
+            f"{name} has {config.num_train_timesteps} training timesteps, but the model was trained"
+            f" with {len(schedule)}: set num_train_timesteps, or give the class's name to get the"
+            " model's schedule"
         )
     difference = np.abs(np.sqrt(scheduler.alphas_cumprod.double().numpy()) - schedule.alpha)
     if difference.max() > 1e-3:
         raise InputError(
-            f"{name}'s betas are not the model's (α_t differs by up to {difference.max():.2g}, at timestep "
-            f"{difference.argmax()}): set its beta options, or give the class's name to get the model's schedule"
+            f"{name}'s betas are not the model's (α_t differs by up to {difference.max():.2g}, at"
+            f" timestep {difference.argmax()}): set its beta options, or give the class's name to"
+            " get the model's schedule"
         )
 
 
@@ -278,7 +362,9 @@ def _output_type(scheduler: Any) -> str:
     return str(scheduler.config.get("prediction_type", "flow_prediction"))
 
 
-def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None) -> "SchedulerSampler":
+def _prepared(
+    scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None
+) -> "SchedulerSampler":
     """The sampler of a scheduler that is ours to change, rehearsed."""
     clip = _own_clip(scheduler, name)
     if steps < 1 or steps != int(steps):
@@ -290,10 +376,13 @@ def _prepared(scheduler: Any, name: str, model: Denoiser, steps: int, eta: float
             return replace(rehearsed, scheduler=scheduler, clip=clip, steps=int(steps))
     except InputError:
         raise
-    except Exception as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
+    except (
+        Exception
+    ) as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _CannotRun(
-            f"{name} cannot take {steps} steps with a model that predicts {model.prediction_type}: {reason}"
+            f"{name} cannot take {steps} steps with a model that predicts {model.prediction_type}:"
+            f" {reason}"
         ) from error
 
 
@@ -303,27 +392,32 @@ def _own_clip(scheduler: Any, name: str) -> Clipping | None:
         return None
     keeps = "DDIM" in name and not name.startswith("CogVideoX")
     return Clipping(
-        Convention.KEEP_EPSILON if keeps else Convention.REDERIVE, float(scheduler.config.get("clip_sample_range", 1.0))
+        Convention.KEEP_EPSILON if keeps else Convention.REDERIVE,
+        float(scheduler.config.get("clip_sample_range", 1.0)),
     )
 
 
 def _unclipped(scheduler: Any) -> Any:
     """A copy of a scheduler that does not clip, whose steps are linear."""
     own = copy.deepcopy(scheduler)
-    own.register_to_config(**{option: False for option in ("clip_sample", "thresholding") if option in own.config})
+    own.register_to_config(
+        **{option: False for option in ("clip_sample", "thresholding") if option in own.config}
+    )
     return own
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the DeprecationWarnings that NumPy 2 gives for diffusers' arrays of tensors: no user can act on them."""
+    """Without the DeprecationWarnings that NumPy 2 gives for diffusers' arrays of tensors: no user
+    can act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 class Call(NamedTuple):
-    """One call of the network: its place in scheduler.timesteps and the level its state is taken to have."""
+    """One call of the network: its place in scheduler.timesteps and the level its state is taken to
+    have."""
 
     place: int
     level: Level
@@ -333,8 +427,10 @@ class Call(NamedTuple):
 class SchedulerSampler:
     """A diffusers scheduler of a fixed number of steps as a sampler; `sampler_for` makes one.
 
-    scheduler: never stepped itself. nodes: the calls of each step. own_levels: one for each step, and the end.
-    stochastic: whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's state is N(a x_0, v).
+    scheduler: never stepped itself. nodes: the calls of each step. own_levels: one for each step,
+    and the end.
+    stochastic: whether it draws noise. teacher: (a, v) at each of the levels, where the teacher's
+    state is N(a x_0, v).
     clip: how it clips by itself, or None. steps: how many were asked of it.
     """
 
@@ -356,23 +452,29 @@ class SchedulerSampler:
         options = {
             key: config[key]
             for key, parameter in defaults.items()
-            if key in config and key not in {*_FROM_MODEL, *_FROM_CLIP} and config[key] != parameter.default
+            if key in config
+            and key not in {*_FROM_MODEL, *_FROM_CLIP}
+            and config[key] != parameter.default
         }
         if self.eta:
             options["eta"] = self.eta
-        listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in sorted(options.items()))
+        listed = ",".join(
+            f"{key}={json.dumps(value, default=str)}" for key, value in sorted(options.items())
+        )
         return f"{cls.__name__}:{listed}" if listed else cls.__name__
 
     @property
     def limit(self) -> Limit | None:
-        """That of the probability flow where no noise is drawn; of the SDE where the right amount is (`SDE`)."""
+        """That of the probability flow where no noise is drawn; of the SDE where the right amount
+        is (`SDE`)."""
         if not self.stochastic:
             return "ode"
         return "sde" if _tends_to_sde(self.scheduler, self.eta) else None
 
     @property
     def teacher_error(self) -> float:
-        """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean end)."""
+        """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean
+        end)."""
         deviations = []
         for (_, alpha, sigma), (a, v) in zip(self.own_levels, self.teacher, strict=True):
             unit = sigma or 1.0
@@ -381,13 +483,19 @@ class SchedulerSampler:
 
     @property
     def exact_teacher(self) -> bool:
-        """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1), as rehearsed."""
+        """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1), as
+        rehearsed."""
         return self.teacher_error <= EXACT
 
-    def levels(self, schedule: Schedule, steps: int, spacing: str = "linspace") -> tuple[Level, ...]:
+    def levels(
+        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+    ) -> tuple[Level, ...]:
         """Its own. Raises InputError for another number of steps than it was made for."""
         if steps != self.steps:
-            raise InputError(f"this {type(self.scheduler).__name__} was made for {self.steps} steps, not for {steps}")
+            raise InputError(
+                f"this {type(self.scheduler).__name__} was made for {self.steps} steps, not for"
+                f" {steps}"
+            )
         return self.own_levels
 
     def prior_scale(self, level: Level) -> float:
@@ -406,8 +514,15 @@ class SchedulerSampler:
         name = type(self.scheduler).__name__
         first = next((j for j, level in enumerate(self.own_levels) if level == levels[0]), 0)
         if tuple(levels) != self.own_levels[first : first + len(levels)]:
-            raise InputError(f"{name} keeps levels of its own, which cannot be refined or replaced: give it more steps")
-        if first and not hasattr(self.scheduler, "set_begin_index") and hasattr(self.scheduler, "counter"):
+            raise InputError(
+                f"{name} keeps levels of its own, which cannot be refined or replaced: give it more"
+                " steps"
+            )
+        if (
+            first
+            and not hasattr(self.scheduler, "set_begin_index")
+            and hasattr(self.scheduler, "counter")
+        ):
             raise InputError(f"{name} counts its calls and cannot start in mid-chain")
         return _Chain(self, first)
 
@@ -420,9 +535,15 @@ SDE: dict[str, Callable[[Any, float | None], bool]] = {
     "DDIMParallelScheduler": lambda config, eta: eta == 1,
     "EulerAncestralDiscreteScheduler": lambda config, eta: True,
     "KDPM2AncestralDiscreteScheduler": lambda config, eta: True,
-    "EDMDPMSolverMultistepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
-    "DPMSolverMultistepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
-    "DPMSolverSinglestepScheduler": lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-"),
+    "EDMDPMSolverMultistepScheduler": (
+        lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-")
+    ),
+    "DPMSolverMultistepScheduler": (
+        lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-")
+    ),
+    "DPMSolverSinglestepScheduler": (
+        lambda config, eta: str(config.get("algorithm_type", "")).startswith("sde-")
+    ),
 }
 
 
@@ -463,7 +584,9 @@ class _Stepper:
     def __call__(self, x: Tensor, prediction: Prediction, call: Call) -> Tensor:
         t = self.scheduler.timesteps[call.place]
         if hasattr(self.scheduler, "scale_model_input"):
-            self.scheduler.scale_model_input(x, t)  # some warn, or do not count their steps, without it
+            self.scheduler.scale_model_input(
+                x, t
+            )  # some warn, or do not count their steps, without it
         output = self._output(x, prediction, call.level)
         with _quiet():
             done: Tensor = self.scheduler.step(output, t, x, return_dict=False, **self._extra)[0]
@@ -480,12 +603,20 @@ class _Stepper:
         scale = 1 / np.hypot(level.alpha, level.sigma)
         own = Level(level.timestep, scale * level.alpha, scale * level.sigma)
         a, b = prediction_coefficients(_output_type(self.scheduler), own)
-        # Not prediction.x0: the scheduler clips by itself where it keeps ε̂ (`SchedulerSampler.clip`).
-        x0 = prediction.x0 if self._rederives else (x - level.sigma * prediction.epsilon) / level.alpha
+        # Not prediction.x0: the scheduler clips by itself where it keeps ε̂
+        # (`SchedulerSampler.clip`).
+        x0 = (
+            prediction.x0
+            if self._rederives
+            else (x - level.sigma * prediction.epsilon) / level.alpha
+        )
         output = b * prediction.epsilon if a == 0 else a * x0 + (b * prediction.epsilon if b else 0)
         if vars(self.scheduler).get("variance_type") == "learned_range":
             if prediction.variance is None:
-                raise InputError("variance_type=learned_range needs the model's variance: record its chain stream too")
+                raise InputError(
+                    "variance_type=learned_range needs the model's variance: record its chain"
+                    " stream too"
+                )
             return torch.cat([output.double(), 2 * prediction.variance - 1], dim=1)
         return output.double()
 
@@ -505,7 +636,9 @@ class _Drawing(TorchFunctionMode):
         return self.z.to(kwargs.get("device"), kwargs.get("dtype")).reshape(*args)
 
 
-def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None, device: torch.device) -> SchedulerSampler:
+def _rehearsed(
+    scheduler: Any, schedule: Schedule, eta: float | None, device: torch.device
+) -> SchedulerSampler:
     """Run a scheduler on unit responses, with x_0 as the prediction (module docstring)."""
     calls = len(scheduler.timesteps)
     stepper = _Stepper(scheduler, eta, 0)
@@ -540,7 +673,8 @@ def _rehearsed(scheduler: Any, schedule: Schedule, eta: float | None, device: to
 def _keeps_state(scheduler: Any) -> bool:
     """Whether the state handed to the next call is one that the solver keeps."""
     if hasattr(scheduler, "prk_timesteps"):
-        # PNDM: the first steps take four calls each, or without Runge-Kutta the very first takes two.
+        # PNDM: the first steps take four calls each, or without Runge-Kutta the very first takes
+        # two.
         counter, stages = scheduler.counter, len(scheduler.prk_timesteps)
         return bool(counter % 4 == 0 or counter > stages if stages else counter != 1)
     return bool(getattr(scheduler, "state_in_first_order", True))
@@ -552,14 +686,19 @@ def _level(scheduler: Any, index: int, schedule: Schedule) -> Level:
     if not hasattr(scheduler, "sigmas"):
         abar = float(scheduler.alphas_cumprod[t])
         return Level(float(t), abar**0.5, (1 - abar) ** 0.5)
-    sigmas, place = scheduler.sigmas, index if scheduler.step_index is None else scheduler.step_index
+    sigmas, place = (
+        scheduler.sigmas,
+        index if scheduler.step_index is None else scheduler.step_index,
+    )
     if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
         # The two classes shift their list of mid-points by one against each other.
         sigmas, place = scheduler.sigmas_interpol, place - hasattr(scheduler, "sigmas_down")
     alpha, sigma = _alpha_sigma(scheduler, float(sigmas[place]), schedule)
     label = float(t)
     if schedule.parameterisation == "flow":
-        label *= float(schedule.timestep[-1] / schedule.sigma[-1]) / scheduler.config.num_train_timesteps
+        label *= (
+            float(schedule.timestep[-1] / schedule.sigma[-1]) / scheduler.config.num_train_timesteps
+        )
     return Level(sigma if schedule.parameterisation == "edm" else label, alpha, sigma)
 
 

@@ -3,9 +3,9 @@
     torch.compile, DataParallel, DistributedDataParallel, AveragedModel, ema_pytorch's EMA      the network inside
     FSDP, diffusers' EMAModel, weights that accelerate keeps elsewhere                          refused, with the cure
 
-What runs afterwards is the network itself: eagerly, on one device. Numbers do not depend on how it was wrapped, and
-hooks see every call. To run it compiled, compile it in place, `model.net.compile()`, which wraps nothing.
-"""
+What runs afterwards is the network itself: eagerly, on one device. Numbers do not depend on how it
+was wrapped, and hooks see every call. To run it compiled, compile it in place,
+`model.net.compile()`, which wraps nothing."""
 
 from typing import Any
 
@@ -38,35 +38,43 @@ def unwrapped(value: Any) -> Any:
 
 
 def precision_note(net: Any) -> str:
-    """What to say of a network whose arithmetic somebody changed from outside; empty if nobody did."""
-    return "computes under accelerate's mixed precision" if hasattr(net, "_original_forward") else ""
+    """What to say of a network whose arithmetic somebody changed from outside; empty if
+    nobody did."""
+    return (
+        "computes under accelerate's mixed precision" if hasattr(net, "_original_forward") else ""
+    )
 
 
 def _refuse(value: Any) -> None:
     if hasattr(value, "shadow_params") and hasattr(value, "copy_to"):
         raise InputError(
-            f"{type(value).__name__} holds averaged weights without a network: copy them into it with "
-            "ema.copy_to(net.parameters()) and give that network (ema.store(net.parameters()) first keeps its own "
-            "weights for ema.restore)"
+            f"{type(value).__name__} holds averaged weights without a network: copy them into it"
+            " with ema.copy_to(net.parameters()) and give that network"
+            " (ema.store(net.parameters()) first keeps its own weights for ema.restore)"
         )
     if class_among(value, SHARDED):
         raise InputError(
-            f"{type(value).__name__} holds a share of the weights in each process: load all of them into a network of "
-            "your own, net.load_state_dict(get_model_state_dict(sharded, "
-            "options=StateDictOptions(full_state_dict=True))) of torch.distributed.checkpoint.state_dict, and give it"
+            f"{type(value).__name__} holds a share of the weights in each process: load all of them"
+            " into a network of your own, net.load_state_dict(get_model_state_dict(sharded,"
+            " options=StateDictOptions(full_state_dict=True))) of"
+            " torch.distributed.checkpoint.state_dict, and give it"
         )
     if not hasattr(value, "named_parameters"):
         return
     absent = [name for name, parameter in value.named_parameters() if parameter.is_meta]
     if absent:
-        name, what = type(value).__name__, f"{len(absent)} weights on the meta device, {absent[0]} first"
+        name, what = (
+            type(value).__name__,
+            f"{len(absent)} weights on the meta device, {absent[0]} first",
+        )
         raise InputError(f"{name} has {what}, where they are no numbers: {_fetch(value)}")
 
 
 def _fetch(net: Any) -> str:
     if any(hasattr(module, "_hf_hook") for module in net.modules()):
         return (
-            "accelerate keeps them elsewhere between calls; accelerate.hooks.remove_hook_from_module(net, "
-            "recurse=True) brings them back, of a pipeline pipe.remove_all_hooks()"
+            "accelerate keeps them elsewhere between calls;"
+            " accelerate.hooks.remove_hook_from_module(net, recurse=True) brings them back, of a"
+            " pipeline pipe.remove_all_hooks()"
         )
     return "load them first, with net.load_state_dict(weights, assign=True)"

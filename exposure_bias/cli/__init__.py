@@ -1,8 +1,7 @@
 """`eb-analyze`: one thin subcommand over each public function.
 
-A wrong argument or unusable input ends with one line on stderr and exit code 2; Ctrl-C with 130. Results go to stdout,
-progress and messages to stderr.
-"""
+A wrong argument or unusable input ends with one line on stderr and exit code 2; Ctrl-C with 130.
+Results go to stdout, progress and messages to stderr."""
 
 import argparse
 import ctypes
@@ -17,11 +16,40 @@ from exposure_bias.errors import InputError
 
 # Options of a new run, which mean nothing where the result of one is read.
 RUN = (
-    "model", "preset", "remedy", "data", "split", "n", "sampler", "samplers", "clip", "seed", "batch_size", "device",
-    "steps", "timestep_spacing", "start", "starts", "streams", "statistic", "lengths", "mode", "refine", "replicates",
-    "targets", "margin", "restarts", "images", "against", "features", "weights", "reference", "real", "no_quantise",
+    "model",
+    "preset",
+    "remedy",
+    "data",
+    "split",
+    "n",
+    "sampler",
+    "samplers",
+    "clip",
+    "seed",
+    "batch_size",
+    "device",
+    "steps",
+    "timestep_spacing",
+    "start",
+    "starts",
+    "streams",
+    "statistic",
+    "lengths",
+    "mode",
+    "refine",
+    "replicates",
+    "targets",
+    "margin",
+    "restarts",
+    "images",
+    "against",
+    "features",
+    "weights",
+    "reference",
+    "real",
+    "no_quantise",
     "checkpoints",
-)  # fmt: skip
+)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -44,9 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         kept = getattr(options, "checkpoint", None)
-        again = "the same command with --resume" if options.run is commands.train else "the same command"
+        again = (
+            "the same command with --resume"
+            if options.run is commands.train
+            else "the same command"
+        )
         hint = f"; {kept} keeps what was finished, {again} goes on from there"
-        print(f"eb-analyze: interrupted{hint if kept and os.path.exists(kept) else ''}", file=sys.stderr)
+        print(
+            f"eb-analyze: interrupted{hint if kept and os.path.exists(kept) else ''}",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,15 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     root = argparse.ArgumentParser(
-        prog="eb-analyze", description="Does a diffusion model suffer from exposure bias: where, why, at what cost?"
+        prog="eb-analyze",
+        description="Does a diffusion model suffer from exposure bias: where, why, at what cost?",
     )
-    root.add_argument("--version", action="version", version=f"exposure_bias {version('exposure-bias')}")
+    root.add_argument(
+        "--version", action="version", version=f"exposure_bias {version('exposure-bias')}"
+    )
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in commands.COMMANDS.items():
         aliases = [old for old, new in commands.ALIASES.items() if new == name]
-        subparser = subparsers.add_parser(name, aliases=aliases, help=command.summary, description=command.summary)
+        subparser = subparsers.add_parser(
+            name, aliases=aliases, help=command.summary, description=command.summary
+        )
         command.add_options(subparser)
-        defaults = {action.dest: subparser.get_default(action.dest) for action in subparser._actions}
+        defaults = {
+            action.dest: subparser.get_default(action.dest) for action in subparser._actions
+        }
         subparser.set_defaults(run=command.run, defaults=defaults)
     return root
 
@@ -74,7 +116,9 @@ def _renamed(arguments: list[str]) -> list[str]:
     if arguments[:1] not in (["error-hist"], ["chain-errors"]) or "--of" not in arguments:
         return arguments
     place = arguments.index("--of")
-    name = {"state": "state-error", "chain": "chain-errors"}.get("".join(arguments[place + 1 : place + 2]))
+    name = {"state": "state-error", "chain": "chain-errors"}.get(
+        "".join(arguments[place + 1 : place + 2])
+    )
     return arguments if name is None else [name, *arguments[1:place], *arguments[place + 2 :]]
 
 
@@ -96,11 +140,12 @@ def _check_read(options: argparse.Namespace) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse freed memory instead of returning it to the system after every layer of a network.
+    """Have glibc reuse freed memory instead of returning it to the system after every layer of a
+    network.
 
-    On a CPU this saves 15 to 35 % of a UNet's time (benchmarks/record_overhead.py under MALLOC_TRIM_THRESHOLD_ and
-    MALLOC_MMAP_THRESHOLD_). It concerns the whole process, so that only the program does it, never the library.
-    """
+    On a CPU this saves 15 to 35 % of a UNet's time (benchmarks/record_overhead.py under
+    MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_). It concerns the whole process, so that only
+    the program does it, never the library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):

@@ -9,27 +9,46 @@ def _running(parser: Parser) -> None:
     parser.add_argument(
         "--model",
         default="digits",
-        help="bundled name, diffusers folder, org/name[@revision] of the hub, or ADM checkpoint (default: digits)",
+        help=(
+            "bundled name, diffusers folder, org/name[@revision] of the hub, or ADM checkpoint"
+            " (default: digits)"
+        ),
     )
-    parser.add_argument("--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them")
     parser.add_argument(
-        "--remedy", action="append", default=[], metavar="R",
-        help="es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be repeated",
-    )  # fmt: skip
+        "--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them"
+    )
+    parser.add_argument(
+        "--remedy",
+        action="append",
+        default=[],
+        metavar="R",
+        help=(
+            "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be"
+            " repeated"
+        ),
+    )
     _data(parser)
 
 
 def _data(parser: Parser) -> None:
     parser.add_argument(
         "--data",
-        help="bundled name, folder, .npy, .npz or .zip (default: digits, or the bundled model's own)",
+        help=(
+            "bundled name, folder, .npy, .npz or .zip (default: digits, or the bundled model's own)"
+        ),
     )
-    parser.add_argument("--split", choices=("train", "test"), help="of bundled data (default: test)")
+    parser.add_argument(
+        "--split", choices=("train", "test"), help="of bundled data (default: test)"
+    )
     parser.add_argument("-n", type=int, help="number of samples")
     parser.add_argument(
-        "--sampler", default="ddpm", help="ddpm[:VARIANCE], ddim[:ETA], euler, heun, or a diffusers scheduler's class "
-        "name[:OPTION=VALUE,...], or module:Class of yours (default: ddpm)",
-    )  # fmt: skip
+        "--sampler",
+        default="ddpm",
+        help=(
+            "ddpm[:VARIANCE], ddim[:ETA], euler, heun, or a diffusers scheduler's class "
+            "name[:OPTION=VALUE,...], or module:Class of yours (default: ddpm)"
+        ),
+    )
     parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=256)
@@ -47,12 +66,16 @@ def _spacing(parser: Parser) -> None:
 
 
 def _steps(parser: Parser, default: int = 100) -> None:
-    parser.add_argument("--steps", type=int, default=default, help=f"chain length (default: {default})")
+    parser.add_argument(
+        "--steps", type=int, default=default, help=f"chain length (default: {default})"
+    )
     _spacing(parser)
 
 
 def _start(parser: Parser) -> None:
-    parser.add_argument("--start", default="data", help="data, noise, or a timestep of the grid (default: data)")
+    parser.add_argument(
+        "--start", default="data", help="data, noise, or a timestep of the grid (default: data)"
+    )
 
 
 def _recording(parser: Parser) -> None:
@@ -61,29 +84,55 @@ def _recording(parser: Parser) -> None:
     _start(parser)
     parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
     parser.add_argument(
-        "--statistic", action="append", default=[], metavar="MODULE:NAME",
+        "--statistic",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
         help="an accumulator of yours to record as well; may be repeated; imports MODULE",
-    )  # fmt: skip
+    )
 
 
 def _printing(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
-    parser.add_argument("-o", "--out", metavar="DIR", help="write CSV, PNG, PDF and the dataset here")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="write CSV, PNG, PDF and the dataset here"
+    )
 
 
 def record(parser: Parser) -> None:
     _running(parser)
     _recording(parser)
-    parser.add_argument("--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)")
-    parser.add_argument("-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc")
+    parser.add_argument(
+        "--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)"
+    )
+    parser.add_argument(
+        "-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc"
+    )
 
 
 # Options that `train` takes under the same name.
 TRAINING = (
-    "schedule", "prediction_type", "device", "compile", "checkpoint_every", "sample_every", "on_write_error",
-    "iterations", "batch_size", "learning_rate", "warmup", "weight_decay", "max_gradient_norm", "ema", "flips",
-    "held_out", "precision", "channels_last", "log_every", "evaluate_every",
-)  # fmt: skip
+    "schedule",
+    "prediction_type",
+    "device",
+    "compile",
+    "checkpoint_every",
+    "sample_every",
+    "on_write_error",
+    "iterations",
+    "batch_size",
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "max_gradient_norm",
+    "ema",
+    "flips",
+    "held_out",
+    "precision",
+    "channels_last",
+    "log_every",
+    "evaluate_every",
+)
 
 
 def _gamma(text: str) -> float | tuple[float, ...]:
@@ -95,13 +144,32 @@ def train(parser: Parser) -> None:
     add = parser.add_argument
     add("-o", "--out", required=True, metavar="DIR", help="checkpoints, log and samples go here")
     add("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
-    add("--objective", nargs="+", default=["ddpm"], help="of ddpm, ip, ddpm-y, gp, wd, hybrid; several: a run for each")
-    add("--gamma", type=_gamma, help="of ip and ddpm-y: a number, or LOW,HIGH by level (default: 0.1)")
-    add("--lambda", dest="strength", type=float, help="of gp (default: 1e-5) and wd (default: 1e-6)")
-    add("--net", default="unet-small", help="unet-tiny, unet-small, unet-ddpm or a JSON file of UNet2DModel options")
+    add(
+        "--objective",
+        nargs="+",
+        default=["ddpm"],
+        help="of ddpm, ip, ddpm-y, gp, wd, hybrid; several: a run for each",
+    )
+    add(
+        "--gamma",
+        type=_gamma,
+        help="of ip and ddpm-y: a number, or LOW,HIGH by level (default: 0.1)",
+    )
+    add(
+        "--lambda", dest="strength", type=float, help="of gp (default: 1e-5) and wd (default: 1e-6)"
+    )
+    add(
+        "--net",
+        default="unet-small",
+        help="unet-tiny, unet-small, unet-ddpm or a JSON file of UNet2DModel options",
+    )
     add("--fine-tune", metavar="MODEL", help="start from this model instead of --net")
     add("--schedule", default="linear", help="linear or cosine (default: linear)")
-    add("--prediction-type", default="epsilon", help="epsilon, sample or v_prediction (default: epsilon)")
+    add(
+        "--prediction-type",
+        default="epsilon",
+        help="epsilon, sample or v_prediction (default: epsilon)",
+    )
     add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
     add("--iterations", type=int, default=10_000)
     add("--batch-size", type=int, default=128, help="of all processes together (default: 128)")
@@ -112,30 +180,52 @@ def train(parser: Parser) -> None:
     add("--ema", type=float, default=0.999, help="decay of the averaged weights (default: 0.999)")
     add("--flips", action="store_true", help="mirror half of the images")
     add(
-        "--held-out", type=float, default=0.1, help="share kept from training (default: 0.1; bundled data have a split)"
+        "--held-out",
+        type=float,
+        default=0.1,
+        help="share kept from training (default: 0.1; bundled data have a split)",
     )
-    add("--precision", default="auto", help="auto, fp32 or bf16 (default: auto, bf16 where a GPU has it)")
+    add(
+        "--precision",
+        default="auto",
+        help="auto, fp32 or bf16 (default: auto, bf16 where a GPU has it)",
+    )
     add("--channels-last", action="store_true")
     add("--compile", action="store_true", help="use torch.compile")
     add("--device", default="cpu", help="torch device (default: cpu)")
     add("--log-every", type=int, default=100, metavar="K")
     add("--evaluate-every", type=int, default=500, metavar="K")
     add("--checkpoint-every", type=int, default=1000, metavar="K")
-    add("--sample-every", type=int, metavar="K", help="sample grids (default: with checkpoints; 0: none)")
-    add("--on-write-error", default="stop", help="stop or go-on when a checkpoint cannot be written (default: stop)")
+    add(
+        "--sample-every",
+        type=int,
+        metavar="K",
+        help="sample grids (default: with checkpoints; 0: none)",
+    )
+    add(
+        "--on-write-error",
+        default="stop",
+        help="stop or go-on when a checkpoint cannot be written (default: stop)",
+    )
     add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
 
 
 def spectrum(parser: Parser) -> None:
     reading(parser)
     parser.add_argument(
-        "--basis", default="dct",
+        "--basis",
+        default="dct",
         help="dct, hann (windowed FFT), fft (raw), or luma (luminance and chroma; default: dct)",
-    )  # fmt: skip
+    )
 
 
 def reading(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="RECORDING", help="what `record` wrote; without it, record first")
+    parser.add_argument(
+        "saved",
+        nargs="?",
+        metavar="RECORDING",
+        help="what `record` wrote; without it, record first",
+    )
     _running(parser)
     _recording(parser)
     _printing(parser)
@@ -144,30 +234,53 @@ def reading(parser: Parser) -> None:
 def epsilon_norm(parser: Parser) -> None:
     reading(parser)
     parser.add_argument(
-        "--relative-to", choices=("gaussian", "none"), default="gaussian",
-        help="what the scaling schedules are fitted to: ratio / Gaussian reference, or the raw ratio",
-    )  # fmt: skip
+        "--relative-to",
+        choices=("gaussian", "none"),
+        default="gaussian",
+        help=(
+            "what the scaling schedules are fitted to: ratio / Gaussian reference, or the raw ratio"
+        ),
+    )
 
 
 def chain_errors(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; without it, run")
+    parser.add_argument(
+        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; without it, run"
+    )
     _running(parser)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths"
+    )
     parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
-    parser.add_argument("--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated")
-    parser.add_argument("--per-test", type=int, default=50, help="values in a normality test (default: 50)")
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of a normality test (default: 0.05)")
+    parser.add_argument(
+        "--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated"
+    )
+    parser.add_argument(
+        "--per-test", type=int, default=50, help="values in a normality test (default: 50)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.05, help="level of a normality test (default: 0.05)"
+    )
     _printing(parser)
 
 
 def compare(parser: Parser) -> None:
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help='as --model elsewhere, or with remedies: "digits + es:1.005"'
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help='as --model elsewhere, or with remedies: "digits + es:1.005"',
     )
     _data(parser)
     _steps(parser)
     _start(parser)
-    parser.add_argument("--lengths", type=int, nargs="*", default=[100, 300], help="of chain errors (default: 100 300)")
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="*",
+        default=[100, 300],
+        help="of chain errors (default: 100 300)",
+    )
     _printing(parser)
 
 
@@ -176,72 +289,137 @@ def models(parser: Parser) -> None:
 
 
 def normality(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`")
+    parser.add_argument(
+        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`"
+    )
     _running(parser)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths"
+    )
     parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
     parser.add_argument(
-        "--per-test", type=int, nargs="+", default=[50, 100, 500], help="values in a test (default: 50 100 500)"
+        "--per-test",
+        type=int,
+        nargs="+",
+        default=[50, 100, 500],
+        help="values in a test (default: 50 100 500)",
     )
     parser.add_argument("--alpha", type=float, default=0.05, help="level of a test (default: 0.05)")
     _printing(parser)
 
 
 def _experiment(parser: Parser, kind: str) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run")
+    parser.add_argument(
+        "saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run"
+    )
     _running(parser)
     _steps(parser)
-    parser.add_argument("--refine", type=int, default=1, metavar="K", help="K steps in place of each (default: 1)")
-    parser.add_argument("--starts", type=float, nargs="+", help="timesteps (default: five along the chain)")
+    parser.add_argument(
+        "--refine", type=int, default=1, metavar="K", help="K steps in place of each (default: 1)"
+    )
+    parser.add_argument(
+        "--starts", type=float, nargs="+", help="timesteps (default: five along the chain)"
+    )
     _printing(parser)
 
 
 def rollouts(parser: Parser) -> None:
     _experiment(parser, "rollout")
-    parser.add_argument("--replicates", type=int, default=2, help="chains from each start (default: 2)")
+    parser.add_argument(
+        "--replicates", type=int, default=2, help="chains from each start (default: 2)"
+    )
 
 
 def telescope(parser: Parser) -> None:
     _experiment(parser, "telescope")
-    parser.add_argument("--targets", type=float, nargs="+", help="timesteps (default: the starts, and the clean end)")
+    parser.add_argument(
+        "--targets",
+        type=float,
+        nargs="+",
+        help="timesteps (default: the starts, and the clean end)",
+    )
 
 
 def chain_length_fid(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run")
-    _running(parser)
-    parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise")
-    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
-    parser.add_argument("--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)")
     parser.add_argument(
-        "--features", default="classifier",
-        help="inception (FID), classifier (digits; default), random-conv, pixel, or module:function",
-    )  # fmt: skip
-    parser.add_argument("--weights", metavar="FILE", help="Inception's pt_inception-2015-12-05-6726825d.pth")
-    parser.add_argument("--reference", metavar="NPZ", help="statistics mu and sigma, as guided-diffusion writes them")
-    parser.add_argument("--real", help="other real images for the noise floor (default: the other split, or halves)")
-    parser.add_argument("--start", default="noise", help="noise, or data for the reconstruction curve (default: noise)")
+        "saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run"
+    )
+    _running(parser)
+    parser.add_argument(
+        "--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise"
+    )
+    parser.add_argument(
+        "--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler"
+    )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)"
+    )
+    parser.add_argument(
+        "--features",
+        default="classifier",
+        help=(
+            "inception (FID), classifier (digits; default), random-conv, pixel, or module:function"
+        ),
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="Inception's pt_inception-2015-12-05-6726825d.pth"
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NPZ",
+        help="statistics mu and sigma, as guided-diffusion writes them",
+    )
+    parser.add_argument(
+        "--real", help="other real images for the noise floor (default: the other split, or halves)"
+    )
+    parser.add_argument(
+        "--start",
+        default="noise",
+        help="noise, or data for the reconstruction curve (default: noise)",
+    )
     _spacing(parser)
-    parser.add_argument("--no-quantise", action="store_true", help="do not cut images to 8 bits before features")
-    parser.add_argument("--checkpoints", metavar="DIR", help="a folder of checkpoints instead of --model")
-    parser.add_argument("--baseline", metavar="FILE", help="chain-fid.nc whose best value is to be reached")
+    parser.add_argument(
+        "--no-quantise", action="store_true", help="do not cut images to 8 bits before features"
+    )
+    parser.add_argument(
+        "--checkpoints", metavar="DIR", help="a folder of checkpoints instead of --model"
+    )
+    parser.add_argument(
+        "--baseline", metavar="FILE", help="chain-fid.nc whose best value is to be reached"
+    )
     _printing(parser)
 
 
 def _budget(parser: Parser) -> None:
     parser.add_argument(
-        "--margin", type=float, default=0.05, help="the score error of the variance that matters (default: 0.05)"
+        "--margin",
+        type=float,
+        default=0.05,
+        help="the score error of the variance that matters (default: 0.05)",
     )
     parser.add_argument(
-        "--restarts", type=float, nargs="*", metavar="T", help="timesteps (default: three near the clean end; or none)"
+        "--restarts",
+        type=float,
+        nargs="*",
+        metavar="T",
+        help="timesteps (default: three near the clean end; or none)",
     )
-    parser.add_argument("--start", choices=("data", "noise"), default="data", help="of the chains (default: data)")
+    parser.add_argument(
+        "--start", choices=("data", "noise"), default="data", help="of the chains (default: data)"
+    )
 
 
 def budget(parser: Parser) -> None:
-    parser.add_argument("saved", nargs="?", metavar="FILE", help="budget.nc of an earlier -o; without it, run")
+    parser.add_argument(
+        "saved", nargs="?", metavar="FILE", help="budget.nc of an earlier -o; without it, run"
+    )
     _running(parser)
-    parser.add_argument("--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler")
-    parser.add_argument("--steps", type=int, nargs="+", default=[50], help="chain lengths (default: 50)")
+    parser.add_argument(
+        "--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler"
+    )
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[50], help="chain lengths (default: 50)"
+    )
     _spacing(parser)
     _budget(parser)
     _printing(parser)
@@ -249,11 +427,21 @@ def budget(parser: Parser) -> None:
 
 def diagnose(parser: Parser) -> None:
     parser.add_argument(
-        "saved", nargs="?", metavar="RECORDING|MODEL", help="a recording (.nc), read without the network, or a model"
+        "saved",
+        nargs="?",
+        metavar="RECORDING|MODEL",
+        help="a recording (.nc), read without the network, or a model",
     )
     _running(parser)
     _steps(parser, 50)
     _budget(parser)
-    parser.add_argument("--starts", type=float, nargs="+", help="rollouts' timesteps (default: five along the chain)")
-    parser.add_argument("--images", help="what the exact denoiser knows (default: bundled data's train split)")
+    parser.add_argument(
+        "--starts",
+        type=float,
+        nargs="+",
+        help="rollouts' timesteps (default: five along the chain)",
+    )
+    parser.add_argument(
+        "--images", help="what the exact denoiser knows (default: bundled data's train split)"
+    )
     _printing(parser)

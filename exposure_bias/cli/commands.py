@@ -52,7 +52,8 @@ def published_delta(options: Options) -> None:
 
     if options.start == "noise" and not options.saved:
         raise InputError(
-            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or rollouts"
+            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or"
+            " rollouts"
         )
     deltas = published_delta.published_delta(_recording(options))
     output.show(options, "delta", deltas, output.delta_tables(deltas))
@@ -73,7 +74,10 @@ def state_error(options: Options) -> None:
     from exposure_bias.diagnostics import state_error
 
     if options.start == "noise" and not options.saved:
-        raise InputError("the state error compares x_hat_t with its own x_t, but --start noise pairs nothing: use data")
+        raise InputError(
+            "the state error compares x_hat_t with its own x_t, but --start noise pairs nothing:"
+            " use data"
+        )
     states = state_error.state_error(_recording(options))
     output.show(options, "state-error", states, output.state_tables(states))
 
@@ -165,12 +169,16 @@ def train(options: Options) -> None:
         options.checkpoint = str(out / "last")
         alone = len(options.objective) == 1
         train(
-            options.data, net=net, out=out, objective=objective, seed=seed,
+            options.data,
+            net=net,
+            out=out,
+            objective=objective,
+            seed=seed,
             gamma=options.gamma if alone or objective in PERTURBED else None,
             strength=options.strength if alone or objective in DEFAULT_STRENGTH else None,
             resume=options.resume and (len(runs) == 1 or (out / "last").exists()),
             **{name: getattr(options, name) for name in arguments.TRAINING},
-        )  # fmt: skip
+        )
         output.message(f"wrote {out}: give it as --model, or to compare")
 
 
@@ -180,9 +188,13 @@ def compare(options: Options) -> None:
     from exposure_bias.experiments.compare import compare
 
     compared = compare(
-        options.models, _images(options), start=_start(options.start), lengths=options.lengths, device=options.device,
+        options.models,
+        _images(options),
+        start=_start(options.start),
+        lengths=options.lengths,
+        device=options.device,
         **_chain(options),
-    )  # fmt: skip
+    )
     output.show(options, "compare", compared, output.compare_tables(compared))
 
 
@@ -195,11 +207,18 @@ def models(options: Options) -> None:
 
     if options.json:
         rows = [{"family": k, "python": v[0], "command_line": v[1]} for k, v in FAMILIES.items()]
-        print(json.dumps({"bundled": bundled.models(), "presets": list(adm.PRESETS), "families": rows}))
+        print(
+            json.dumps(
+                {"bundled": bundled.models(), "presets": list(adm.PRESETS), "families": rows}
+            )
+        )
         return
     print("bundled models:", ", ".join(bundled.models()))
     print("presets:", ", ".join(adm.PRESETS), "\n")
-    for family, (python, command_line) in {"": ("in Python, eb.", "at the command line"), **FAMILIES}.items():
+    for family, (python, command_line) in {
+        "": ("in Python, eb.", "at the command line"),
+        **FAMILIES,
+    }.items():
         print(f"{family:<30}{command_line:<30}{python}")
 
 
@@ -216,9 +235,14 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
     options.checkpoint = output.unfinished(options)
     run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
     return run(
-        _model(options), _images(options), starts=options.starts, refine=options.refine,
-        checkpoint=options.checkpoint, **_chain(options), **extra,
-    )  # fmt: skip
+        _model(options),
+        _images(options),
+        starts=options.starts,
+        refine=options.refine,
+        checkpoint=options.checkpoint,
+        **_chain(options),
+        **extra,
+    )
 
 
 def _errors(options: Options) -> "xr.Dataset":
@@ -233,10 +257,17 @@ def _errors(options: Options) -> "xr.Dataset":
     check_test(min(sizes), options.alpha, max(min(options.n or DEFAULT_SAMPLES, len(data)), 1))
     options.checkpoint = output.unfinished(options)
     return chain_errors(
-        model, data, options.lengths, n=options.n, sampler=options.sampler,
-        mode=options.mode, clip=options.clip, seed=options.seed, batch_size=options.batch_size,
+        model,
+        data,
+        options.lengths,
+        n=options.n,
+        sampler=options.sampler,
+        mode=options.mode,
+        clip=options.clip,
+        seed=options.seed,
+        batch_size=options.batch_size,
         checkpoint=options.checkpoint,
-    )  # fmt: skip
+    )
 
 
 def _curve(options: Options) -> "xr.Dataset":
@@ -245,9 +276,19 @@ def _curve(options: Options) -> "xr.Dataset":
 
     options.checkpoint = f"{options.out}/cells" if options.out else None
     same = (
-        "features", "n", "start", "timestep_spacing", "clip", "real", "reference", "weights", "seed", "batch_size",
-        "checkpoint", "device",
-    )  # fmt: skip
+        "features",
+        "n",
+        "start",
+        "timestep_spacing",
+        "clip",
+        "real",
+        "reference",
+        "weights",
+        "seed",
+        "batch_size",
+        "checkpoint",
+        "device",
+    )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
     if options.no_quantise:
@@ -276,9 +317,14 @@ def _budget(options: Options) -> "xr.Dataset":
     samplers = options.samplers or [sampler]
     if len(samplers) == len(steps) == 1:
         settings["restarts"] = options.restarts
-        return error_budget(_model(options), _images(options), sampler=samplers[0], steps=steps[0], **settings)
+        return error_budget(
+            _model(options), _images(options), sampler=samplers[0], steps=steps[0], **settings
+        )
     if options.restarts:
-        raise InputError("restarts belong to one chain: leave out --restarts, or give one sampler and one --steps")
+        raise InputError(
+            "restarts belong to one chain: leave out --restarts, or give one sampler and one"
+            " --steps"
+        )
     return solver_curve(_model(options), _images(options), samplers, steps, **settings)
 
 
@@ -296,9 +342,16 @@ def _diagnosis(options: Options) -> "xr.Dataset":
     options.checkpoint = options.out
     images = load_data(options.images) if options.images is not None else None
     return diagnose(
-        _model(options), _images(options), margin=options.margin, restarts=options.restarts, starts=options.starts,
-        images=images, start=options.start, folder=options.out, **_chain(options),
-    )  # fmt: skip
+        _model(options),
+        _images(options),
+        margin=options.margin,
+        restarts=options.restarts,
+        starts=options.starts,
+        images=images,
+        start=options.start,
+        folder=options.out,
+        **_chain(options),
+    )
 
 
 def _recording(options: Options) -> "Recording":
@@ -371,9 +424,14 @@ def _fitted(options: Options, model: Any, remedy: str) -> Any:
 
     if not hasattr(options, "streams"):
         raise InputError(
-            "es:fit needs a recording to fit to: fit with `record` or `epsilon-norm`, and give its es:SCALE here"
+            "es:fit needs a recording to fit to: fit with `record` or `epsilon-norm`, and give its"
+            " es:SCALE here"
         )
-    chain = _recording_options(options) | {"streams": ("forward", "chain"), "spectra": (), "statistics": ()}
+    chain = _recording_options(options) | {
+        "streams": ("forward", "chain"),
+        "spectra": (),
+        "statistics": (),
+    }
     kind = remedy.removeprefix("es:fit").lstrip(":") or "uniform"
     scaled, words = fitted_scaling(model, record(model, **chain), kind)
     output.message(words)
@@ -386,7 +444,9 @@ def _start(text: str) -> str | float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"unknown start {text!r}: allowed are data, noise, or a timestep of the grid") from None
+        raise InputError(
+            f"unknown start {text!r}: allowed are data, noise, or a timestep of the grid"
+        ) from None
 
 
 class Command(NamedTuple):
@@ -398,21 +458,47 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "diagnose": Command(diagnose, arguments.diagnose, "whose fault: the network's, the sampler's or the start's"),
-    "budget": Command(budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"),
-    "record": Command(record, arguments.record, "run a model on data and keep the statistics of its streams"),
-    "chain-errors": Command(chain_errors, arguments.chain_errors, "distribution of chain errors e_t, with tests"),
+    "diagnose": Command(
+        diagnose, arguments.diagnose, "whose fault: the network's, the sampler's or the start's"
+    ),
+    "budget": Command(
+        budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"
+    ),
+    "record": Command(
+        record, arguments.record, "run a model on data and keep the statistics of its streams"
+    ),
+    "chain-errors": Command(
+        chain_errors, arguments.chain_errors, "distribution of chain errors e_t, with tests"
+    ),
     "normality": Command(normality, arguments.normality, "are chain errors Gaussian and white?"),
     "state-error": Command(state_error, arguments.reading, "x_hat_t against x_t along the chain"),
-    "spectrum": Command(spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"),
-    "variance-gap": Command(variance_gap, arguments.reading, "variance of the chain against the data's"),
-    "published-delta": Command(published_delta, arguments.reading, "the published variance error, beside its floor"),
-    "epsilon-norm": Command(epsilon_norm, arguments.epsilon_norm, "norm of the noise prediction in both streams"),
-    "rollouts": Command(rollouts, arguments.rollouts, "chains from true states: errors, spread against skill, ranks"),
-    "telescope": Command(telescope, arguments.telescope, "where along the chain its gap arises, block by block"),
-    "chain-length-fid": Command(chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"),
-    "compare": Command(compare, arguments.compare, "several models or remedies on the same images and noise"),
-    "train": Command(train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"),
+    "spectrum": Command(
+        spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"
+    ),
+    "variance-gap": Command(
+        variance_gap, arguments.reading, "variance of the chain against the data's"
+    ),
+    "published-delta": Command(
+        published_delta, arguments.reading, "the published variance error, beside its floor"
+    ),
+    "epsilon-norm": Command(
+        epsilon_norm, arguments.epsilon_norm, "norm of the noise prediction in both streams"
+    ),
+    "rollouts": Command(
+        rollouts, arguments.rollouts, "chains from true states: errors, spread against skill, ranks"
+    ),
+    "telescope": Command(
+        telescope, arguments.telescope, "where along the chain its gap arises, block by block"
+    ),
+    "chain-length-fid": Command(
+        chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"
+    ),
+    "compare": Command(
+        compare, arguments.compare, "several models or remedies on the same images and noise"
+    ),
+    "train": Command(
+        train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"
+    ),
     "models": Command(models, arguments.models, "list the models that can be loaded, and how"),
 }
 # The names that commands had before they got those of their functions.

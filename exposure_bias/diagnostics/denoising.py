@@ -1,15 +1,16 @@
-"""Is this model a denoiser of these data at all? The first question, before any verdict (design §4.13).
+"""Is this model a denoiser of these data at all? The first question, before any verdict (design
+§4.13).
 
-The forward stream knows: with f the one-step x_0-prediction at x_t ~ q(x_t | x_0) and, per pixel, the best linear
-predictor μ + αλ/(α²λ + σ²)(x_t − αμ), λ the pixel's variance,
+The forward stream knows: with f the one-step x_0-prediction at x_t ~ q(x_t | x_0) and, per pixel,
+the best linear predictor μ + αλ/(α²λ + σ²)(x_t − αμ), λ the pixel's variance,
 
     ratio = E‖x_0 − f(x_t)‖² / Σ_i λ_i σ²/(α²λ_i + σ²).
 
-A network that learnt these data does at least as well as the linear predictor, which knows nothing of other pixels. One
-whose sign, prediction type, time label or data scale was declared wrongly does not: by factors of 5 to 10⁵ somewhere.
-Only middle levels are asked, where between 5 and 95 % of a state's variance is signal: at the noisiest end an ε-network
-is bad by round-off, and at the cleanest the state itself is the answer.
-"""
+A network that learnt these data does at least as well as the linear predictor, which knows nothing
+of other pixels. One whose sign, prediction type, time label or data scale was declared wrongly does
+not: by factors of 5 to 10⁵ somewhere. Only middle levels are asked, where between 5 and 95 % of a
+state's variance is signal: at the noisiest end an ε-network is bad by round-off, and at the
+cleanest the state itself is the answer."""
 
 import warnings
 
@@ -23,21 +24,23 @@ from exposure_bias.recording import Recording
 MIDDLE = (0.05, 0.95)
 WORSE = 1.25  # a right model of data without structure has 1
 ADVICE = (
-    "check the sign of its output, prediction_type, the time label it is called with, and that the data are in the "
-    "units it was trained on"
+    "check the sign of its output, prediction_type, the time label it is called with, and that the"
+    " data are in the units it was trained on"
 )
 
 
 def denoising_check(recording: Recording) -> xr.Dataset:
-    """Whether the model denoises the data better than a per-pixel linear predictor, from the forward stream.
+    """Whether the model denoises the data better than a per-pixel linear predictor, from the
+    forward stream.
 
-    Returns, over (step), for every network call: error, the mean over samples and pixels of (x_0 − x̂_0)², in squared
-    data units; linear_error, that of the linear predictor; ratio, with `_se` and a 95 % interval; middle, 1 at the
-    levels that are asked. Attributes: passes, "yes", "no" or "not asked"; and sentence, what was found and what to do.
+    Returns, over (step), for every network call: error, the mean over samples and pixels of (x_0 −
+    x̂_0)², in squared data units; linear_error, that of the linear predictor; ratio, with `_se` and
+    a 95 % interval; middle, 1 at the levels that are asked. Attributes: passes, "yes", "no" or "not
+    asked"; and sentence, what was found and what to do.
 
-    It fails where the ratio is above 1.25 at a middle level, beyond its interval. A guided model is not asked, nor
-    where the forward stream is missing or no level lies in the middle. Source: design §4.13.
-    """
+    It fails where the ratio is above 1.25 at a middle level, beyond its interval. A guided model is
+    not asked, nor where the forward stream is missing or no level lies in the middle. Source:
+    design §4.13."""
     if "forward" not in recording or "prediction_error" not in recording["forward"]:
         return _not_asked("there is no forward stream with its x_0 to ask")
     if recording.run.model.guided:
@@ -85,7 +88,10 @@ def warn_unless_denoises(recording: Recording) -> Recording:
 def _verdict(result: xr.Dataset) -> dict[str, str]:
     asked = result.isel(step=result["middle"].values == 1)
     if not asked.sizes["step"]:
-        return {"passes": "not asked", "sentence": "no recorded level lies where noise and signal are alike"}
+        return {
+            "passes": "not asked",
+            "sentence": "no recorded level lies where noise and signal are alike",
+        }
     # Without an interval only what is far off counts.
     certain = np.where(np.isfinite(asked["ratio_low"]), asked["ratio_low"], asked["ratio"] / 2)
     worst = int(asked["ratio"].values.argmax())
@@ -93,12 +99,17 @@ def _verdict(result: xr.Dataset) -> dict[str, str]:
     if (certain <= WORSE).all():
         return {
             "passes": "yes",
-            "sentence": f"it denoises these data: at worst {ratio:.2g} of a linear predictor's error, at {level:g}",
+            "sentence": (
+                f"it denoises these data: at worst {ratio:.2g} of a linear predictor's error, at"
+                f" {level:g}"
+            ),
         }
     return {
         "passes": "no",
-        "sentence": f"this is no denoiser of these data: at timestep {level:g} its one-step error is {ratio:.3g} times "
-        f"that of a per-pixel linear predictor; {ADVICE}",
+        "sentence": (
+            f"this is no denoiser of these data: at timestep {level:g} its one-step error is"
+            f" {ratio:.3g} times that of a per-pixel linear predictor; {ADVICE}"
+        ),
     }
 
 

@@ -70,8 +70,13 @@ def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Data
     lacks a stream.
     """
     if relative_to not in RELATIVE_TO:
-        raise InputError(f"unknown relative_to {relative_to!r}: allowed are {', '.join(RELATIVE_TO)}")
-    forward, chain = recording["forward"].isel(step=slice(-1)), recording["chain"].isel(step=slice(-1))
+        raise InputError(
+            f"unknown relative_to {relative_to!r}: allowed are {', '.join(RELATIVE_TO)}"
+        )
+    forward, chain = (
+        recording["forward"].isel(step=slice(-1)),
+        recording["chain"].isel(step=slice(-1)),
+    )
     norms = {"forward": _norms(forward), "chain": _norms(chain)}
     count = chain["count"].values
     sums = {name: sums_by_group(norm, chain["image"].values) for name, norm in norms.items()}
@@ -79,7 +84,9 @@ def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Data
     result = xr.Dataset(coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma")})
     result = result.assign_coords(call_index=("step", calls - 1), quantile=list(QUANTILES))
     for name, norm in norms.items():
-        result = with_estimates(result, LEVEL, **{f"norm_{name}": jackknife(mean_of, count, sums[name])})
+        result = with_estimates(
+            result, LEVEL, **{f"norm_{name}": jackknife(mean_of, count, sums[name])}
+        )
         result[f"quantile_{name}"] = (("step", "quantile"), np.quantile(norm, QUANTILES, axis=0).T)
     both = (count, sums["chain"], sums["forward"])
     ratio = jackknife(ratio_of, *both, scale="log", band=True)
@@ -89,8 +96,12 @@ def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Data
         base = result["ratio_gaussian"].values if relative_to == "gaussian" else np.ones(len(calls))
         result = _with_schedules(result, np.log(base), *both)
     else:
-        reasons["no_schedule"] = f"{reasons['no_reference']}; relative_to='none' fits the ratio itself"
-    result.attrs = recording.description | why_no_interval(count) | reasons | {"relative_to": relative_to}
+        reasons["no_schedule"] = (
+            f"{reasons['no_reference']}; relative_to='none' fits the ratio itself"
+        )
+    result.attrs = (
+        recording.description | why_no_interval(count) | reasons | {"relative_to": relative_to}
+    )
     return result
 
 
@@ -100,7 +111,9 @@ def _norms(stream: xr.Dataset) -> Array:
     return norms
 
 
-def _with_reference(result: xr.Dataset, recording: Recording, ratio: Estimate) -> tuple[xr.Dataset, dict[str, str]]:
+def _with_reference(
+    result: xr.Dataset, recording: Recording, ratio: Estimate
+) -> tuple[xr.Dataset, dict[str, str]]:
     reference, reasons = reference_of(recording)
     if reference is None:
         return result, reasons
@@ -110,7 +123,9 @@ def _with_reference(result: xr.Dataset, recording: Recording, ratio: Estimate) -
     return with_excess(result, LEVEL, "ratio", ratio), reasons
 
 
-def _with_schedules(result: xr.Dataset, base: Array, count: Array, chain: Array, forward: Array) -> xr.Dataset:
+def _with_schedules(
+    result: xr.Dataset, base: Array, count: Array, chain: Array, forward: Array
+) -> xr.Dataset:
     """Fit λ to log R = log ratio − base."""
     index = result["call_index"].values
     total = int(index[0]) + 1
@@ -154,5 +169,7 @@ def _fit(design: NDArray[np.float64], growth: Array) -> Array:
     known = np.isfinite(growth)
     if known.sum() < design.shape[1]:
         return np.full(design.shape[1], np.nan)
-    solution: Array = np.linalg.lstsq(design[known].astype(np.float64), growth[known], rcond=None)[0].astype(np.float64)
+    solution: Array = np.linalg.lstsq(design[known].astype(np.float64), growth[known], rcond=None)[
+        0
+    ].astype(np.float64)
     return solution

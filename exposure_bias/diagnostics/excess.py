@@ -23,11 +23,15 @@ def reference_of(recording: Recording) -> tuple[xr.Dataset | None, dict[str, str
     reference = gaussian_of(recording)
     if reference is None:
         return None, {"no_reference": f"sampler {run.sampler} has no Gaussian reference"}
-    left_out = {} if run.clip == UNCLIPPED else {"reference": "Gaussian, without this run's clipping"}
+    left_out = (
+        {} if run.clip == UNCLIPPED else {"reference": "Gaussian, without this run's clipping"}
+    )
     return reference, left_out
 
 
-def with_excess(dataset: xr.Dataset, dims: tuple[str, ...], name: str, estimate: Estimate) -> xr.Dataset:
+def with_excess(
+    dataset: xr.Dataset, dims: tuple[str, ...], name: str, estimate: Estimate
+) -> xr.Dataset:
     """The dataset with excess_over_gaussian: `estimate` less `name`_gaussian, and its interval."""
     reference = dataset[f"{name}_gaussian"].values
     error = estimate.linear_error

@@ -1,4 +1,5 @@
-"""Is e_t white, as input perturbation assumes beside normality; and centred, as of a perfect sampler?
+"""Is e_t white, as input perturbation assumes beside normality; and centred, as of a perfect
+sampler?
 
 Input perturbation adds noise of equal variance that is independent from pixel to pixel. For the
 deviations d_i of e_t from its mean image, over pixels i, and r_ij their correlations,
@@ -7,8 +8,8 @@ deviations d_i of e_t from its mean image, over pixels i, and r_ij their correla
 - autocorrelation, Σ d_i d_{i+1} / Σ ½(d_i² + d_{i+1}²) over neighbours along an axis of space, and
 - whiteness, the power of d per DCT mode in each radial band over its mean
 
-are 0, 0 and 1 for white e_t. A perfect sampler need not do that: its e_t is as correlated as the posterior of
-x_0. It has mean 0 and skewness 0 at every pixel instead (design §4.11), hence
+are 0, 0 and 1 for white e_t. A perfect sampler need not do that: its e_t is as correlated as the
+posterior of x_0. It has mean 0 and skewness 0 at every pixel instead (design §4.11), hence
 
 - bias, Σ_i m_i² − Σ_i Var_i/n over Σ_i Var_i, m the mean of e_t: the squared bias in units of the
   variance,
@@ -67,7 +68,9 @@ def isotropy(errors: xr.Dataset) -> xr.Dataset:
     return result
 
 
-def _of_length(values: Array, images: Array, count: Array, space: tuple[str, ...]) -> dict[str, Estimate]:
+def _of_length(
+    values: Array, images: Array, count: Array, space: tuple[str, ...]
+) -> dict[str, Estimate]:
     """Every number of one length's errors (sample, *state axes)."""
     d = values - values.mean(0)
     samples = len(d)

@@ -55,7 +55,10 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     check_test(n, alpha, len(first))
     blocks = len(first) // n
     order = first[np.random.default_rng(seed).permutation(len(first))[: blocks * n]]
-    recycled = f"{samples} samples of {len(first)} images: one of each is tested, for blocks must not share images"
+    recycled = (
+        f"{samples} samples of {len(first)} images: one of each is tested, for blocks must not"
+        " share images"
+    )
     axes = axes_of(errors["error"].dims)
     error = errors["error"].transpose("length", "sample", *axes).values
     split = error[:, order].reshape(len(error), blocks, n, *error.shape[2:])
@@ -76,16 +79,24 @@ def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 
     counts = [(kind == c).reshape(len(kind), -1).sum(1) for c in range(len(CLASSES))]
     result["block_rate"] = (("length", "block"), block_rate)
     result["count"] = (("length", "pixels"), np.stack(counts, 1))
-    result["rate_of"] = (("length", "pixels"), np.stack([_share(r, (1, *pixels)) for r in by_class], 1))
+    result["rate_of"] = (
+        ("length", "pixels"),
+        np.stack([_share(r, (1, *pixels)) for r in by_class], 1),
+    )
     regular = [pvalue[i][:, kind[i] == 0] for i in range(len(kind))]
     result["fdr_rate"] = ("length", np.array([_benjamini_hochberg(p, alpha) for p in regular]))
     null = [
         _null_range(split[i, 0][:, kind[i] == 0], alpha, seed) if blocks == 1 else (np.nan, np.nan)
         for i in range(len(kind))
     ]
-    result["null_low"], result["null_high"] = (("length", np.array(side)) for side in zip(*null, strict=True))
+    result["null_low"], result["null_high"] = (
+        ("length", np.array(side)) for side in zip(*null, strict=True)
+    )
     return result.assign(
-        {k: ("length", v) for k, v in _across_blocks(block_rate, [p.shape[1] for p in regular]).items()}
+        {
+            k: ("length", v)
+            for k, v in _across_blocks(block_rate, [p.shape[1] for p in regular]).items()
+        }
     )
 
 
@@ -112,7 +123,9 @@ def check_test(n: int, alpha: float, samples: int) -> None:
     different images.
     """
     if not 3 <= n <= min(samples, 5000):
-        raise InputError(f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}")
+        raise InputError(
+            f"a normality test takes 3 to {min(samples, 5000)} of {samples} samples, got n={n}"
+        )
     if not 0 < alpha < 1:
         raise InputError(f"alpha is a probability between 0 and 1, got {alpha}")
 
@@ -170,14 +183,23 @@ def _across_blocks(block_rate: Array, tests: Sequence[int]) -> dict[str, Array]:
     rate = block_rate.mean(1)
     if blocks == 1:
         nothing = np.full_like(rate, np.nan)
-        return {"rate": rate, **dict.fromkeys(("rate_se", "rate_low", "rate_high", "effective_tests"), nothing)}
+        return {
+            "rate": rate,
+            **dict.fromkeys(("rate_se", "rate_low", "rate_high", "effective_tests"), nothing),
+        }
     spread = block_rate.std(1, ddof=1)
     se = spread / np.sqrt(blocks)
     half = stdtrit(blocks - 1, 0.975) * se
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.minimum(rate * (1 - rate) / spread**2, tests)
     low, high = np.maximum(rate - half, 0), np.minimum(rate + half, 1)
-    return {"rate": rate, "rate_se": se, "rate_low": low, "rate_high": high, "effective_tests": effective}
+    return {
+        "rate": rate,
+        "rate_se": se,
+        "rate_low": low,
+        "rate_high": high,
+        "effective_tests": effective,
+    }
 
 
 def _benjamini_hochberg(pvalue: Array, alpha: float) -> float:
@@ -203,7 +225,8 @@ def _null_range(error: Array, alpha: float, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     # Rows of z @ deviation are Gaussian with the sample covariance, without making that matrix.
     rates = [
-        (shapiro(rng.standard_normal((n, n)) @ deviation, axis=0).pvalue < alpha).mean() for _ in range(SIMULATIONS)
+        (shapiro(rng.standard_normal((n, n)) @ deviation, axis=0).pvalue < alpha).mean()
+        for _ in range(SIMULATIONS)
     ]
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)

@@ -8,8 +8,8 @@ With r_t = x̂_t − α_t x_0, x_0 the image that the chain was started on, Ning
 std_i over samples with divisor n, the plain mean over pixels i: a squared difference of standard
 deviations. (Their log numbers a state by the timestep of the step that made it, one above the
 state's own; here every value stands at its state's level.) It is not zero for a perfect model: a
-perfect ancestral sampler that starts at level s draws x̂_t independently of x_0 given x_s, hence for
-any data
+perfect ancestral sampler that starts at level s draws x̂_t independently of x_0 given x_s, hence
+for any data
 
     Var_i(r_t) = σ_t² + 2 α_t² (1 − SNR_s/SNR_t) V_{s,i}
 
@@ -48,13 +48,15 @@ def published_delta(recording: Recording) -> xr.Dataset:
     chain, data = recording["chain"], recording["data"]
     if not recording.paired:
         raise InputError(
-            "published_delta subtracts from each x̂_t its own x_0, but this recording starts from noise and nothing is "
-            'paired: record with start="data", or use rollouts'
+            "published_delta subtracts from each x̂_t its own x_0, but this recording starts from"
+            ' noise and nothing is paired: record with start="data", or use rollouts'
         )
     n, count = recording.n, chain["count"].values
     alpha, sigma = chain["alpha"].values[:, None], chain["sigma"].values
 
-    def root(n: float, total: Array, square: Array, cross: Array, x0_total: Array, x0_square: Array) -> Array:
+    def root(
+        n: float, total: Array, square: Array, cross: Array, x0_total: Array, x0_square: Array
+    ) -> Array:
         mean = (total - alpha * x0_total) / n
         second = (square - 2 * alpha * cross + alpha**2 * x0_square) / n
         std = np.sqrt(np.maximum(second - mean**2, 0))
@@ -104,7 +106,11 @@ def _with_references(result: xr.Dataset, recording: Recording) -> tuple[xr.Datas
     if not recording.run.model.guided:
         result = _with(result, "perfect", _perfect_variance(recording))
     if reference is not None:
-        steps, alpha, sigma = reference.sizes["step"], reference["alpha"].values[:, None], reference["sigma"].values
+        steps, alpha, sigma = (
+            reference.sizes["step"],
+            reference["alpha"].values[:, None],
+            reference["sigma"].values,
+        )
         names = ("variance", "forward_variance", "covariance_x0")
         chain, forward, shared = (reference[k].values.reshape(steps, -1) for k in names)
         # α²σ_i² as the reference has it, so that its own law is used throughout.

@@ -120,8 +120,8 @@ def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
         pvalue[index] = _pvalue(deficit, n)
     if constant:
         warnings.warn(
-            f"{constant} of {count} samples are constant: their W = 1 and p = 1 are a convention, not evidence of "
-            "normality; leave them out or report them separately",
+            f"{constant} of {count} samples are constant: their W = 1 and p = 1 are a convention,"
+            " not evidence of normality; leave them out or report them separately",
             stacklevel=2,
         )
     return ShapiroResult(statistic.reshape(shape)[()], pvalue.reshape(shape)[()])
@@ -130,26 +130,46 @@ def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
 def _samples(x: ArrayLike, axis: int) -> NDArray[Any]:
     """`x` as an array with `axis` moved to the end, or InputError."""
     if isinstance(x, np.ma.MaskedArray):
-        raise InputError("x is a masked array, whose mask would be ignored; give a plain array, with NaN where masked")
+        raise InputError(
+            "x is a masked array, whose mask would be ignored; give a plain array, with NaN where"
+            " masked"
+        )
     try:
         array = np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors off the CPU or with gradients
-        raise InputError(f"x must be a real numeric array, but numpy cannot convert it: {error}") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # ragged lists; tensors off the CPU or with gradients
+        raise InputError(
+            f"x must be a real numeric array, but numpy cannot convert it: {error}"
+        ) from error
     if array.dtype.kind not in "iuf":
-        raise InputError(f"x has dtype {array.dtype}, but must hold integers or real floats; convert it first")
+        raise InputError(
+            f"x has dtype {array.dtype}, but must hold integers or real floats; convert it first"
+        )
     if array.ndim == 0:
-        raise InputError(f"x is a single number; give an array with {MIN_N} to {MAX_N} values along `axis`")
+        raise InputError(
+            f"x is a single number; give an array with {MIN_N} to {MAX_N} values along `axis`"
+        )
     try:
         samples = np.moveaxis(array, operator.index(axis), -1)
     except (TypeError, np.exceptions.AxisError) as error:
         allowed = f"an integer from {-array.ndim} to {array.ndim - 1} for x of shape {array.shape}"
-        raise InputError(f"axis is {axis!r}, but must be {allowed}; use x.ravel() to test all values as one") from error
+        raise InputError(
+            f"axis is {axis!r}, but must be {allowed}; use x.ravel() to test all values as one"
+        ) from error
     n = samples.shape[-1]
     came = f"x of shape {array.shape} has {n} values along axis {axis}"
     if n < MIN_N:
-        raise InputError(f"{came}, but the test needs at least {MIN_N}; give more values or another axis")
+        raise InputError(
+            f"{came}, but the test needs at least {MIN_N}; give more values or another axis"
+        )
     if n > MAX_N:
-        raise InputError(f"{came}, but its p-value is known only up to {MAX_N}; test a random subset of the values")
+        raise InputError(
+            f"{came}, but its p-value is known only up to {MAX_N}; test a random subset of the"
+            " values"
+        )
     if array.size == 0:
         raise InputError(f"x of shape {array.shape} is empty; give at least one sample")
     return samples
@@ -159,9 +179,13 @@ def _weights(n: int) -> Floats:
     """Royston's weights a, shape (n,), ascending, antisymmetric and of unit norm."""
     if n == MIN_N:
         return np.array([-1.0, 0.0, 1.0]) * math.sqrt(0.5)
-    upper = _upper_quantile((np.arange(1, n // 2 + 1) - 0.375) / (n + 0.25))  # Blom's scores, the largest first
+    upper = _upper_quantile(
+        (np.arange(1, n // 2 + 1) - 0.375) / (n + 0.25)
+    )  # Blom's scores, the largest first
     squares = 2 * (upper @ upper)
-    ends = 1 if n <= 5 else 2  # the outermost weights follow a polynomial, the others keep the shape of the scores
+    ends = (
+        1 if n <= 5 else 2
+    )  # the outermost weights follow a polynomial, the others keep the shape of the scores
     corrections = polyval(1 / math.sqrt(n), np.array([C1, C2]).T)[:ends]
     corrected = upper[:ends] / math.sqrt(squares) + corrections
     rest = (squares - 2 * (upper[:ends] @ upper[:ends])) / (1 - 2 * (corrected @ corrected))
@@ -177,7 +201,9 @@ def _upper_quantile(p: NDArray[Any]) -> Floats:
     and 1e−6 in p.
     """
     q, r = 0.5 - p, np.sqrt(-np.log(p))
-    return np.where(q <= 0.42, q * polyval(q**2, A) / polyval(q**2, B), polyval(r, C) / polyval(r, D))
+    return np.where(
+        q <= 0.42, q * polyval(q**2, A) / polyval(q**2, B), polyval(r, C) / polyval(r, D)
+    )
 
 
 def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -187,7 +213,9 @@ def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_
     1 − W rather than W, because the p-value is a function of its logarithm.
     """
     n = len(weights)
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are answered by NaN; 0/0 is a constant row
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # NaN and infinity are answered by NaN; 0/0 is a constant row
         # A large common offset leaves here, exactly. The median is within one standard deviation of
         # the mean, so that Σ y² − n ȳ² below loses at most one bit.
         ordered -= ordered[:, n // 2, None].copy()
@@ -204,8 +232,12 @@ def _pvalue(deficit: Floats, n: int) -> Floats:
     normal deviate z.
     """
     if n == MIN_N:
-        return np.maximum(1 - 6 / np.pi * np.arcsin(np.sqrt(deficit)), 0.0)  # rounding at the least W, ¾, goes below 0
-    with np.errstate(divide="ignore"):  # log 0 = −∞ has the right limit: p = 1 at W = 1, p = 0 beyond γ
+        return np.maximum(
+            1 - 6 / np.pi * np.arcsin(np.sqrt(deficit)), 0.0
+        )  # rounding at the least W, ¾, goes below 0
+    with np.errstate(
+        divide="ignore"
+    ):  # log 0 = −∞ has the right limit: p = 1 at W = 1, p = 0 beyond γ
         z = np.log(deficit)
         if n <= 11:
             z = -np.log(np.maximum(polyval(n, G) - z, 0.0))

@@ -31,7 +31,14 @@ from exposure_bias.jackknife import (
 )
 from exposure_bias.recording import Recording
 from exposure_bias.references import gaussian_power
-from exposure_bias.statistics.bands import BASES, COMPONENTS, NO_SPACE, default_bases, haar, spectrum_bands
+from exposure_bias.statistics.bands import (
+    BASES,
+    COMPONENTS,
+    NO_SPACE,
+    default_bases,
+    haar,
+    spectrum_bands,
+)
 
 CURVE, BANDS = ("step", "frequency"), ("step", "band")
 
@@ -57,12 +64,17 @@ def spectrum(recording: Recording, basis: str = "dct") -> xr.Dataset:
     Raises InputError if the recording lacks the forward or the chain stream, or this basis, and for
     states without axes of space.
     """
-    forward, chain, data = (_in_basis(recording, name, basis) for name in ("forward", "chain", "data"))
+    forward, chain, data = (
+        _in_basis(recording, name, basis) for name in ("forward", "chain", "data")
+    )
     count, modes = chain["count"].values, chain["frequency_modes"].values
     coords = {k: chain[k] for k in ("step", "timestep", "alpha", "sigma", "frequency", "band")}
     result = xr.Dataset({"modes": ("frequency", modes)}, coords)
 
-    power = {name: _per_mode(s, "state_spectrum", modes) for name, s in (("forward", forward), ("chain", chain))}
+    power = {
+        name: _per_mode(s, "state_spectrum", modes)
+        for name, s in (("forward", forward), ("chain", chain))
+    }
     of_data = _per_mode(data, "state_spectrum", modes)[:, 0]
     streams = {f"power_{name}": jackknife(mean_of, count, v) for name, v in power.items()}
     result = with_estimates(result, CURVE, **streams)
@@ -74,17 +86,24 @@ def spectrum(recording: Recording, basis: str = "dct") -> xr.Dataset:
         result = _with_ratio(result, "prediction_ratio", CURVE, _ratio(count, *predictions))
     result = _with_signals(result)
 
-    sub_bands = [_per_mode(s, "state_haar", chain["band_modes"].values) for s in (chain, forward, data)]
+    sub_bands = [
+        _per_mode(s, "state_haar", chain["band_modes"].values) for s in (chain, forward, data)
+    ]
     result = _with_ratio(result, "haar_ratio", BANDS, _ratio(count, *sub_bands[:2]))
     high = [grouped(stream, "state_high")[:, -1] for stream in (chain, data)]
     result = _with_decibel(result, "hf", (), _ratio(count, *(h.sum(1) for h in high)))
     result = _with_decibel(result, "hf_channel", ("channel",), _ratio(count, *high))
-    result = _with_decibel(result, "haar", ("band",), _ratio(count, sub_bands[0][:, -1], sub_bands[2][:, -1]))
+    result = _with_decibel(
+        result, "haar", ("band",), _ratio(count, sub_bands[0][:, -1], sub_bands[2][:, -1])
+    )
     if basis == "luma":
         result = result.assign_coords(channel=list(COMPONENTS))
     result, reasons = _with_reference(result, recording, basis)
     if not np.isfinite(result["hf"]):
-        reasons["no_hf"] = "no mode has a frequency of 1/4 cycle per pixel or more, or the data have no power there"
+        reasons["no_hf"] = (
+            "no mode has a frequency of 1/4 cycle per pixel or more, or the data have no power"
+            " there"
+        )
     result.attrs = recording.description | {"basis": basis} | why_no_interval(count) | reasons
     return result
 
@@ -106,7 +125,9 @@ def _in_basis(recording: Recording, name: str, basis: str) -> xr.Dataset:
             f"this recording has no {basis} spectra, only {', '.join(bases)}: record again with "
             f"spectra=({basis!r},), at the command line --spectra {basis}"
         )
-    chosen = stream.drop_vars(["state_spectrum", "prediction_spectrum", "state_high"], errors="ignore")
+    chosen = stream.drop_vars(
+        ["state_spectrum", "prediction_spectrum", "state_high"], errors="ignore"
+    )
     names = {f"state_{basis}": "state_spectrum", f"state_{basis}_high": "state_high"}
     if basis == "luma":
         return chosen.drop_vars("channel", errors="ignore").rename(names)
@@ -124,14 +145,18 @@ def _ratio(count: Array, above: Array, below: Array) -> Estimate:
     return jackknife(ratio_of, count, above, below, scale="log")
 
 
-def _with_ratio(result: xr.Dataset, name: str, dims: tuple[str, ...], ratio: Estimate) -> xr.Dataset:
+def _with_ratio(
+    result: xr.Dataset, name: str, dims: tuple[str, ...], ratio: Estimate
+) -> xr.Dataset:
     """A ratio with its error and 95 % interval."""
     result = with_estimates(result, dims, **{name: ratio})
     low, high = interval(result, name)
     return result.assign({f"{name}_low": low, f"{name}_high": high})
 
 
-def _with_decibel(result: xr.Dataset, name: str, dims: tuple[str, ...], ratio: Estimate) -> xr.Dataset:
+def _with_decibel(
+    result: xr.Dataset, name: str, dims: tuple[str, ...], ratio: Estimate
+) -> xr.Dataset:
     """A ratio of powers in dB, with its interval."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = DECIBEL * np.log(ratio.value)
@@ -149,14 +174,18 @@ def _with_signals(result: xr.Dataset) -> xr.Dataset:
     return result
 
 
-def _with_reference(result: xr.Dataset, recording: Recording, basis: str) -> tuple[xr.Dataset, dict[str, str]]:
+def _with_reference(
+    result: xr.Dataset, recording: Recording, basis: str
+) -> tuple[xr.Dataset, dict[str, str]]:
     reference, reasons = reference_of(recording)
     if reference is None:
         return result, reasons
     shape = recording["data"]["mean"].shape
     bands = spectrum_bands(basis, shape)
     chain, forward = gaussian_power(reference, recording, bands)
-    haar_chain, haar_forward = (p.mean(1) for p in gaussian_power(reference, recording, haar(*shape[1:])))
+    haar_chain, haar_forward = (
+        p.mean(1) for p in gaussian_power(reference, recording, haar(*shape[1:]))
+    )
     count = len(bands.label)
     curve, expected = (p[..., :count].mean(1) for p in (chain, forward))
     high, high_expected = chain[-1, :, count], forward[-1, :, count]

@@ -12,7 +12,14 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.jackknife import Array, Estimate, grouped, jackknife, why_no_interval, with_estimates
+from exposure_bias.jackknife import (
+    Array,
+    Estimate,
+    grouped,
+    jackknife,
+    why_no_interval,
+    with_estimates,
+)
 from exposure_bias.recording import Recording
 from exposure_bias.references import gaussian_of
 from exposure_bias.states import dimensions
@@ -37,10 +44,13 @@ def state_error(recording: Recording) -> xr.Dataset:
     chain = recording["chain"]
     if not recording.paired:
         raise InputError(
-            'state_error compares x̂_t with its own x_t, but this recording starts from noise: record with start="data"'
+            "state_error compares x̂_t with its own x_t, but this recording starts from noise:"
+            ' record with start="data"'
         )
     count = chain["count"].values
-    result = xr.Dataset(coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma", "histogram_pixel")})
+    result = xr.Dataset(
+        coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma", "histogram_pixel")}
+    )
     result = _with_pixels(result, chain)
     result = _with_pooled(result, chain)
     spread = float(recording["data"]["variance"].mean())
@@ -93,4 +103,6 @@ def _pooled(n: float, total: Array, square: Array) -> Array:
     """The same over the last axis, std being √ of the mean variance."""
     mean, mean_square = total / n, square / n
     variance = (mean_square - mean**2).mean(-1)
-    return np.stack([mean.mean(-1), np.sqrt(np.maximum(variance, 0)), np.sqrt(mean_square.mean(-1))])
+    return np.stack(
+        [mean.mean(-1), np.sqrt(np.maximum(variance, 0)), np.sqrt(mean_square.mean(-1))]
+    )

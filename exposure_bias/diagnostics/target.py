@@ -72,13 +72,17 @@ def direction_variance(recording: Recording) -> DataVariance:
     large (`optimism`).
     """
     data = recording["data"]
-    total, square = (grouped(data, name)[:, 0] for name in ("state_projection_sum", "state_projection_square"))
+    total, square = (
+        grouped(data, name)[:, 0] for name in ("state_projection_sum", "state_projection_square")
+    )
     values = data["eigenvalue"].values[: total.shape[-1]]
     images, pixels = recording.run.data.images, data["mean"].size
     # The covariance may be of fewer images than there are; the recorded ones then stand for those.
     used = min(images, COVARIANCE_IMAGES if pixels <= DENSE else SUBSPACE_IMAGES)
     once = min(len(np.unique(data["image"].values)), used) / data.sizes["sample"]
-    return DataVariance(used, np.zeros(len(values)), values, data["count"].values, total, square, once)
+    return DataVariance(
+        used, np.zeros(len(values)), values, data["count"].values, total, square, once
+    )
 
 
 def optimism(recording: Recording) -> Array:
@@ -104,7 +108,9 @@ def pixel_variance(recording: Recording) -> tuple[DataVariance, NDArray[np.int64
     chain has those.
     """
     data, chain = recording["data"], recording["chain"]
-    pixels, places, theirs = np.intersect1d(chain["pixel"].values, data["pixel"].values, return_indices=True)
+    pixels, places, theirs = np.intersect1d(
+        chain["pixel"].values, data["pixel"].values, return_indices=True
+    )
     found = DataVariance(
         images=recording.run.data.images,
         mean=np.zeros(len(pixels)),

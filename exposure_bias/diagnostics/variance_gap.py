@@ -28,7 +28,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.diagnostics.excess import reference_of, with_excess
-from exposure_bias.diagnostics.target import DataVariance, direction_variance, optimism, pixel_variance
+from exposure_bias.diagnostics.target import (
+    DataVariance,
+    direction_variance,
+    optimism,
+    pixel_variance,
+)
 from exposure_bias.errors import InputError
 from exposure_bias.jackknife import (
     Array,
@@ -71,7 +76,10 @@ def variance_gap(recording: Recording) -> xr.Dataset:
     sample.
     """
     if recording.n < 2:
-        raise InputError("a variance needs at least 2 samples, and an interval 256 of as many images: this is 1 sample")
+        raise InputError(
+            "a variance needs at least 2 samples, and an interval 256 of as many images: this is 1"
+            " sample"
+        )
     spread = _Spread.of(recording)
     chain = recording["chain"]
     result = xr.Dataset(coords={k: chain[k] for k in ("step", "timestep", "alpha", "sigma")})
@@ -90,7 +98,9 @@ def variance_gap(recording: Recording) -> xr.Dataset:
     constant = int((spread.data_variance == 0).sum())
     if constant:
         of = len(spread.data_variance)
-        result.attrs["no_ratio"] = f"{constant} of {of} pixels are constant in the data: absolute gaps only there"
+        result.attrs["no_ratio"] = (
+            f"{constant} of {of} pixels are constant in the data: absolute gaps only there"
+        )
     return result
 
 
@@ -176,7 +186,10 @@ def pooled_gap(recording: Recording, pools: Array | None = None) -> PooledGap:
 
     value = pooled(spread.variance, spread.target, weights)
     # A change of the target moves (1 + gap) by the opposite share.
-    share = relative(alpha**2 * known.elsewhere(mine), expected(alpha, sigma, known.variance) @ mine) + 1
+    share = (
+        relative(alpha**2 * known.elsewhere(mine), expected(alpha, sigma, known.variance) @ mine)
+        + 1
+    )
     sums = (*(part[..., places] for part in spread.by_group), *known.sums)
     return PooledGap(squeezed(value), spread.count, estimate, sums, squeezed((1 + value) * share))
 
@@ -196,7 +209,9 @@ def _with_forward(result: xr.Dataset, recording: Recording, spread: _Spread) -> 
         return result
     forward = recording["forward"]
 
-    def ratio(n: float, total: Array, square: Array, other_total: Array, other_square: Array) -> Array:
+    def ratio(
+        n: float, total: Array, square: Array, other_total: Array, other_square: Array
+    ) -> Array:
         above = variance_of(n, total, square).mean(1)
         return relative(above, variance_of(n, other_total, other_square).mean(1))
 
@@ -219,7 +234,9 @@ def _with_pixels(result: xr.Dataset, recording: Recording, spread: _Spread) -> x
         return variance_of(n, total, square) - expected(alpha, sigma, known.remaining(*images))
 
     def quotient(n: float, total: Array, square: Array, *images: Array) -> Array:
-        return relative(variance_of(n, total, square), expected(alpha, sigma, known.remaining(*images)))
+        return relative(
+            variance_of(n, total, square), expected(alpha, sigma, known.remaining(*images))
+        )
 
     def mean_difference(n: float, *given: Array) -> Array:
         mean: Array = difference(n, *given).mean(1)
@@ -236,12 +253,18 @@ def _with_pixels(result: xr.Dataset, recording: Recording, spread: _Spread) -> x
     # A pixel that is constant in the data has no relative gap.
     where = np.where(spread.data_variance > 0, target, np.nan)
     by_pixel = {
-        "gap_absolute_pixel": Estimate((variance - target).reshape(images), absolute_se.reshape(images)),
-        "gap_pixel": Estimate((variance / where - 1).reshape(images), (relative_se + 0 * where).reshape(images)),
+        "gap_absolute_pixel": Estimate(
+            (variance - target).reshape(images), absolute_se.reshape(images)
+        ),
+        "gap_pixel": Estimate(
+            (variance / where - 1).reshape(images), (relative_se + 0 * where).reshape(images)
+        ),
     }
     result = with_estimates(result, axes, **by_pixel)
     pooled = alpha[:, 0] ** 2 * known.elsewhere(np.ones((len(kept), 1))) / len(kept)
-    mean = jackknife(mean_difference, spread.count, *sums).beside((variance - target).mean(1), pooled)
+    mean = jackknife(mean_difference, spread.count, *sums).beside(
+        (variance - target).mean(1), pooled
+    )
     return with_estimates(result, LEVEL, gap_absolute=mean)
 
 
@@ -253,7 +276,9 @@ def _with_directions(result: xr.Dataset, recording: Recording) -> tuple[xr.Datas
     alpha, sigma = chain["alpha"].values[:, None], chain["sigma"].values[:, None]
 
     def gap(n: float, total: Array, square: Array, *images: Array) -> Array:
-        return relative(variance_of(n, total, square), expected(alpha, sigma, known.remaining(*images)))
+        return relative(
+            variance_of(n, total, square), expected(alpha, sigma, known.remaining(*images))
+        )
 
     names = ("state_projection_sum", "state_projection_square")
     sums = (*(grouped(chain, name) for name in names), *known.sums)
@@ -275,8 +300,11 @@ def _why_no_direction(doubtful: NDArray[np.bool_], known: DataVariance) -> dict[
     if not some:
         return {}
     return {
-        "no_direction": f"{some} of {len(known.variance)} directions have no gap at some level ({last} at the last): "
-        "their target, an eigenvalue of the same images, is too large; more images would do"
+        "no_direction": (
+            f"{some} of {len(known.variance)} directions have no gap at some level ({last} at the"
+            " last): their target, an eigenvalue of the same images, is too large; more images"
+            " would do"
+        )
     }
 
 
@@ -287,10 +315,14 @@ def _with_reference(
     if reference is None:
         return result, reasons
     steps = len(result["step"])
-    variance, target = (reference[k].values.reshape(steps, -1) for k in ("variance", "forward_variance"))
+    variance, target = (
+        reference[k].values.reshape(steps, -1) for k in ("variance", "forward_variance")
+    )
     pools = spread.channel_pools
     directions = result.sizes["direction"]
-    modes = [reference[f"mode_{k}"].values[:, :directions] for k in ("variance", "forward_variance")]
+    modes = [
+        reference[f"mode_{k}"].values[:, :directions] for k in ("variance", "forward_variance")
+    ]
     result = result.assign(
         gap_gaussian=(LEVEL, relative(variance.sum(1), target.sum(1))),
         gap_channel_gaussian=(("step", "channel"), relative(variance @ pools, target @ pools)),
@@ -318,7 +350,9 @@ def relative(value: Array, target: Array) -> Array:
 def _sums(stream: xr.Dataset) -> tuple[Array, Array]:
     """Σ d and Σ d² over all samples, (step, D)."""
     steps = stream.sizes["step"]
-    return stream["state_sum"].values.reshape(steps, -1), stream["state_square"].values.reshape(steps, -1)
+    return stream["state_sum"].values.reshape(steps, -1), stream["state_square"].values.reshape(
+        steps, -1
+    )
 
 
 def _group_sums(stream: xr.Dataset) -> tuple[Array, Array]:

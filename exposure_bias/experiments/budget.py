@@ -81,7 +81,9 @@ MARGIN, RESTART_MARGIN = 0.05, 0.01
 RESTARTS = (0.15, 0.3, 0.65)
 FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
 T_ONE_SIDED = float(stdtrit(GROUPS - 1, 0.95))
-PLANNED = 3.1  # t₉₅ one-sided and the same again for a power of 90 %, in standard errors of a null result
+PLANNED = (
+    3.1  # t₉₅ one-sided and the same again for a power of 90 %, in standard errors of a null result
+)
 PARTS = ("total", "initialisation", "discretisation", "score")
 LAST_STEP = "last step"
 
@@ -170,13 +172,29 @@ def error_budget(
     else does not fit; where no refinement exists it says which steps work.
     """
     if not margin > 0:
-        raise InputError(f"margin is the score error that matters: it must be above 0, got {margin}")
+        raise InputError(
+            f"margin is the score error that matters: it must be above 0, got {margin}"
+        )
     setup = prepare(
-        model, data, kind="recording", sampler=sampler, steps=steps, n=n, most=SAMPLES, start=start, grid=grid,
-        timestep_spacing=timestep_spacing, clip=clip, seed=seed, batch_size=batch_size, streams=(Stream.CHAIN,),
-    )  # fmt: skip
+        model,
+        data,
+        kind="recording",
+        sampler=sampler,
+        steps=steps,
+        n=n,
+        most=SAMPLES,
+        start=start,
+        grid=grid,
+        timestep_spacing=timestep_spacing,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+        streams=(Stream.CHAIN,),
+    )
     if setup.run.start is Start.LEVEL:
-        raise InputError("a budget is of the whole chain: start is data or noise, and restarts begin at levels")
+        raise InputError(
+            "a budget is of the whole chain: start is data or noise, and restarts begin at levels"
+        )
     bench = Bench(varied(setup), batch_size, None if folder is None else Path(folder))
     return budget_of(bench, margin, restarts)
 
@@ -221,7 +239,10 @@ class Bench:
             return self._given
         run = replace(self.paired.run, kind="forward", streams=(Stream.FORWARD,))
         noisy = [i for i, level in enumerate(run.levels[:-1]) if level.sigma > 0]
-        keep = [noisy[i] for i in np.unique(np.linspace(0, len(noisy) - 1, FORWARD_LEVELS).round().astype(int))]
+        keep = [
+            noisy[i]
+            for i in np.unique(np.linspace(0, len(noisy) - 1, FORWARD_LEVELS).round().astype(int))
+        ]
         n = min(self.setup.n, max(2 * GROUPS, round(FORWARD_SHARE * self.setup.n)))
         setup = replace(self.paired, run=run, n=n, keep=tuple(keep))
         return self._recorded(setup, "forward", (residual_power,))
@@ -234,7 +255,10 @@ class Bench:
     def chain(self, setup: Setup, name: str) -> Recording:
         """The sampler's own chain."""
         given = self._given
-        if given is not None and (given.run.levels, given.run.start) == (setup.run.levels, setup.run.start):
+        if given is not None and (given.run.levels, given.run.start) == (
+            setup.run.levels,
+            setup.run.start,
+        ):
             return given
         return self._recorded(replace(setup, light=True), name)
 
@@ -244,11 +268,14 @@ class Bench:
         """
         key = (setup.sampler.limit, setup.levels, factor, rows.start, rows.stop)
         if key not in self._limits:
-            self._limits[key] = self._recorded(self.limit_setup(setup, factor, rows), f"{name}-{factor}-{rows.start}")
+            self._limits[key] = self._recorded(
+                self.limit_setup(setup, factor, rows), f"{name}-{factor}-{rows.start}"
+            )
         return self._limits[key]
 
     def limit_setup(self, setup: Setup, factor: int, rows: slice, to_clean: bool = False) -> Setup:
-        """That chain's setup; to_clean: with the last step, as it is. InputError where there are no levels for it."""
+        """That chain's setup; to_clean: with the last step, as it is. InputError where there are no
+        levels for it."""
         finer, places = self._refined(setup, factor)
         end = len(finer) if to_clean else int(places[-2]) + 1
         sampler = self._limit_sampler(setup)
@@ -268,7 +295,9 @@ class Bench:
         keep = tuple(int(places[i]) for i in setup.kept if i < len(places))
         chosen = setup.ids[rows]
         first, n = int(chosen[0]), len(chosen)
-        return replace(setup, run=run, sampler=sampler, places=places, keep=keep, light=True, first=first, n=n)
+        return replace(
+            setup, run=run, sampler=sampler, places=places, keep=keep, light=True, first=first, n=n
+        )
 
     def check_levels(self, setup: Setup) -> None:
         """Raise InputError where the schedule has too few levels for the limit's chains."""
@@ -281,7 +310,8 @@ class Bench:
         except InputError as error:
             most = len(setup.model.schedule) // max(self.scheme.ladder if self.scheme else (1,))
             raise InputError(
-                f"{error}, and this network answers at whole timesteps only: a budget needs at most {most} steps here"
+                f"{error}, and this network answers at whole timesteps only: a budget needs at most"
+                f" {most} steps here"
             ) from error
 
     def _limit_sampler(self, setup: Setup) -> OneStep:
@@ -337,7 +367,9 @@ class Split:
         """
         row = self.names.index(name)
         every = self.parts | {"order_ratio": self.order, "bias": self.bias}
-        return {k: (float(e.value[row, level]), float(e.error[row, level])) for k, e in every.items()}
+        return {
+            k: (float(e.value[row, level]), float(e.error[row, level])) for k, e in every.items()
+        }
 
 
 class Measure:
@@ -370,14 +402,19 @@ class Measure:
 
     def sums(self, chain: xr.Dataset) -> list[Array]:
         """What `values` takes of a chain, by group: (group, level, …)."""
-        total, square = (grouped(chain, f"state_group_{part}")[..., self.places] for part in ("sum", "square"))
+        total, square = (
+            grouped(chain, f"state_group_{part}")[..., self.places] for part in ("sum", "square")
+        )
         found = [total[:, self.rows], square[:, self.rows]]
         return found if self.bands is None else [*found, _power(chain)[:, self.rows]]
 
     def everywhere(self, chain: xr.Dataset) -> list[Array]:
         """The same over all samples and all pixels: (level, …)."""
         steps = chain.sizes["step"]
-        found = [chain[f"state_{part}"].values.reshape(steps, -1)[self.rows] for part in ("sum", "square")]
+        found = [
+            chain[f"state_{part}"].values.reshape(steps, -1)[self.rows]
+            for part in ("sum", "square")
+        ]
         return found if self.bands is None else [*found, _power(chain).sum(0)[self.rows]]
 
     @property
@@ -385,14 +422,18 @@ class Measure:
         """How many arrays one chain has."""
         return 2 if self.bands is None else 3
 
-    def values(self, n: float, chain: Sequence[Array], data: Sequence[Array], whole: bool = False) -> Array:
+    def values(
+        self, n: float, chain: Sequence[Array], data: Sequence[Array], whole: bool = False
+    ) -> Array:
         """All statistics, (statistic, level). whole: the sums are over all pixels, of all
         samples.
         """
         total, square, *power = chain
         count, data_total, data_square, *data_power = data
         variance = variance_of(n, total, square)
-        target = expected(self.alpha, self.sigma, self._variance(count, data_total, data_square, whole))
+        target = expected(
+            self.alpha, self.sigma, self._variance(count, data_total, data_square, whole)
+        )
         rows = [relative(variance.sum(1), target.sum(1))]
         if power:
             noise = self.sigma**2 * self.bands.count * self.channels
@@ -419,11 +460,12 @@ def _power(stream: xr.Dataset) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """How a budget's parts follow from sums by group: arrays (part, statistic, level), `PARTS` in their order.
+    """How a budget's parts follow from sums by group: arrays (part, statistic, level), `PARTS` in
+    their order.
 
-    own: the sampler's chain from the data, and after it that from noise, if any. limit: the limit's chains, which
-    `weights` extrapolate; none where the limit is unknown. few: those of the samples that walked the whole ladder.
-    """
+    own: the sampler's chain from the data, and after it that from noise, if any. limit: the limit's
+    chains, which `weights` extrapolate; none where the limit is unknown. few: those of the samples
+    that walked the whole ladder."""
 
     measure: Measure
     own: list[xr.Dataset]
@@ -433,7 +475,10 @@ class Parts:
 
     @classmethod
     def of(cls, bench: Bench, setup: Setup, name: str, own_images: bool = False) -> "Parts":
-        """Those of one chain. own_images: against the variance of the very images that it started on."""
+        """Those of one chain.
+
+        own_images: against the variance of the very images that it started on.
+        """
         paired = setup if setup.run.paired else bench.paired
         base = bench.chain(paired, name)
         measure, own = Measure(base, own_images), [base["chain"]]
@@ -447,7 +492,11 @@ class Parts:
         few = {scheme.check: bench.limit(paired, scheme.check, part, name)["chain"]}
         whole = []
         for factor in scheme.factors:
-            pieces = [bench.limit(paired, factor, rows, name) for rows in (part, rest) if rows.start < rows.stop]
+            pieces = [
+                bench.limit(paired, factor, rows, name)
+                for rows in (part, rest)
+                if rows.start < rows.stop
+            ]
             few[factor] = pieces[0]["chain"]
             whole.append(merge(pieces)["chain"])
         return cls(measure, own, whole, scheme.weights, [few[factor] for factor in scheme.ladder])
@@ -475,7 +524,9 @@ class Parts:
         width = self.measure.width
         end = width * len(self._chains)
         data = totals[end:]
-        each = [self.measure.values(n, totals[k : k + width], data, every) for k in range(0, end, width)]
+        each = [
+            self.measure.values(n, totals[k : k + width], data, every) for k in range(0, end, width)
+        ]
         base, last, limit = each[0], each[len(self.own) - 1], each[len(self.own) :]
         weighted = [w * v for w, v in zip(self.weights, limit, strict=True)]
         score = np.sum(weighted, axis=0) if weighted else np.full_like(base, np.nan)
@@ -497,11 +548,15 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
         widest = np.array([max_t_quantile(deviations[:, -1, row]) for row in range(len(names))])
     estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
     nothing = Estimate(value[-1] * np.nan, value[-1] * np.nan)
-    order, bias = _order(parts.measure, parts.few, bench.scheme) if bench.scheme else (nothing, nothing)
+    order, bias = (
+        _order(parts.measure, parts.few, bench.scheme) if bench.scheme else (nothing, nothing)
+    )
     return Split(names, estimates, order, bias, widest)
 
 
-def _order(measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme) -> tuple[Estimate, Estimate]:
+def _order(
+    measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme
+) -> tuple[Estimate, Estimate]:
     """The order ratio, and the extrapolation's error that it suggests, of the samples that
     walked all three.
     """
@@ -509,7 +564,9 @@ def _order(measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme) -> tu
 
     def differences(n: float, *totals: Array) -> tuple[Array, Array]:
         data = totals[3 * width :]
-        one, two, three = (measure.values(n, totals[k * width : (k + 1) * width], data) for k in range(3))
+        one, two, three = (
+            measure.values(n, totals[k * width : (k + 1) * width], data) for k in range(3)
+        )
         return one - two, two - three
 
     def ratio(n: float, *totals: Array) -> Array:
@@ -557,7 +614,8 @@ def too_coarse(bias: float, error: float, margin: float, score_error: float) -> 
 
 
 def needed(n: int, score: float, error: float, margin: float) -> int:
-    """About how many images would decide: the interval of a null result, or of this one, would fit in."""
+    """About how many images would decide: the interval of a null result, or of this one, would fit
+    in."""
     planned = PLANNED * error / margin
     room = margin - abs(score)
     here = T_ONE_SIDED * error / room if room > 0 else T_QUANTILE * error / abs(score)
@@ -568,7 +626,9 @@ def budget_of(bench: Bench, margin: float, restarts: Sequence[float] | None) -> 
     """The budget of a bench's chain and of restarts from levels of it."""
     setup = bench.setup
     check = denoising_check(bench.forward)
-    attributes = setup.attributes | {f"denoising_{k}": check.attrs[k] for k in ("passes", "sentence")}
+    attributes = setup.attributes | {
+        f"denoising_{k}": check.attrs[k] for k in ("passes", "sentence")
+    }
     if check.attrs["passes"] == "no":
         return _no_denoiser(margin, attributes)
     places, without = restart_places(setup, restarts)
@@ -590,8 +650,15 @@ def _about(bench: Bench) -> dict[str, str]:
     scheme, setup = bench.scheme, bench.setup
     if scheme is None:
         return {"limit": "unknown: the budget has totals alone"}
-    words = {"limit": f"{str(setup.sampler.limit).upper()}, refined {' and '.join(map(str, scheme.factors))} times"}
-    return words | ({"limit_clip": f"the limit is clipped as the chain is: {setup.clip}"} if setup.clip else {})
+    words = {
+        "limit": (
+            f"{str(setup.sampler.limit).upper()}, refined {' and '.join(map(str, scheme.factors))}"
+            " times"
+        )
+    }
+    return words | (
+        {"limit_clip": f"the limit is clipped as the chain is: {setup.clip}"} if setup.clip else {}
+    )
 
 
 @dataclass(frozen=True)
@@ -606,7 +673,9 @@ class Row:
     margin: float
 
     @classmethod
-    def of(cls, found: Split, name: str, margin: float, setup: Setup, label: str | None = None) -> "Row":
+    def of(
+        cls, found: Split, name: str, margin: float, setup: Setup, label: str | None = None
+    ) -> "Row":
         """The row of a statistic at the last noisy level."""
         here = found.at(name)
         order, bias = here.pop("order_ratio"), here.pop("bias")
@@ -618,7 +687,11 @@ class Row:
             answer = Answer.UNKNOWN
         else:
             answer = fixed_answer(score, error, bias, margin)
-        wanted = needed(setup.n, score, error, margin) if answer == Answer.OPEN and np.isfinite(error) else 0
+        wanted = (
+            needed(setup.n, score, error, margin)
+            if answer == Answer.OPEN and np.isfinite(error)
+            else 0
+        )
         return cls(label or name, here, order, answer, wanted, margin)
 
 
@@ -638,7 +711,9 @@ def _last_step(bench: Bench, setup: Setup) -> Row:
 
     found = jackknife(step, gap.count, *gap.sums)
     nothing = (np.nan, np.nan)
-    parts = dict.fromkeys(PARTS, nothing) | {"total": (float(gap.value[-1] - gap.value[-2]), float(found.error))}
+    parts = dict.fromkeys(PARTS, nothing) | {
+        "total": (float(gap.value[-1] - gap.value[-2]), float(found.error))
+    }
     return Row(LAST_STEP, parts, nothing, "", 0, np.nan)
 
 
@@ -675,12 +750,16 @@ def _curves(found: Split, setup: Setup) -> xr.Dataset:
 
 def _no_denoiser(margin: float, attributes: dict[str, str]) -> xr.Dataset:
     nothing = (np.nan, np.nan)
-    result = _table([Row("gap", dict.fromkeys(PARTS, nothing), nothing, Answer.NO_DENOISER, 0, margin)])
+    result = _table(
+        [Row("gap", dict.fromkeys(PARTS, nothing), nothing, Answer.NO_DENOISER, 0, margin)]
+    )
     result.attrs = attributes
     return result
 
 
-def restart_places(setup: Setup, restarts: Sequence[float] | None) -> tuple[list[int], dict[str, str]]:
+def restart_places(
+    setup: Setup, restarts: Sequence[float] | None
+) -> tuple[list[int], dict[str, str]]:
     """Indices of the levels that restarts begin at, and an attribute where there are none."""
     last = len(setup.levels) - 2
     if restarts is not None:
@@ -688,7 +767,9 @@ def restart_places(setup: Setup, restarts: Sequence[float] | None) -> tuple[list
             return [], {}
         places = setup.starts(restarts)
         if last in places:
-            raise InputError("a restart at the last noisy level takes no step before it: choose noisier levels")
+            raise InputError(
+                "a restart at the last noisy level takes no step before it: choose noisier levels"
+            )
         return places, {}
     ratios = np.array([level.ratio for level in setup.levels[1:last]])
     if not len(ratios):

@@ -82,7 +82,9 @@ def chain_errors(
     size = max(1, batch_size * max(lengths) // sum(lengths)) if rolls else batch_size
     calls = sum(lengths) if rolls else len(lengths)
     run = _roll if rolls else _predict
-    with batches(setup, SumsLedger(sums), size=size, evaluations=calls, checkpoint=checkpoint) as turns:
+    with batches(
+        setup, SumsLedger(sums), size=size, evaluations=calls, checkpoint=checkpoint
+    ) as turns:
         for turn in turns:
             batch = setup.samples(turn.rows)
             for i, estimate in run(setup, batch, lengths, turn):
@@ -108,21 +110,31 @@ def _setup(
     model = adapt(model)
     _refuse_own_levels(sampler, model)
     setup = prepare(
-        model, data, kind=KIND, sampler=sampler, steps=points(model), n=n, most=DEFAULT_SAMPLES, clip=clip,
-        seed=seed, batch_size=batch_size,
-    )  # fmt: skip
+        model,
+        data,
+        kind=KIND,
+        sampler=sampler,
+        steps=points(model),
+        n=n,
+        most=DEFAULT_SAMPLES,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+    )
     lengths = checked_lengths(lengths, model)
     return with_options(setup, {"lengths": list(lengths), "mode": mode}), lengths
 
 
 def _refuse_own_levels(sampler: Any, model: Denoiser) -> None:
-    """Raise InputError for a sampler that does not visit the schedule's levels, as a short chain of it shows."""
+    """Raise InputError for a sampler that does not visit the schedule's levels, as a short chain of
+    it shows."""
     steps = min(CHECKED_STEPS, len(model.schedule))
     one = sampler_for(sampler, model, steps)
     if one.levels(model.schedule, steps, "linspace") != model.schedule.levels(steps):
         raise InputError(
-            f"chain errors start at the schedule's own levels, which {one} does not visit: give ddpm, ddim, euler or "
-            "heun, or use rollouts (eb-analyze rollouts), which takes any sampler"
+            f"chain errors start at the schedule's own levels, which {one} does not visit: give"
+            " ddpm, ddim, euler or heun, or use rollouts (eb-analyze rollouts), which takes any"
+            " sampler"
         )
 
 
@@ -135,7 +147,9 @@ def _axes(setup: Setup) -> dict[str, int]:
     return dict(zip(dimensions(setup.model.shape), setup.model.shape, strict=True))
 
 
-def _dataset(setup: Setup, error: NDArray[np.float32], lengths: tuple[int, ...], mode: str) -> xr.Dataset:
+def _dataset(
+    setup: Setup, error: NDArray[np.float32], lengths: tuple[int, ...], mode: str
+) -> xr.Dataset:
     axes, images = tuple(_axes(setup)), setup.ids % len(setup.data)
     attributes = setup.attributes | {"mode": mode}
     if mode == "single":
@@ -162,7 +176,10 @@ def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != KIND or "error" not in tree:
-        raise InputError(f"{path} holds no chain errors: give the errors.nc that `eb-analyze error-hist -o` wrote")
+        raise InputError(
+            f"{path} holds no chain errors: give the errors.nc that `eb-analyze error-hist -o`"
+            " wrote"
+        )
     return tree.to_dataset()
 
 
@@ -178,7 +195,9 @@ def checked_lengths(lengths: Sequence[int], model: Denoiser) -> tuple[int, ...]:
     return tuple(sorted(int(length) for length in lengths))
 
 
-def _roll(setup: Setup, batch: Samples, lengths: tuple[int, ...], turn: Turn) -> Iterator[tuple[int, Tensor]]:
+def _roll(
+    setup: Setup, batch: Samples, lengths: tuple[int, ...], turn: Turn
+) -> Iterator[tuple[int, Tensor]]:
     """x̂_0 of the chains of every length, as (index of the length, (B, *shape))."""
     levels, x0, path = setup.levels, batch.x0, setup.path(batch.ids)
     total, x = len(levels) - 1, x0[:0]
@@ -196,7 +215,9 @@ def _roll(setup: Setup, batch: Samples, lengths: tuple[int, ...], turn: Turn) ->
     yield from enumerate(reversed(x.split(len(x0))))
 
 
-def _predict(setup: Setup, batch: Samples, lengths: tuple[int, ...], turn: Turn) -> Iterator[tuple[int, Tensor]]:
+def _predict(
+    setup: Setup, batch: Samples, lengths: tuple[int, ...], turn: Turn
+) -> Iterator[tuple[int, Tensor]]:
     """x̂_0 predicted at once at every length's level."""
     levels, path = setup.levels, setup.path(batch.ids)
     model = setup.conditioned(batch.images)

@@ -1,4 +1,5 @@
-"""Quality against chain length T′: "ideally, the more steps the better", yet FID rises again, the talk says.
+"""Quality against chain length T′: "ideally, the more steps the better", yet FID rises again, the
+talk says.
 
 For every model, sampler and length, n samples are drawn, quantised as samples are saved, and
 compared with real images: Fréchet distance, KID, precision and recall (`fidelity`). Sample i walks
@@ -40,11 +41,25 @@ from exposure_bias.errors import InputError
 from exposure_bias.experiments.budget import Bench, Scheme
 from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
-from exposure_bias.fidelity.features import Extractor, Features, extract_real, extracted, extractor, quantised
+from exposure_bias.fidelity.features import (
+    Extractor,
+    Features,
+    extract_real,
+    extracted,
+    extractor,
+    quantised,
+)
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
-from exposure_bias.jackknife import DELETED, Groups, corrected, jackknife, sums_by_group, with_estimates
+from exposure_bias.jackknife import (
+    DELETED,
+    Groups,
+    corrected,
+    jackknife,
+    sums_by_group,
+    with_estimates,
+)
 from exposure_bias.loop import SumsLedger, batches, write
 from exposure_bias.run import Run
 from exposure_bias.setup import Setup, made, placed, prepare, with_options
@@ -92,8 +107,9 @@ def chain_length_fid(
     the other split of bundled data, otherwise the data is halved. reference: an .npz of statistics
     as guided-diffusion writes them; the Fréchet distances are then to these. weights: of Inception.
     checkpoint: a folder that keeps every finished (model, sampler, length); the same call goes on
-    from there. device: where to move the models, by default they stay where they are. limit: measure
-    each model's limit too, which takes 7 × min(50, the longest length) network evaluations a sample.
+    from there. device: where to move the models, by default they stay where they are. limit:
+    measure each model's limit too, which takes 7 × min(50, the longest length) network evaluations
+    a sample.
 
     Returns, over (model, sampler, length), the first two only where a sequence was given: frechet
     (plug-in, what the literature prints, biased upwards), frechet_corrected (by jackknife), kid,
@@ -101,8 +117,8 @@ def chain_length_fid(
     x̂_0 − x_0 in the data's units. change: frechet_corrected minus that of the length before.
     against_first: minus that of the first model. floor_…: the same of real against real images.
     With limit: limit, frechet_corrected of the model's limit, over (model, sampler), and
-    discretisation, frechet_corrected minus it, paired; limit_steps, the length it was taken from, and
-    limit_bias with `_se`, the extrapolation's estimated error.
+    discretisation, frechet_corrected minus it, paired; limit_steps, the length it was taken from,
+    and limit_bias with `_se`, the extrapolation's estimated error.
     frechet_jackknife: the numbers behind (`jackknife.deletions`). Values are NaN, and the attribute
     `no_interval` says why, where the samples are too few.
 
@@ -139,7 +155,10 @@ def chain_length_fid(
         cells = [[_cell(gallery, setup, target, checkpoint) for setup in row] for row in setups]
         curves = [xr.concat(row, "length") for row in cells]
         if limit:
-            curves = [c.merge(_limit(gallery, row, target, checkpoint)) for c, row in zip(curves, setups, strict=True)]
+            curves = [
+                c.merge(_limit(gallery, row, target, checkpoint))
+                for c, row in zip(curves, setups, strict=True)
+            ]
         rows.append(xr.concat(curves, "sampler"))
     curve = xr.concat(rows, "model", combine_attrs="drop_conflicts")
     curve = curve.assign_coords(
@@ -148,11 +167,18 @@ def chain_length_fid(
         length=list(lengths),
     )
     floor = _estimates(floor)
-    curve = _estimates(curve).merge(floor.rename({name: f"floor_{name}" for name in floor.data_vars}))
+    curve = _estimates(curve).merge(
+        floor.rename({name: f"floor_{name}" for name in floor.data_vars})
+    )
     curve["floor_n"] = floor_n
     described = gallery.describe(setups[-1][-1])
-    curve.attrs = described | {"reference": target.name} | {k: v for k, v in rows[0].attrs.items() if v}
-    single = {"model": not isinstance(model, list | tuple), "sampler": not isinstance(sampler, list | tuple)}
+    curve.attrs = (
+        described | {"reference": target.name} | {k: v for k, v in rows[0].attrs.items() if v}
+    )
+    single = {
+        "model": not isinstance(model, list | tuple),
+        "sampler": not isinstance(sampler, list | tuple),
+    }
     return curve.isel({dim: 0 for dim, alone in single.items() if alone})
 
 
@@ -195,11 +221,15 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
             continue
         if int(numbers[-1]) in found:
             raise InputError(
-                f"{found[int(numbers[-1])].name} and {path.name} in {folder} are of one iteration: keep one"
+                f"{found[int(numbers[-1])].name} and {path.name} in {folder} are of one iteration:"
+                " keep one"
             )
         found[int(numbers[-1])] = path
     if not found:
-        raise InputError(f"{folder} holds no checkpoint: its entries must be named by their iteration, like step-20000")
+        raise InputError(
+            f"{folder} holds no checkpoint: its entries must be named by their iteration, like"
+            " step-20000"
+        )
     return dict(sorted(found.items()))
 
 
@@ -216,7 +246,8 @@ def speed_up(
     for curve in (candidate, baseline):
         if along not in curve.dims or measure not in curve:
             raise InputError(
-                f"the curves need {measure} along {along!r}: they have dimensions {', '.join(map(str, curve.dims))}"
+                f"the curves need {measure} along {along!r}: they have dimensions"
+                f" {', '.join(map(str, curve.dims))}"
             )
     best, baseline_at = baseline[measure].min(along), baseline[measure].idxmin(along)
     candidate_at = candidate[along].where(candidate[measure] <= best).min(along)
@@ -240,7 +271,10 @@ def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != KIND:
-        raise InputError(f"{path} holds no chain-length curve: give the {KIND}.nc that `eb-analyze {KIND} -o` wrote")
+        raise InputError(
+            f"{path} holds no chain-length curve: give the {KIND}.nc that `eb-analyze {KIND} -o`"
+            " wrote"
+        )
     return tree.to_dataset()
 
 
@@ -265,15 +299,24 @@ class _Target:
 
     def compare(self, other: Features) -> xr.Dataset:
         """Every measure of a set of images against this one, with the numbers of the jackknife."""
-        pool, spatial = (self.real.pool, self.real.spatial) if self.normals is None else self.normals
+        pool, spatial = (
+            (self.real.pool, self.real.spatial) if self.normals is None else self.normals
+        )
         values, reason = sets.frechet_values(other.pool, pool)
-        result = xr.Dataset({"frechet_jackknife": ("deleted", values)}, attrs={"no_interval": reason})
+        result = xr.Dataset(
+            {"frechet_jackknife": ("deleted", values)}, attrs={"no_interval": reason}
+        )
         if other.spatial is not None and spatial is not None:
-            result["spatial_frechet_jackknife"] = ("deleted", sets.frechet_values(other.spatial, spatial)[0])
+            result["spatial_frechet_jackknife"] = (
+                "deleted",
+                sets.frechet_values(other.spatial, spatial)[0],
+            )
         result["kid_jackknife"] = ("deleted", sets.kid_values(other.pool, self.real.pool)[0])
         if min(len(other.pool), len(self.real.pool)) > NEIGHBOURS:
             for name, pair in zip(
-                ("precision", "recall"), sets.precision_recall(other.pool, self.real.pool), strict=True
+                ("precision", "recall"),
+                sets.precision_recall(other.pool, self.real.pool),
+                strict=True,
             ):
                 result[name], result[f"{name}_se"] = pair
         return result
@@ -299,7 +342,9 @@ class _Gallery:
         if self.n < 2:
             raise InputError(f"a distribution needs at least 2 samples, got n={self.n}: give more")
         if self.quantise and self.data.value_range is None:
-            raise InputError("images loaded with value_range=None cannot be quantised: pass quantise=False")
+            raise InputError(
+                "images loaded with value_range=None cannot be quantised: pass quantise=False"
+            )
 
     def setup(self, model: Denoiser, sampler: Any, length: int) -> Setup:
         """The chain of one model, sampler and length. Raises InputError for a length above T, or
@@ -308,13 +353,23 @@ class _Gallery:
         # Chains from noise take nothing of the data but labels, so that images may recur in
         # silence.
         n = self.n if self.start == "data" else min(self.n, len(self.data))
-        common: dict[str, Any] = {**self.options, "kind": KIND, "n": n, "batch_size": self.batch_size}
+        common: dict[str, Any] = {
+            **self.options,
+            "kind": KIND,
+            "n": n,
+            "batch_size": self.batch_size,
+        }
         if self.start == "noise":
-            setup = prepare(model, self.data, sampler=sampler, steps=length, start="noise", **common)
+            setup = prepare(
+                model, self.data, sampler=sampler, steps=length, start="noise", **common
+            )
         else:
             total = points(model)
             if length > total:
-                raise InputError(f"length {length} was asked of a schedule of {total} levels: use at most {total}")
+                raise InputError(
+                    f"length {length} was asked of a schedule of {total} levels: use at most"
+                    f" {total}"
+                )
             levels = sampler_for(sampler, model, total).levels(model.schedule, total, "linspace")
             begin = levels[-length - 1].timestep
             setup = prepare(model, self.data, sampler=sampler, steps=total, start=begin, **common)
@@ -323,7 +378,11 @@ class _Gallery:
     def against(self, setup: Setup, target: "_Target") -> Setup:
         """The setup, whose run says what its images are compared with, and how."""
         reference = [target.name, target.identity]
-        about = {"features": self.extractor.identity, "quantised": self.quantise, "reference": reference}
+        about = {
+            "features": self.extractor.identity,
+            "quantised": self.quantise,
+            "reference": reference,
+        }
         return with_options(setup, about)
 
     def describe(self, setup: Setup) -> dict[str, str]:
@@ -349,7 +408,9 @@ class _Gallery:
         if reference is None:
             return _Target(f"{len(self.data)} images", real)
         about = {"features": self.extractor.identity, "image_shape": list(self.data.shape)}
-        return _Target(Path(reference).name, real, sets.read_statistics(reference, real.pool.dimension, about))
+        return _Target(
+            Path(reference).name, real, sets.read_statistics(reference, real.pool.dimension, about)
+        )
 
     def floor(self, target: "_Target", real: Any) -> tuple[xr.Dataset, int]:
         """Real images against real images, and how many: `real`, or the other split, or one half
@@ -361,14 +422,18 @@ class _Gallery:
             other = load_data(real).fitted(self.data.shape)
             if other.shape != self.data.shape:
                 raise InputError(
-                    f"the floor's images are {other.shape}, the data's {self.data.shape}: give images alike"
+                    f"the floor's images are {other.shape}, the data's {self.data.shape}: give"
+                    " images alike"
                 )
             n = min(self.n, len(other))
             return target.compare(self._real(other, np.arange(n))), n
         ids = np.arange(len(self.data))
         n = min(self.n, len(ids) // 2)
         if n < 2:
-            raise InputError(f"a floor needs two halves of at least 2 images, but the data has {len(ids)}: give more")
+            raise InputError(
+                f"a floor needs two halves of at least 2 images, but the data has {len(ids)}: give"
+                " more"
+            )
         halves = [_subset(target.real, half) for half in (ids[::2], ids[1::2][:n])]
         return _Target(target.name, halves[0]).compare(halves[1]), n
 
@@ -395,10 +460,16 @@ class _Walk(Sums):
         batch = setup.samples(rows)
         path = setup.path(batch.ids)
         epsilon = path.start(0)
-        x = noised(batch.x0, levels[0], epsilon) if setup.run.paired else prior(levels[0], epsilon, setup.sampler)
+        x = (
+            noised(batch.x0, levels[0], epsilon)
+            if setup.run.paired
+            else prior(levels[0], epsilon, setup.sampler)
+        )
         x = rollout(setup.conditioned(batch.images), x, levels, setup.sampler, path, setup.clip)
         images = quantised(x) if self.gallery.quantise else (x.float() + 1) * 127.5
-        for name, part in zip(("pool", "spatial"), extracted(self.gallery.extractor, images), strict=True):
+        for name, part in zip(
+            ("pool", "spatial"), extracted(self.gallery.extractor, images), strict=True
+        ):
             if part is not None:
                 self.state[name][rows] = part
         if setup.run.paired:
@@ -412,10 +483,15 @@ class _Walk(Sums):
         setup = self.setup
         ids = setup.ids % len(setup.data) if setup.run.paired else setup.ids
         spatial = self.state.get("spatial")
-        return Features(FeatureSet(self.state["pool"], ids), None if spatial is None else FeatureSet(spatial, ids))
+        return Features(
+            FeatureSet(self.state["pool"], ids),
+            None if spatial is None else FeatureSet(spatial, ids),
+        )
 
 
-def _cell(gallery: _Gallery, setup: Setup, target: "_Target", folder: str | os.PathLike[str] | None) -> xr.Dataset:
+def _cell(
+    gallery: _Gallery, setup: Setup, target: "_Target", folder: str | os.PathLike[str] | None
+) -> xr.Dataset:
     """One point of a curve: read from the folder if it is there, else measured and kept."""
     setup = gallery.against(setup, target)
     done, part = _paths(setup, folder)
@@ -426,7 +502,9 @@ def _cell(gallery: _Gallery, setup: Setup, target: "_Target", folder: str | os.P
         return tree.to_dataset()
     walk = _Walk(gallery, setup, target.real)
     ledger, steps = SumsLedger(walk), setup.run.steps
-    with batches(setup, ledger, size=gallery.batch_size, evaluations=steps, checkpoint=part) as turns:
+    with batches(
+        setup, ledger, size=gallery.batch_size, evaluations=steps, checkpoint=part
+    ) as turns:
         for turn in turns:
             walk.add(turn.rows)
             turn.report((turn.rows.stop - turn.rows.start) * steps)
@@ -444,26 +522,46 @@ def _cell(gallery: _Gallery, setup: Setup, target: "_Target", folder: str | os.P
 
 
 def _limit(
-    gallery: _Gallery, setups: Sequence[Setup], target: "_Target", folder: str | os.PathLike[str] | None
+    gallery: _Gallery,
+    setups: Sequence[Setup],
+    target: "_Target",
+    folder: str | os.PathLike[str] | None,
 ) -> xr.Dataset:
-    """The numbers of the jackknife at a model's limit, and of the extrapolation's error; NaN where there is none."""
+    """The numbers of the jackknife at a model's limit, and of the extrapolation's error; NaN where
+    there is none."""
     numbers, bias, steps = np.full(len(DELETED), np.nan), np.full(len(DELETED), np.nan), 0
     found = _refinable(gallery, setups)
     if found is not None:
         bench, scheme, setup = found
-        chains = [bench.limit_setup(setup, factor, slice(0, setup.n), to_clean=True) for factor in scheme.ladder]
-        each = [_cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains]
+        chains = [
+            bench.limit_setup(setup, factor, slice(0, setup.n), to_clean=True)
+            for factor in scheme.ladder
+        ]
+        each = [
+            _cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains
+        ]
         weights = dict(zip(scheme.factors, scheme.weights, strict=True))
-        numbers = np.sum([weights.get(f, 0.0) * v for f, v in zip(scheme.ladder, each, strict=True)], axis=0)
+        numbers = np.sum(
+            [weights.get(f, 0.0) * v for f, v in zip(scheme.ladder, each, strict=True)], axis=0
+        )
         bias = -scheme.curvature * ((each[0] - each[1]) - scheme.order * (each[1] - each[2]))
         steps = setup.run.steps
     dims = ("deleted",)
-    return xr.Dataset({"limit_jackknife": (dims, numbers), "limit_bias_jackknife": (dims, bias), "limit_steps": steps})
+    return xr.Dataset(
+        {
+            "limit_jackknife": (dims, numbers),
+            "limit_bias_jackknife": (dims, bias),
+            "limit_steps": steps,
+        }
+    )
 
 
 def _refinable(gallery: _Gallery, setups: Sequence[Setup]) -> tuple[Bench, Scheme, Setup] | None:
-    """The longest chain of at most LIMIT_STEPS whose levels can be refined as a limit needs, else the shortest."""
-    for setup in sorted(setups, key=lambda s: (s.run.steps > LIMIT_STEPS, abs(s.run.steps - LIMIT_STEPS))):
+    """The longest chain of at most LIMIT_STEPS whose levels can be refined as a limit needs, else
+    the shortest."""
+    for setup in sorted(
+        setups, key=lambda s: (s.run.steps > LIMIT_STEPS, abs(s.run.steps - LIMIT_STEPS))
+    ):
         bench = Bench(setup, gallery.batch_size)
         scheme = bench.scheme
         if scheme is None:
@@ -488,7 +586,10 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
         if f"{name}_jackknife" not in curve:
             continue
         numbers = curve[f"{name}_jackknife"].transpose(..., "deleted")
-        curve[name], curve[f"{name}_se"] = numbers.isel(deleted=0), (numbers.dims[:-1], corrected(numbers.values)[1])
+        curve[name], curve[f"{name}_se"] = (
+            numbers.isel(deleted=0),
+            (numbers.dims[:-1], corrected(numbers.values)[1]),
+        )
         if name == "kid":
             continue
         _with_errors(curve, f"{name}_corrected", numbers)
@@ -496,10 +597,14 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
             ideal = curve["limit_jackknife"].transpose(..., "deleted")
             _with_errors(curve, "limit", ideal)
             _with_errors(curve, "discretisation", numbers - ideal)
-            _with_errors(curve, "limit_bias", curve["limit_bias_jackknife"].transpose(..., "deleted"))
+            _with_errors(
+                curve, "limit_bias", curve["limit_bias_jackknife"].transpose(..., "deleted")
+            )
         if "length" in numbers.dims:
             before = numbers.shift(length=1)
-            _with_errors(curve, "change" if name == "frechet" else f"{name}_change", numbers - before)
+            _with_errors(
+                curve, "change" if name == "frechet" else f"{name}_change", numbers - before
+            )
         if numbers.sizes.get("model", 1) > 1:
             first = "against_first" if name == "frechet" else f"{name}_against_first"
             _with_errors(curve, first, numbers - numbers.isel(model=0, drop=True))

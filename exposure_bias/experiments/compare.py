@@ -14,9 +14,10 @@ diagnostic):
 - state_rmse, in the data's units: RMSE of x̂_t − x_t against the teacher chain, per step, where
   paired (`state_error`);
 - error_rmse, in the data's units: RMSE of the chain error x_0 − x̂_0, per length (`chain_errors`);
-- gap_score, gap_discretisation, hf_score, hf_discretisation: the network's and the solver's part of gap and hf at the
-  last noisy level (`error_budget`). A remedy that closes the gap and leaves the network's part where it was, or makes
-  it larger, only compensates the solver, and the attribute `answer` says so.
+- gap_score, gap_discretisation, hf_score, hf_discretisation: the network's and the solver's part of
+  gap and hf at the
+  last noisy level (`error_budget`). A remedy that closes the gap and leaves the network's part
+  where it was, or makes it larger, only compensates the solver, and the attribute `answer` says so.
 
 Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed
 alone are one entry, their mean; the standard error over seeds stands beside that over images and a
@@ -62,7 +63,9 @@ from exposure_bias.remedies import Remedied, remedied
 from exposure_bias.run import Spacing, Start, Stream
 from exposure_bias.setup import Setup, placed, prepare
 
-ONE_SEED = "one seed each: a difference between these weights, not between the ways they were trained"
+ONE_SEED = (
+    "one seed each: a difference between these weights, not between the ways they were trained"
+)
 NO_LEVELS = "chain errors start at the schedule's own levels, which this sampler does not visit"
 
 
@@ -137,17 +140,30 @@ def compare(
     with paired `_difference_se`, `_difference_se_seeds` and `_difference_se_total`. coords: seeds,
     how many; note, what a difference rests on.
 
-    Raises InputError for fewer than two models, models that do not share schedule and shape, one that is no denoiser
-    of these data (`denoising_check`), and what `record` refuses.
-    """
+    Raises InputError for fewer than two models, models that do not share schedule and shape, one
+    that is no denoiser of these data (`denoising_check`), and what `record` refuses."""
     data, entries = load_data(data), _entries(models)
     everyone = [placed(model, device) for entry in entries for model in entry.models]
     _check_alike(everyone)
-    common: dict[str, Any] = {"sampler": sampler, "n": n, "clip": clip, "seed": seed, "batch_size": batch_size}
-    chain: dict[str, Any] = {"steps": steps, "start": start, "grid": grid, "timestep_spacing": timestep_spacing}
+    common: dict[str, Any] = {
+        "sampler": sampler,
+        "n": n,
+        "clip": clip,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    chain: dict[str, Any] = {
+        "steps": steps,
+        "start": start,
+        "grid": grid,
+        "timestep_spacing": timestep_spacing,
+    }
     # Before anything runs: what does not fit one of the models.
     streams = (Stream.CHAIN, Stream.FORWARD)
-    setups = [prepare(model, data, kind="recording", streams=streams, **common, **chain) for model in everyone]
+    setups = [
+        prepare(model, data, kind="recording", streams=streams, **common, **chain)
+        for model in everyone
+    ]
     left_out = {"no_error_rmse": NO_LEVELS} if setups[0].run.spacing is Spacing.SAMPLER else {}
     lengths = checked_lengths(lengths, everyone[0]) if len(lengths) and not left_out else ()
 
@@ -170,14 +186,18 @@ def compare(
     found = [[measured(next(waiting)) for _ in entry.models] for entry in entries]
     recording = found[-1][-1][0]
     count = recording["chain"]["count"].values
-    result = xr.Dataset(coords={k: recording["chain"][k] for k in ("step", "timestep", "alpha", "sigma")})
+    result = xr.Dataset(
+        coords={k: recording["chain"][k] for k in ("step", "timestep", "alpha", "sigma")}
+    )
     result = result.assign_coords({"length": list(lengths)} if lengths else {})
     result = result.assign_coords(
         entry=[entry.name for entry in entries],
         seeds=("entry", [len(entry.models) for entry in entries]),
         note=("entry", [_note(entries[0], entry) for entry in entries]),
     )
-    comparison = Comparison(entries, [[statistics for _, statistics in members] for members in found], count)
+    comparison = Comparison(
+        entries, [[statistics for _, statistics in members] for members in found], count
+    )
     for name in found[0][0][1]:
         result = comparison.assigned(result, name)
     described = {k: v for k, v in recording.description.items() if k != "model"}
@@ -191,7 +211,10 @@ def _no_budget(setups: Sequence[Setup], wanted: bool) -> str:
         return "it was not asked for"
     run = setups[0].run
     if run.start is not Start.DATA:
-        return "chains that do not start on data at the first level are not split here: see error_budget"
+        return (
+            "chains that do not start on data at the first level are not split here: see"
+            " error_budget"
+        )
     if setups[0].sampler.limit is None:
         return f"{run.sampler} tends to no known limit"
     for setup in setups:
@@ -235,11 +258,24 @@ class Comparison:
         dims = ("entry", *each[0][0].dims)
         values = [self.over_images(members) for members in each]
         seeds = [self.over_seeds(members) for members in each]
-        differences, difference_seeds = zip(*(self._difference(each, k) for k in range(len(each))), strict=True)
-        result = with_estimates(result, dims, **{name: _stacked(values), f"{name}_difference": _stacked(differences)})
-        total = [np.hypot(d.error, np.nan_to_num(s)) for d, s in zip(differences, difference_seeds, strict=True)]
-        further = {"_se_seeds": seeds, "_difference_se_seeds": difference_seeds, "_difference_se_total": total}
-        return result.assign({f"{name}{suffix}": (dims, np.stack(v)) for suffix, v in further.items()})
+        differences, difference_seeds = zip(
+            *(self._difference(each, k) for k in range(len(each))), strict=True
+        )
+        result = with_estimates(
+            result, dims, **{name: _stacked(values), f"{name}_difference": _stacked(differences)}
+        )
+        total = [
+            np.hypot(d.error, np.nan_to_num(s))
+            for d, s in zip(differences, difference_seeds, strict=True)
+        ]
+        further = {
+            "_se_seeds": seeds,
+            "_difference_se_seeds": difference_seeds,
+            "_difference_se_total": total,
+        }
+        return result.assign(
+            {f"{name}{suffix}": (dims, np.stack(v)) for suffix, v in further.items()}
+        )
 
     def _difference(self, each: list[list[Statistic]], k: int) -> tuple[Estimate, Array]:
         """Entry k less the first: over images, and its error over seeds. The first does not
@@ -251,7 +287,9 @@ class Comparison:
         paired = self.entries[k].seeds == self.entries[0].seeds
         return self.over_images(each[k], each[0]), self.over_seeds(each[k], each[0], paired)
 
-    def over_images(self, members: Sequence[Statistic], against: Sequence[Statistic] = ()) -> Estimate:
+    def over_images(
+        self, members: Sequence[Statistic], against: Sequence[Statistic] = ()
+    ) -> Estimate:
         """Mean over members less mean over `against`; a group of images goes from all of them at
         once.
         """
@@ -285,7 +323,9 @@ class Comparison:
             values, others = [a - b for a, b in zip(values, others, strict=True)], []
         if len(values) < 2 or len(others) == 1:
             return np.full_like(values[0], np.nan)
-        variances = [np.var(group, axis=0, ddof=1) / len(group) for group in (values, others) if group]
+        variances = [
+            np.var(group, axis=0, ddof=1) / len(group) for group in (values, others) if group
+        ]
         error: Array = np.sqrt(sum(variances))
         return error
 
@@ -298,7 +338,10 @@ def _statistics(recording: Recording) -> Statistics:
     """What a recording gives; the sums have the group first."""
     chain, forward, data = recording["chain"], recording["forward"], recording["data"]
     gap = pooled_gap(recording)
-    norms = [s["epsilon_norm"].transpose("sample", "step").values.astype(np.float64) for s in (chain, forward)]
+    norms = [
+        s["epsilon_norm"].transpose("sample", "step").values.astype(np.float64)
+        for s in (chain, forward)
+    ]
     by_group = tuple(sums_by_group(norm, chain["image"].values) for norm in norms)
     found = {
         "gap": Statistic(("step",), gap.estimate, gap.sums, gap.value, gap.further),
@@ -320,7 +363,9 @@ def _decibel(n: float, above: Array, below: Array) -> Array:
     return value
 
 
-def _chain_error(model: Denoiser, data: Any, lengths: Sequence[int], options: dict[str, Any]) -> Statistic:
+def _chain_error(
+    model: Denoiser, data: Any, lengths: Sequence[int], options: dict[str, Any]
+) -> Statistic:
     """RMSE of x_0 − x̂_0 by length, of the images that are recorded too."""
     errors = chain_errors(model, data, lengths, **options)
     error = errors["error"].values.astype(np.float64)
@@ -342,7 +387,10 @@ def _entries(models: Sequence[Any]) -> list[Entry]:
         key = json.dumps([recipe, _unwrapped(model)[1]]) if recipe else str(place)
         _, members, seeds = found.setdefault(key, (model.name, [], []))
         if seed in seeds and recipe:
-            raise InputError(f"{model.name} has the seed {seed} and the settings of a model given before: give it once")
+            raise InputError(
+                f"{model.name} has the seed {seed} and the settings of a model given before: give"
+                " it once"
+            )
         members.append(model)
         seeds.append(seed)
     if len(found) < 2:
@@ -352,7 +400,11 @@ def _entries(models: Sequence[Any]) -> list[Entry]:
         names = [entry.name for entry in entries]
         label = name if len(members) == 1 else f"{name} and {len(members) - 1} more"
         entries.append(
-            Entry(label if label not in names else f"{label} ({len(names) + 1})", tuple(members), tuple(seeds))
+            Entry(
+                label if label not in names else f"{label} ({len(names) + 1})",
+                tuple(members),
+                tuple(seeds),
+            )
         )
     return entries
 
@@ -365,7 +417,11 @@ def _model(given: Any) -> tuple[Denoiser, dict[str, Any]]:
     model = adapt(name)
     for remedy in remedies:
         model = remedied(model, remedy)
-    for folder in (bundled.FOLDER / name, Path(name).expanduser() / "last", Path(name).expanduser()):
+    for folder in (
+        bundled.FOLDER / name,
+        Path(name).expanduser() / "last",
+        Path(name).expanduser(),
+    ):
         try:
             return model, json.loads((folder / "training.json").read_text())["run"]
         except (OSError, ValueError, KeyError):
@@ -376,7 +432,9 @@ def _model(given: Any) -> tuple[Denoiser, dict[str, Any]]:
 def _note(first: Entry, entry: Entry) -> str:
     if entry is first:
         return "the others differ from this one"
-    if any(a.net is b.net for a in entry.models for b in first.models) or _same_weights(entry, first):
+    if any(a.net is b.net for a in entry.models for b in first.models) or _same_weights(
+        entry, first
+    ):
         return "the same weights: the difference is the remedy's"
     return "" if min(len(first.models), len(entry.models)) > 1 else ONE_SEED
 
@@ -399,8 +457,15 @@ def _check_alike(models: list[Denoiser]) -> None:
     first = models[0]
     for model in models[1:]:
         if model.shape != first.shape:
-            raise InputError(f"{first.name} works on {first.shape}, {model.name} on {model.shape}: nothing to compare")
+            raise InputError(
+                f"{first.name} works on {first.shape}, {model.name} on {model.shape}: nothing to"
+                " compare"
+            )
         if len(model.schedule) != len(first.schedule) or not all(
-            np.allclose(getattr(model.schedule, k), getattr(first.schedule, k), rtol=1e-5) for k in ("alpha", "sigma")
+            np.allclose(getattr(model.schedule, k), getattr(first.schedule, k), rtol=1e-5)
+            for k in ("alpha", "sigma")
         ):
-            raise InputError(f"{first.name} and {model.name} have different schedules: their levels are not the same")
+            raise InputError(
+                f"{first.name} and {model.name} have different schedules: their levels are not the"
+                " same"
+            )

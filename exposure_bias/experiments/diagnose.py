@@ -79,12 +79,26 @@ def diagnose(
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
     if not margin > 0:
-        raise InputError(f"margin is the score error that matters: it must be above 0, got {margin}")
+        raise InputError(
+            f"margin is the score error that matters: it must be above 0, got {margin}"
+        )
     setup = prepare(
-        model, data, kind="recording", sampler=sampler, steps=steps, n=n, most=SAMPLES, start=start, grid=grid,
-        timestep_spacing=timestep_spacing, clip=clip, seed=seed, batch_size=batch_size,
-        streams=(Stream.CHAIN, Stream.FORWARD), options={"statistics": ["residual_power"]},
-    )  # fmt: skip
+        model,
+        data,
+        kind="recording",
+        sampler=sampler,
+        steps=steps,
+        n=n,
+        most=SAMPLES,
+        start=start,
+        grid=grid,
+        timestep_spacing=timestep_spacing,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+        streams=(Stream.CHAIN, Stream.FORWARD),
+        options={"statistics": ["residual_power"]},
+    )
     place = None if folder is None else Path(folder)
     desk = _Desk(varied(setup), batch_size, place)
     base = desk.recorded(setup, "recording", (residual_power,))
@@ -121,11 +135,19 @@ class _Desk:
 
     def with_model(self, model: Denoiser, streams: tuple[Stream, ...]) -> Setup:
         """The same chain of another model on the same data and paths."""
-        run = replace(self.setup.run, **identities(model, self.setup.data), streams=streams, options={}, probe=None)
+        run = replace(
+            self.setup.run,
+            **identities(model, self.setup.data),
+            streams=streams,
+            options={},
+            probe=None,
+        )
         return replace(self.setup, run=run, model=model, light=True)
 
 
-def _with_context(result: xr.Dataset, desk: _Desk, base: Recording, images: Any, left_out: list[str]) -> xr.Dataset:
+def _with_context(
+    result: xr.Dataset, desk: _Desk, base: Recording, images: Any, left_out: list[str]
+) -> xr.Dataset:
     """The same statistics of perfect denoisers, as context: Gaussian in closed form, and of
     given images.
     """
@@ -133,12 +155,19 @@ def _with_context(result: xr.Dataset, desk: _Desk, base: Recording, images: Any,
     if reference is None:
         left_out.append(f"the Gaussian reference, because {reasons['no_reference']}")
     else:
-        result["gaussian"] = ("statistic", _context(result, base, float(reference["gap"].values[-2])))
+        result["gaussian"] = (
+            "statistic",
+            _context(result, base, float(reference["gap"].values[-2])),
+        )
     known = _known_images(desk.setup.data) if images is None else load_data(images)
     if known is None or desk.setup.run.model.guided:
         return result
-    if desk.setup.sampler.limit is None or (not desk.setup.run.exact_teacher and "learned" in desk.setup.run.sampler):
-        left_out.append(f"the exact denoiser, which has no variance of its own for {desk.setup.run.sampler}")
+    if desk.setup.sampler.limit is None or (
+        not desk.setup.run.exact_teacher and "learned" in desk.setup.run.sampler
+    ):
+        left_out.append(
+            f"the exact denoiser, which has no variance of its own for {desk.setup.run.sampler}"
+        )
         return result
     oracle = EmpiricalOracle(known.batch(np.arange(len(known))), desk.setup.model.schedule)
     perfect = desk.recorded(desk.with_model(oracle, (Stream.CHAIN,)), "oracle")
@@ -151,16 +180,26 @@ def _context(result: xr.Dataset, base: Recording, gap: float) -> Array:
     return np.where(result["statistic"].values == "gap", gap, np.nan)
 
 
-def _with_rollouts(result: xr.Dataset, desk: _Desk, starts: Sequence[float] | None, left_out: list[str]) -> xr.Dataset:
+def _with_rollouts(
+    result: xr.Dataset, desk: _Desk, starts: Sequence[float] | None, left_out: list[str]
+) -> xr.Dataset:
     setup = desk.setup
     if not setup.sampler.ancestral:
         left_out.append(f"rollouts, because {setup.run.sampler} does not draw from p(x_0 | x_s)")
         return result
     found = rollouts(
-        setup.model, setup.data, starts=starts, sampler=setup.sampler, steps=setup.run.steps,
-        grid="linspace" if setup.run.spacing == "sampler" else setup.run.spacing.value, n=setup.n,
-        clip=setup.run.clip, seed=setup.run.seed, batch_size=desk.batch_size, checkpoint=desk.path("rollouts"),
-    )  # fmt: skip
+        setup.model,
+        setup.data,
+        starts=starts,
+        sampler=setup.sampler,
+        steps=setup.run.steps,
+        grid="linspace" if setup.run.spacing == "sampler" else setup.run.spacing.value,
+        n=setup.n,
+        clip=setup.run.clip,
+        seed=setup.run.seed,
+        batch_size=desk.batch_size,
+        checkpoint=desk.path("rollouts"),
+    )
     names = [k for k in found.data_vars if str(k).startswith(("W_over_U", "U_minus_S_relative"))]
     chosen = found[names].rename({k: f"start_{k}" for k in ("timestep", "alpha", "sigma")})
     return result.merge(chosen.drop_vars("length")).assign_attrs(result.attrs)
@@ -190,7 +229,9 @@ def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset
     return result
 
 
-def _scaling(here: PooledGap, there: PooledGap, target: float | None = None, error: float = 0.0) -> Estimate:
+def _scaling(
+    here: PooledGap, there: PooledGap, target: float | None = None, error: float = 0.0
+) -> Estimate:
     """λ at which the gap at the last noisy level, or a part of it, would close, as a probe's
     effect is proportional.
     """
@@ -214,15 +255,20 @@ def _scaling(here: PooledGap, there: PooledGap, target: float | None = None, err
 
 def _not_straight(setup: Setup, scale: float, error: float) -> str:
     """Why the probe's proportion says nothing about the λ that it leads to, or ""."""
-    farthest = max((level.ratio for level in setup.levels if level.alpha), default=0.0) * (1 - 1 / PROBE_SCALE)
+    farthest = max((level.ratio for level in setup.levels if level.alpha), default=0.0) * (
+        1 - 1 / PROBE_SCALE
+    )
     if not setup.run.clip and farthest > BLOW_UP:
         return (
-            f"epsilon scaling by {PROBE_SCALE} moves x0 by {farthest:.3g} epsilon where the chain is noisiest, so that "
-            "its effect is not proportional: sample with clipping"
+            f"epsilon scaling by {PROBE_SCALE} moves x0 by {farthest:.3g} epsilon where the chain"
+            " is noisiest, so that its effect is not proportional: sample with clipping"
         )
     steps = (PROBE_SCALE - 1) / abs(scale - 1) if scale != 1 else np.inf
     if steps >= FARTHEST and abs(scale - 1) > T_QUANTILE * error:
-        return f"the probe at {PROBE_SCALE} moved the gap {steps:.3g} times as far as it would have to go"
+        return (
+            f"the probe at {PROBE_SCALE} moved the gap {steps:.3g} times as far as it would have"
+            " to go"
+        )
     if not PLAUSIBLE_SCALE[0] < scale < PLAUSIBLE_SCALE[1]:
         return f"it would take a scale of {scale:.3g}, far beyond what a proportion holds for"
     return ""
@@ -245,7 +291,7 @@ def of_recording(recording: Recording) -> xr.Dataset:
     end = gaps.isel(step=-1)
     gap = sentences.percent(float(end["gap"]), float(end["gap_se"]))
     answer = (
-        f"The variance gap at the clean end is {gap}; how much of it is the sampler's and how much the network's takes "
-        "the network: diagnose MODEL --data IMAGES."
+        f"The variance gap at the clean end is {gap}; how much of it is the sampler's and how much"
+        " the network's takes the network: diagnose MODEL --data IMAGES."
     )
     return result.assign_attrs(gaps.attrs | {"answer": answer})

@@ -29,7 +29,9 @@ KINDS = ("uniform", "linear", "levels", "forward")
 Estimate = tuple[float, float]
 
 
-def fitted_scaling(model: Denoiser, recording: Recording, kind: str = "uniform") -> tuple[Denoiser, str]:
+def fitted_scaling(
+    model: Denoiser, recording: Recording, kind: str = "uniform"
+) -> tuple[Denoiser, str]:
     """The model with the epsilon scaling that its own recording suggests, and that scaling in
     words, with intervals.
 
@@ -52,17 +54,27 @@ def fitted_scaling(model: Denoiser, recording: Recording, kind: str = "uniform")
     else:
         norms = epsilon_norm(recording)
         if "no_schedule" in norms.attrs:
-            raise InputError(f"es:fit has nothing to fit: {norms.attrs['no_schedule']}; es:fit:forward needs none")
-        found = {name: (float(norms[name]), float(norms[f"{name}_se"])) for name in
-                 ("scale_uniform", "scale_slope", "scale_offset")}  # fmt: skip
+            raise InputError(
+                f"es:fit has nothing to fit: {norms.attrs['no_schedule']}; es:fit:forward needs"
+                " none"
+            )
+        found = {
+            name: (float(norms[name]), float(norms[f"{name}_se"]))
+            for name in ("scale_uniform", "scale_slope", "scale_offset")
+        }
         if kind == "uniform":
-            scale, words = found["scale_uniform"][0], f"lambda = {_estimate(*found['scale_uniform'])}"
+            scale, words = (
+                found["scale_uniform"][0],
+                f"lambda = {_estimate(*found['scale_uniform'])}",
+            )
         elif kind == "linear":
             k, b = found["scale_slope"], found["scale_offset"]
             scale, steps = (k[0], b[0]), recording.run.steps
             words = f"lambda = k i + b, k = {_estimate(*k)}, b = {_estimate(*b)}, for {steps} steps"
         else:
-            scale, values = _by_level(model, norms["scale"].values, recording.run.levels, norms["step"].values)
+            scale, values = _by_level(
+                model, norms["scale"].values, recording.run.levels, norms["step"].values
+            )
             words = f"lambda from {values.min():.5g} to {values.max():.5g}, by level"
     return epsilon_scaled(model, scale, steps), f"es:fit:{kind} is {words}"
 
@@ -75,15 +87,19 @@ def forward_scale(recording: Recording) -> Estimate:
     """
     if recording.run.clip:
         raise InputError(
-            f"es:fit:forward compares epsilon with its own x_0, but this run has {recording.run.clip}: record it with "
-            "clip=False"
+            "es:fit:forward compares epsilon with its own x_0, but this run has"
+            f" {recording.run.clip}: record it with clip=False"
         )
     forward = recording["forward"].isel(step=slice(-1))
     pixels = recording["data"]["mean"].size
-    square = np.square(forward["epsilon_norm"].transpose("sample", "step").values.astype(np.float64))
+    square = np.square(
+        forward["epsilon_norm"].transpose("sample", "step").values.astype(np.float64)
+    )
     # ε̂ − ε = (α/σ)(x_0 − x̂_0), and E‖ε‖² is known.
     factor = pixels * (forward["alpha"] / forward["sigma"]).values ** 2
-    error = factor * forward["prediction_error"].transpose("sample", "step").values.astype(np.float64)
+    error = factor * forward["prediction_error"].transpose("sample", "step").values.astype(
+        np.float64
+    )
     sums = [sums_by_group(v, forward["image"].values).sum(1) for v in (square, error)]
 
     def regression(n: float, square: Array, error: Array) -> Array:
@@ -99,21 +115,30 @@ def check_model(model: Denoiser, recording: Recording) -> None:
     """Raise InputError unless a recording is of this model."""
     run = recording.run
     if run.model.weights != model.weight_hash:
-        raise InputError(f"this recording is of {run.model.name}, not of {model.name}: record this model")
+        raise InputError(
+            f"this recording is of {run.model.name}, not of {model.name}: record this model"
+        )
     answered = replace(run, probe=probe(model))
     run.refuse_differences(answered, "the recording and the model given do not fit")
 
 
-def _by_level(model: Denoiser, scale: Array, levels: Sequence[Level], steps: Array) -> tuple[Array, Array]:
+def _by_level(
+    model: Denoiser, scale: Array, levels: Sequence[Level], steps: Array
+) -> tuple[Array, Array]:
     """λ at each of the schedule's levels, and at the recorded ones."""
     places = [model.schedule.index_of_ratio(levels[int(step)].ratio) for step in steps]
     known = np.isfinite(scale)
     order = np.argsort(places)
     order = order[known[order]]
-    return np.interp(np.arange(len(model.schedule)), np.array(places)[order], scale[order]), scale[known]
+    return (
+        np.interp(np.arange(len(model.schedule)), np.array(places)[order], scale[order]),
+        scale[known],
+    )
 
 
 def _estimate(value: float, error: float) -> str:
     if np.isnan(error):
         return f"{value:.6g} (no interval: 256 or more samples give one)"
-    return f"{value:.6g} (95 %: {value - T_QUANTILE * error:.6g} to {value + T_QUANTILE * error:.6g})"
+    return (
+        f"{value:.6g} (95 %: {value - T_QUANTILE * error:.6g} to {value + T_QUANTILE * error:.6g})"
+    )

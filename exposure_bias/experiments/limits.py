@@ -104,7 +104,11 @@ class Residual(NamedTuple):
     def at(self, snr: float) -> Array:
         """V (*shape) at an SNR, the end's beyond the ends."""
         here = float(np.clip(log(max(snr, 1e-300)), self.log_snr[0], self.log_snr[-1]))
-        k = int(np.clip(np.searchsorted(self.log_snr, here), 1, len(self.log_snr) - 1)) if len(self.log_snr) > 1 else 0
+        k = (
+            int(np.clip(np.searchsorted(self.log_snr, here), 1, len(self.log_snr) - 1))
+            if len(self.log_snr) > 1
+            else 0
+        )
         if k == 0:
             return np.exp(self.log_power[0])
         share = (here - self.log_snr[k - 1]) / (self.log_snr[k] - self.log_snr[k - 1])
@@ -170,7 +174,11 @@ class Exponential(OneStep):
 
     def _between(self, s: Level, t: Level) -> Level:
         index = self.schedule.index_of_ratio(sqrt(s.ratio * t.ratio))
-        own = self.schedule.level(round(index)) if self.whole else self.schedule.at_ratio(sqrt(s.ratio * t.ratio))
+        own = (
+            self.schedule.level(round(index))
+            if self.whole
+            else self.schedule.at_ratio(sqrt(s.ratio * t.ratio))
+        )
         if abs(np.hypot(s.alpha, s.sigma) - 1) < 1e-6 or self.schedule.parameterisation != "vp":
             return own
         return Level(own.timestep, 1.0, own.ratio)  # a scheduler's coordinates
@@ -188,7 +196,8 @@ class HeunLimit(Heun):
 
 
 def ode(schedule: Schedule, levels: Sequence[Level], whole: bool = False) -> OneStep:
-    """The sampler on the way to the probability flow: Heun where it is stable, else `Exponential`."""
+    """The sampler on the way to the probability flow: Heun where it is stable, else
+    `Exponential`."""
     in_x = schedule.parameterisation == "flow"
     if not in_x and levels[0].ratio <= STABLE_RATIO:
         return HeunLimit()

@@ -92,18 +92,21 @@ def rollouts(
     to the end), in the data's units squared, mean over pixels, with `_se` partners:
 
     - S, A, U, W, U_minus_S, U_minus_S_relative = (U − S)/S;
-    - W_over_U with W_over_U_low and _high (95 %); its `_se` is of the logarithm. NaN at length 1: the
+    - W_over_U with W_over_U_low and _high (95 %); its `_se` is of the logarithm. NaN at length 1:
+      the
       last step is noise-free, so that W is 0 for any model;
     - S_gaussian (= V), A_gaussian, U_gaussian, W_gaussian: of a perfect denoiser of Gaussian data
       with these steps;
-    - bounded: 0 where S exceeds the data's variance by 10 %. There f is worse than the mean image, and
+    - bounded: 0 where S exceeds the data's variance by 10 %. There f is worse than the mean image,
+      and
       U_minus_S, which then says nothing, is NaN;
 
     over (start, rank):
 
     - ranks: the share of pixels at which x_0 is above `rank` of the R chains. Ties are split and
       constant pixels left out; an atom of the data, such as black, shows there;
-    - ranks_direction: the same along the data's 16 leading eigen-directions. Both signs count, so that
+    - ranks_direction: the same along the data's 16 leading eigen-directions. Both signs count, so
+      that
       the histogram is symmetric;
 
     and over (start, depth), NaN where a rollout is shorter:
@@ -115,15 +118,27 @@ def rollouts(
     for whatever else does not fit. Warns where the images were in the training split.
     """
     setup = prepare(
-        model, data, kind="rollouts", sampler=sampler, steps=steps, refine=refine, grid=grid,
-        timestep_spacing=timestep_spacing, n=n, clip=clip, seed=seed, batch_size=batch_size,
-    )  # fmt: skip
+        model,
+        data,
+        kind="rollouts",
+        sampler=sampler,
+        steps=steps,
+        refine=refine,
+        grid=grid,
+        timestep_spacing=timestep_spacing,
+        n=n,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+    )
     plan = _Plan.of(varied(setup), starts, whole_number(replicates, "replicates"))
     attributes = plan.setup.attributes | {"replicates": str(replicates)} | _split(setup)
     sums = plan.sums()
     size = max(1, batch_size // replicates)
     ledger = SumsLedger(sums)
-    with batches(plan.setup, ledger, size=size, evaluations=plan.evaluations, checkpoint=checkpoint) as turns:
+    with batches(
+        plan.setup, ledger, size=size, evaluations=plan.evaluations, checkpoint=checkpoint
+    ) as turns:
         for turn in turns:
             _add(plan, setup.samples(turn.rows), sums, turn)
     result = _result(plan, sums)
@@ -134,7 +149,10 @@ def rollouts(
 def _split(setup: Setup) -> dict[str, str]:
     if setup.data.split != "train":
         return {}
-    warning = "the images are of the training split: rollouts say how the model treats images that it has seen"
+    warning = (
+        "the images are of the training split: rollouts say how the model treats images that it has"
+        " seen"
+    )
     warnings.warn(f"{warning}; give held-out ones", stacklevel=3)
     return {"warning": warning}
 
@@ -154,8 +172,9 @@ class _Plan:
     def of(cls, setup: Setup, starts: Sequence[float] | None, replicates: int) -> "_Plan":
         if replicates > 1 and not setup.sampler.ancestral:
             raise InputError(
-                f"U, W and ranks compare chains with the posterior p(x_0 | x_s), but {setup.sampler} is no ancestral "
-                "sampler and does not draw from it: use ddpm or ddim:1, or replicates=1 for S and A alone"
+                "U, W and ranks compare chains with the posterior p(x_0 | x_s), but"
+                f" {setup.sampler} is no ancestral sampler and does not draw from it: use ddpm or"
+                " ddim:1, or replicates=1 for S and A alone"
             )
         indices = setup.starts(starts)
         longest = setup.run.steps - indices[0]
@@ -287,15 +306,21 @@ def _notes(plan: _Plan, result: xr.Dataset) -> dict[str, str]:
     """Attributes that say where something is empty, and why."""
     notes = {}
     if not result["bounded"].values.all():
-        notes["unbounded"] = "f is worse than the mean image where bounded = 0: U - S says nothing there"
+        notes["unbounded"] = (
+            "f is worse than the mean image where bounded = 0: U - S says nothing there"
+        )
     if plan.replicates > 1 and (result["length"] == 1).any():
-        notes["one_step"] = "W/U is empty where one step is left: that step is noise-free, W = 0 for any model"
+        notes["one_step"] = (
+            "W/U is empty where one step is left: that step is noise-free, W = 0 for any model"
+        )
     if result["state_error"].isnull().any():
         notes["depth"] = "state_error is empty where a rollout has fewer steps than depth"
     return notes
 
 
-def _calibration(result: xr.Dataset, count: Array, state: dict[str, Array], bounded: NDArray[np.bool_]) -> xr.Dataset:
+def _calibration(
+    result: xr.Dataset, count: Array, state: dict[str, Array], bounded: NDArray[np.bool_]
+) -> xr.Dataset:
     s, a, w = (state[k] for k in "SAW")
     excess = jackknife(lambda n, s, a, w: (a - w - s) / n, count, s, a, w)
     share = jackknife(lambda n, s, a, w: (a - w) / s - 1, count, s, a, w)
@@ -326,8 +351,12 @@ def _reference(plan: _Plan, reached: NDArray[np.bool_]) -> dict[str, Any]:
     mean, eigen = setup.law.mean, Eigen(setup.law.values, setup.law.vectors)
     each = [gaussian_rollout(mean, eigen, setup.levels[i:], setup.sampler) for i in plan.indices]
     names = [k for k in ("S", "A", "U", "W") if k in each[0] and (plan.replicates > 1 or k in "SA")]
-    curves: dict[str, Any] = {f"{k}_gaussian": ("start", [float(r[k]) for r in each]) for k in names}
+    curves: dict[str, Any] = {
+        f"{k}_gaussian": ("start", [float(r[k]) for r in each]) for k in names
+    }
     error = np.full(reached.shape, np.nan)
     for row, reference in enumerate(each):
-        error[row, reached[row]] = reference["state_error"].values[np.array(plan.depths)[reached[row]]]
+        error[row, reached[row]] = reference["state_error"].values[
+            np.array(plan.depths)[reached[row]]
+        ]
     return curves | {"state_error_gaussian": (("start", "depth"), error)}

@@ -1,7 +1,8 @@
-"""Which sampler at how many calls is good enough for a network: the solver's share of the gap by sampler and steps.
+"""Which sampler at how many calls is good enough for a network: the solver's share of the gap by
+sampler and steps.
 
-Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one grid share it.
-"""
+Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one
+grid share it."""
 
 import os
 from collections.abc import Sequence
@@ -42,21 +43,36 @@ def solver_curve(
 
     samplers, steps: several, different. The others as in `error_budget`.
 
-    Returns, over (sampler, steps) and statistic, what `error_budget` does but for restarts and the last step; and
-    calls (sampler, steps), how often a chain asks the network. A chain whose limit is unknown, or whose budget the
-    schedule has too few levels for, has NaN parts and says so in `answer`.
+    Returns, over (sampler, steps) and statistic, what `error_budget` does but for restarts and the
+    last step; and calls (sampler, steps), how often a chain asks the network. A chain whose limit
+    is unknown, or whose budget the schedule has too few levels for, has NaN parts and says so in
+    `answer`.
 
     Raises InputError for whatever does not fit.
     """
     samplers, steps = list(samplers), sorted(set(steps))
     if not samplers or not steps:
-        raise InputError("there is no sampler or no number of steps to measure: give at least one of each")
+        raise InputError(
+            "there is no sampler or no number of steps to measure: give at least one of each"
+        )
 
     def planned(one: Any, length: int) -> Setup:
         setup = prepare(
-            model, data, kind="recording", sampler=one, steps=length, n=n, most=SAMPLES, start=start, grid=grid,
-            timestep_spacing=timestep_spacing, clip=clip, seed=seed, batch_size=batch_size, streams=(Stream.CHAIN,),
-        )  # fmt: skip
+            model,
+            data,
+            kind="recording",
+            sampler=one,
+            steps=length,
+            n=n,
+            most=SAMPLES,
+            start=start,
+            grid=grid,
+            timestep_spacing=timestep_spacing,
+            clip=clip,
+            seed=seed,
+            batch_size=batch_size,
+            streams=(Stream.CHAIN,),
+        )
         return varied(setup)
 
     setups = [[planned(one, length) for length in steps] for one in samplers]
@@ -68,7 +84,9 @@ def solver_curve(
             name = f"{setup.run.sampler}-{setup.run.steps}".replace("/", "-").replace(":", "-")
             place = None if folder is None else Path(folder) / name
             found = budget_of(Bench(setup, batch_size, place, limits=limits), margin, ())
-            cells.append(found.drop_dims(["curve", "step"], errors="ignore").sel(statistic=_shared(found)))
+            cells.append(
+                found.drop_dims(["curve", "step"], errors="ignore").sel(statistic=_shared(found))
+            )
         rows.append(xr.concat(cells, "steps", join="inner", combine_attrs="drop_conflicts"))
     result = xr.concat(rows, "sampler", join="inner", combine_attrs="drop_conflicts")
     names = [row[0].run.sampler for row in setups]
@@ -81,11 +99,14 @@ def solver_curve(
 
 def _shared(found: xr.Dataset) -> list[str]:
     """The statistics that all chains have."""
-    return [str(s) for s in found["statistic"].values if not str(s).startswith(("restart", "last step"))]
+    return [
+        str(s) for s in found["statistic"].values if not str(s).startswith(("restart", "last step"))
+    ]
 
 
 def network_calls(sampler: Sampler, levels: Sequence[Level]) -> int:
-    """How often one chain asks the network: once a step, and as often as its steps ask themselves."""
+    """How often one chain asks the network: once a step, and as often as its steps ask
+    themselves."""
     calls = 0
 
     def predict(x: Any, level: Level) -> Prediction:

@@ -87,9 +87,11 @@ def telescope(
     Returns, with `_se` partners and, for a perfect denoiser of Gaussian data with these steps,
     `_gaussian`:
 
-    - R (origin, target): the relative variance gap; origins are noise, the starts' timesteps, t+1, t;
+    - R (origin, target): the relative variance gap; origins are noise, the starts' timesteps, t+1,
+      t;
     - bracket (block, target): differences of R between consecutive origins;
-    - gap, gap_data (target): their sum R(noise→t) − R(t→t), and without the prior's R(T→t) − R(t→t);
+    - gap, gap_data (target): their sum R(noise→t) − R(t→t), and without the prior's R(T→t) −
+      R(t→t);
 
     the same with `_spectrum`, over (…, frequency), as relative power, NaN where none is expected;
     and with `_high`, in dB, for frequencies of ¼ cycle per pixel and above; neither for states
@@ -99,13 +101,25 @@ def telescope(
     Raises InputError for levels off the chain and for whatever else does not fit.
     """
     setup = prepare(
-        model, data, kind="telescope", sampler=sampler, steps=steps, refine=refine, grid=grid,
-        timestep_spacing=timestep_spacing, n=n, clip=clip, seed=seed, batch_size=batch_size,
-    )  # fmt: skip
+        model,
+        data,
+        kind="telescope",
+        sampler=sampler,
+        steps=steps,
+        refine=refine,
+        grid=grid,
+        timestep_spacing=timestep_spacing,
+        n=n,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+    )
     plan = _Plan.of(varied(setup), starts, targets)
     sums = plan.sums()
     ledger = SumsLedger(sums)
-    with batches(plan.setup, ledger, size=batch_size, evaluations=plan.evaluations, checkpoint=checkpoint) as turns:
+    with batches(
+        plan.setup, ledger, size=batch_size, evaluations=plan.evaluations, checkpoint=checkpoint
+    ) as turns:
         for turn in turns:
             _add(plan, setup.samples(turn.rows), sums, turn)
     plan.fill(sums)
@@ -134,12 +148,16 @@ class _Plan:
     targets: list[int]
 
     @classmethod
-    def of(cls, setup: Setup, starts: Sequence[float] | None, targets: Sequence[float] | None) -> "_Plan":
+    def of(
+        cls, setup: Setup, starts: Sequence[float] | None, targets: Sequence[float] | None
+    ) -> "_Plan":
         """The starts, with the noisiest level, and the targets, with the clean end."""
         first = sorted({0, *setup.starts(starts)})
         last = first[1:] if targets is None else setup.starts(targets) if len(targets) else []
         if 0 in last:
-            raise InputError("a target must be cleaner than the noisiest level, where no step has been taken yet")
+            raise InputError(
+                "a target must be cleaner than the noisiest level, where no step has been taken yet"
+            )
         last = [*last, setup.run.steps]
         return cls(with_options(setup, {"starts": first, "targets": last}), first, last)
 
@@ -283,7 +301,9 @@ def _result(plan: _Plan, sums: Sums) -> xr.Dataset:
         spread = (square - np.square(total).sum(-1) / n) / (n - 1)
         return _telescoped(spread / expected - 1)
 
-    result = _assigned(result, "", ("target",), jackknife(gaps, count, state["total"], state["square"]))
+    result = _assigned(
+        result, "", ("target",), jackknife(gaps, count, state["total"], state["square"])
+    )
     if plan.bands is not None:
         result = _with_spectra(result, plan, plan.bands, sums)
     if setup.run.no_reference or setup.sampler.transition(levels) is None:
@@ -320,7 +340,12 @@ def _decibel(ratio: Array) -> Array:
 def _ratio(power: Array, expected: Array) -> Array:
     """NaN in bands without power, but for round-off."""
     visible = expected > ROUND_OFF * expected.max(-1, keepdims=True)
-    return np.divide(power, expected, out=np.full_like(power, np.nan), where=np.broadcast_to(visible, power.shape))
+    return np.divide(
+        power,
+        expected,
+        out=np.full_like(power, np.nan),
+        where=np.broadcast_to(visible, power.shape),
+    )
 
 
 def _telescoped(r: Array) -> Array:
@@ -341,10 +366,17 @@ def _parts(origins: int, telescoped: Array) -> dict[str, Array]:
     }
 
 
-LEADING: dict[str, tuple[str, ...]] = {"R": ("origin",), "bracket": ("block",), "gap": (), "gap_data": ()}
+LEADING: dict[str, tuple[str, ...]] = {
+    "R": ("origin",),
+    "bracket": ("block",),
+    "gap": (),
+    "gap_data": (),
+}
 
 
-def _assigned(result: xr.Dataset, suffix: str, dims: tuple[str, ...], estimate: Estimate) -> xr.Dataset:
+def _assigned(
+    result: xr.Dataset, suffix: str, dims: tuple[str, ...], estimate: Estimate
+) -> xr.Dataset:
     """The dataset with the parts of a telescoped estimate."""
     origins = result.sizes["origin"]
     values, errors = _parts(origins, estimate.value), _parts(origins, estimate.error)

@@ -1,7 +1,8 @@
-"""How good samples are: Fréchet distance, KID, precision and recall over features, with their uncertainty.
+"""How good samples are: Fréchet distance, KID, precision and recall over features, with their
+uncertainty.
 
-The names stand in `__init__.pyi` and are imported when first used, because the distances need no torch.
-"""
+The names stand in `__init__.pyi` and are imported when first used, because the distances need no
+torch."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
 """A small classifier of the bundled digits, whose last hidden layer serves as features.
 
-1×8×8 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32 features → 10 classes. It was
-trained on the train split by `analyses/train_classifier.py`, which wrote the weights and what became of them.
-"""
+1×8×8 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32 features → 10
+classes. It was trained on the train split by `analyses/train_classifier.py`, which wrote the
+weights and what became of them."""
 
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Classifier(nn.Module):
         self.head = nn.Linear(DIMENSION, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer (B, 32), before its nonlinearity, of images (B, 1, 8, 8) in [−1, 1]."""
+        """The last hidden layer (B, 32), before its nonlinearity, of images (B, 1, 8, 8) in [−1,
+        1]."""
         x = F.max_pool2d(F.silu(self.second(F.silu(self.first(x)))), 2)
         hidden: Tensor = self.hidden(F.silu(self.third(x)).flatten(1))
         return hidden

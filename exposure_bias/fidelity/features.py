@@ -1,4 +1,5 @@
-"""From images to features: Inception's, which alone make the Fréchet distance FID, and stand-ins that need no download.
+"""From images to features: Inception's, which alone make the Fréchet distance FID, and stand-ins
+that need no download.
 
     features             d              of images                          the Fréchet distance is then called
     inception            2048 (+ 2023)  C = 3; C = 1 is repeated           FID (and sFID, of the spatial features)
@@ -7,9 +8,9 @@
     pixel                C·H·W          any                                Fréchet distance (features)
     module:function      its own        what it takes                      Fréchet distance (features)
 
-Images reach an extractor as (B, *shape) in 0…255: uint8, quantised as guided-diffusion does before it saves samples,
-((x + 1)·127.5).clamp(0, 255) cut to whole numbers, or float32 where quantisation is skipped.
-"""
+Images reach an extractor as (B, *shape) in 0…255: uint8, quantised as guided-diffusion does before
+it saves samples, ((x + 1)·127.5).clamp(0, 255) cut to whole numbers, or float32 where quantisation
+is skipped."""
 
 import hashlib
 import io
@@ -47,10 +48,11 @@ Pair = tuple[Tensor, Tensor | None]
 class Extractor:
     """A function from images to features, with what makes its numbers comparable.
 
-    identity: name and hash of the weights; distances compare only within one identity. measure: what the Fréchet
-    distance is called. call: images (B, *shape) in 0…255 to features (B, d) and spatial features (B, e) or None.
-    note: what was done to the images. costly: whether features of real images are worth keeping on disk.
-    """
+    identity: name and hash of the weights; distances compare only within one identity. measure:
+    what the Fréchet distance is called. call: images (B, *shape) in 0…255 to features (B, d) and
+    spatial features (B, e) or None.
+    note: what was done to the images. costly: whether features of real images are worth keeping on
+    disk."""
 
     identity: str
     measure: str
@@ -72,27 +74,36 @@ def extractor(
     weights: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of a name in the module docstring, or of a function, for images of a shape (C, H, W).
+    """The extractor of a name in the module docstring, or of a function, for images of a shape (C,
+    H, W).
 
-    weights: of Inception, see `inception.find`. device: where Inception runs; a function gets its images there.
+    weights: of Inception, see `inception.find`. device: where Inception runs; a function gets its
+    images there.
 
-    Raises InputError for an unknown name, a shape that does not suit, or weights that are missing or wrong.
-    """
+    Raises InputError for an unknown name, a shape that does not suit, or weights that are missing
+    or wrong."""
     if features == "inception":
         return _inception(shape, weights, device)
     if weights is not None:
-        raise InputError(f"weights are for Inception, but the features are {features!r}: leave them out")
+        raise InputError(
+            f"weights are for Inception, but the features are {features!r}: leave them out"
+        )
     if features == "classifier":
         if tuple(shape) != classifier.SHAPE:
             raise InputError(
-                f"the classifier knows 1×8×8 digits, got {described(shape)}: use inception, random-conv or pixel"
+                f"the classifier knows 1×8×8 digits, got {described(shape)}: use inception,"
+                " random-conv or pixel"
             )
         net = classifier.load()
         digest = hashlib.sha256((classifier.FOLDER / classifier.FILE).read_bytes()).hexdigest()[:8]
-        return Extractor(f"classifier {digest}", STAND_IN, lambda x: (net.features(_unit(x.cpu())), None))
+        return Extractor(
+            f"classifier {digest}", STAND_IN, lambda x: (net.features(_unit(x.cpu())), None)
+        )
     if features == "random-conv":
         if len(shape) != 3:
-            raise InputError(f"random-conv is for images (C, H, W), got {described(shape)}: use pixel")
+            raise InputError(
+                f"random-conv is for images (C, H, W), got {described(shape)}: use pixel"
+            )
         return Extractor("random-conv", STAND_IN, _random_convolutions(shape[0]))
     if features == "pixel":
         return Extractor("pixel", STAND_IN, lambda x: (_unit(x).flatten(1), None))
@@ -100,12 +111,14 @@ def extractor(
 
 
 def quantised(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as uint8, as guided-diffusion's samplers write them (image_sample.py): cut, not rounded."""
+    """Images in [−1, 1] as uint8, as guided-diffusion's samplers write them (image_sample.py): cut,
+    not rounded."""
     return ((x.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
-    """Real images (B, *shape) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a level."""
+    """Real images (B, *shape) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a
+    level."""
     if data.images.dtype == np.uint8:
         images = torch.from_numpy(data.images[ids])
         return images if quantise else images.float()
@@ -114,7 +127,8 @@ def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
 
 
 def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int64]]]) -> Features:
-    """Features of batches of (images (B, *shape) in 0…255, image ids (B,)); the images are let go one by one.
+    """Features of batches of (images (B, *shape) in 0…255, image ids (B,)); the images are let go
+    one by one.
 
     Raises InputError if the extractor does not return finite floats of shape (B, d).
     """
@@ -134,24 +148,32 @@ def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int
     )
 
 
-def extracted(extractor: Extractor, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def extracted(
+    extractor: Extractor, images: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Features (B, d) of one batch of images in 0…255, and spatial ones (B, e) or None."""
     with torch.no_grad():
         pool, spatial = extractor.call(images)
     if not isinstance(pool, Tensor) or pool.ndim != 2 or len(pool) != len(images):
         came = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
-        raise InputError(f"an extractor returns a tensor (B, d), {extractor.identity} returned {came}: correct it")
+        raise InputError(
+            f"an extractor returns a tensor (B, d), {extractor.identity} returned {came}:"
+            " correct it"
+        )
     return pool.float().cpu().numpy(), None if spatial is None else spatial.float().cpu().numpy()
 
 
 def extract_real(
-    extractor: Extractor, data: Data, ids: NDArray[np.int64], quantise: bool = True, batch_size: int = 256
+    extractor: Extractor,
+    data: Data,
+    ids: NDArray[np.int64],
+    quantise: bool = True,
+    batch_size: int = 256,
 ) -> Features:
     """Features of real images, kept on disk by content where they are costly.
 
-    They lie in the folder of the environment variable EXPOSURE_BIAS_CACHE, by default ~/.cache/exposure_bias, under a
-    hash of the images, the weights and the quantisation.
-    """
+    They lie in the folder of the environment variable EXPOSURE_BIAS_CACHE, by default
+    ~/.cache/exposure_bias, under a hash of the images, the weights and the quantisation."""
 
     def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         for start in range(0, len(ids), batch_size):
@@ -160,7 +182,9 @@ def extract_real(
 
     if not extractor.costly:
         return extract(extractor, batches())
-    key = json.dumps([extractor.identity, data.hash, hashlib.sha256(ids.tobytes()).hexdigest(), quantise])
+    key = json.dumps(
+        [extractor.identity, data.hash, hashlib.sha256(ids.tobytes()).hexdigest(), quantise]
+    )
     folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "exposure_bias")
     path = folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     try:
@@ -168,13 +192,16 @@ def extract_real(
             arrays = {name: kept[name] for name in kept.files}
     except Exception:  # missing or damaged: made anew
         found = extract(extractor, batches())
-        arrays = {"pool": found.pool.features} | ({"spatial": found.spatial.features} if found.spatial else {})
+        arrays = {"pool": found.pool.features} | (
+            {"spatial": found.spatial.features} if found.spatial else {}
+        )
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         files.write_bytes(path, buffer.getvalue())
         return found
     return Features(
-        FeatureSet(arrays["pool"], ids), FeatureSet(arrays["spatial"], ids) if "spatial" in arrays else None
+        FeatureSet(arrays["pool"], ids),
+        FeatureSet(arrays["spatial"], ids) if "spatial" in arrays else None,
     )
 
 
@@ -182,25 +209,37 @@ def _unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _inception(shape: State, weights: str | os.PathLike[str] | None, device: torch.device | str) -> Extractor:
+def _inception(
+    shape: State, weights: str | os.PathLike[str] | None, device: torch.device | str
+) -> Extractor:
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise InputError(f"Inception takes images of 3 channels, or 1 repeated, got {described(shape)}: use pixel")
+        raise InputError(
+            f"Inception takes images of 3 channels, or 1 repeated, got {described(shape)}: use"
+            " pixel"
+        )
     net, digest = inception.load(weights)
     net.to(device)
 
     def call(images: Tensor) -> Pair:
         out = net(images.to(device).expand(-1, 3, -1, -1))
-        # Rows, columns, channels, as TensorFlow flattens them and guided-diffusion's mu_s and sigma_s are ordered.
+        # Rows, columns, channels, as TensorFlow flattens them and guided-diffusion's mu_s and
+        # sigma_s are ordered.
         return out.features, out.spatial.permute(0, 2, 3, 1).flatten(1)
 
-    return Extractor(f"inception {digest[:8]}", FID, call, GREYSCALE if shape[0] == 1 else "", costly=True)
+    return Extractor(
+        f"inception {digest[:8]}", FID, call, GREYSCALE if shape[0] == 1 else "", costly=True
+    )
 
 
 def _random_convolutions(channels: int) -> Callable[[Tensor], Pair]:
     """Two 3×3 convolutions with fixed random weights and ReLU, averaged over the image."""
     rng = np.random.default_rng(0)
-    first = torch.from_numpy(rng.standard_normal((CHANNELS, channels, 3, 3)) * np.sqrt(2 / (9 * channels))).float()
-    second = torch.from_numpy(rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) * np.sqrt(2 / (9 * CHANNELS))).float()
+    first = torch.from_numpy(
+        rng.standard_normal((CHANNELS, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
+    ).float()
+    second = torch.from_numpy(
+        rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) * np.sqrt(2 / (9 * CHANNELS))
+    ).float()
 
     def call(images: Tensor) -> Pair:
         x = F.relu(F.conv2d(_unit(images.cpu()), first, padding=1))
@@ -209,12 +248,21 @@ def _random_convolutions(channels: int) -> Callable[[Tensor], Pair]:
     return call
 
 
-def _users(features: str | Callable[[Tensor], Tensor], shape: State, device: torch.device | str) -> Extractor:
-    """A user's function of images (B, *shape) in 0…255; what it says of three fixed images is its identity."""
+def _users(
+    features: str | Callable[[Tensor], Tensor], shape: State, device: torch.device | str
+) -> Extractor:
+    """A user's function of images (B, *shape) in 0…255; what it says of three fixed images is its
+    identity."""
     if isinstance(features, str) and ":" not in features:
-        raise InputError(f"unknown features {features!r}: allowed are {', '.join(NAMES)}, or module:function")
+        raise InputError(
+            f"unknown features {features!r}: allowed are {', '.join(NAMES)}, or module:function"
+        )
     function: Any = imported(features, "features") if isinstance(features, str) else features
-    name = features if isinstance(features, str) else getattr(features, "__name__", type(features).__name__)
+    name = (
+        features
+        if isinstance(features, str)
+        else getattr(features, "__name__", type(features).__name__)
+    )
     probe = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8))
 
     def call(images: Tensor) -> Pair:

@@ -1,10 +1,11 @@
-"""Moments of features by group of images: sums, so that batches, shards and restarts all add. No torch here.
+"""Moments of features by group of images: sums, so that batches, shards and restarts all add. No
+torch here.
 
     n_g,  s_g = Σ x (d,),  S_g = Σ x xᵀ (d, d)   over the samples whose image is in group g = id mod 16
     μ = s/n,   Σ = (S − n μ μᵀ)/(n − 1)
 
-A mean of features is seldom large against their spread, so float64 sums lose nothing that matters (1e−16 · μ²/σ²).
-"""
+A mean of features is seldom large against their spread, so float64 sums lose nothing that matters
+(1e−16 · μ²/σ²)."""
 
 from collections.abc import Sequence
 
@@ -19,7 +20,8 @@ Array = NDArray[np.float64]
 
 
 class Moments:
-    """Grouped sums over features (N, d); `update` with batches, `merge` with those of other samples.
+    """Grouped sums over features (N, d); `update` with batches, `merge` with those of other
+    samples.
 
     count (G,), total (G, d), square (G, d, d). For d = 2048 that is 0.5 GB.
     """
@@ -33,7 +35,10 @@ class Moments:
         """Add features (B, d) of the images `ids` (B,). Raises InputError for another d, or NaN."""
         x = checked(features)
         if x.shape[1] != self.total.shape[1]:
-            raise InputError(f"these moments are of {self.total.shape[1]} features, but the batch has {x.shape[1]}")
+            raise InputError(
+                f"these moments are of {self.total.shape[1]} features, but the batch has"
+                f" {x.shape[1]}"
+            )
         group = np.asarray(ids) % GROUPS
         for g in np.unique(group):
             members = x[group == g].astype(np.float64)
@@ -42,15 +47,24 @@ class Moments:
             self.square[g] += members.T @ members
 
     def merge(self, other: "Moments") -> None:
-        """Add the sums of other samples. Raises InputError if they are of another number of features."""
+        """Add the sums of other samples.
+
+        Raises InputError if they are of another number of features.
+        """
         if other.total.shape != self.total.shape:
-            raise InputError(f"moments of {self.total.shape[1]} and {other.total.shape[1]} features cannot be merged")
+            raise InputError(
+                f"moments of {self.total.shape[1]} and {other.total.shape[1]} features cannot be"
+                " merged"
+            )
         self.count += other.count
         self.total += other.total
         self.square += other.square
 
     def normal(self, without: Sequence[int] = ()) -> Normal:
-        """N(μ, Σ) of the samples that are not in the groups `without`. Raises InputError for fewer than 2."""
+        """N(μ, Σ) of the samples that are not in the groups `without`.
+
+        Raises InputError for fewer than 2.
+        """
         left_out = list(without)
         n = self.count.sum() - self.count[left_out].sum()
         if n < 2:
@@ -61,15 +75,20 @@ class Moments:
 
 
 def checked(features: ArrayLike) -> NDArray[np.floating]:
-    """Features (N, d). Raises InputError for another number of dimensions, and naming the first that is not finite."""
+    """Features (N, d).
+
+    Raises InputError for another number of dimensions, and naming the first that is not finite.
+    """
     x = np.asarray(features)
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
         raise InputError(
-            f"features must be floats of shape (N, d), got {x.dtype} of shape {x.shape}: correct the extractor"
+            f"features must be floats of shape (N, d), got {x.dtype} of shape {x.shape}: correct"
+            " the extractor"
         )
     finite = np.isfinite(x).all(1)
     if not finite.all():
         raise InputError(
-            f"the features of sample {finite.argmin()} hold NaN or infinity: check the images and the extractor"
+            f"the features of sample {finite.argmin()} hold NaN or infinity: check the images and"
+            " the extractor"
         )
     return x

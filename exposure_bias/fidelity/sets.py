@@ -1,8 +1,8 @@
-"""Features of a set of images and the distances between two such sets; statistics in files. No torch here.
+"""Features of a set of images and the distances between two such sets; statistics in files. No
+torch here.
 
-A `FeatureSet` computes what a distance needs of it when it is first needed and keeps it, so that a reference costs its
-factor, kernel sums and radii once for a whole curve.
-"""
+A `FeatureSet` computes what a distance needs of it when it is first needed and keeps it, so that a
+reference costs its factor, kernel sums and radii once for a whole curve."""
 
 import io
 import json
@@ -30,7 +30,8 @@ CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features (N, d) of N images and the images' ids (N,), which say what the jackknife deletes together."""
+    """Features (N, d) of N images and the images' ids (N,), which say what the jackknife deletes
+    together."""
 
     features: NDArray[np.floating]
     ids: NDArray[np.int64]
@@ -38,7 +39,9 @@ class FeatureSet:
     def __post_init__(self) -> None:
         checked(self.features)
         if len(self.features) < 2:
-            raise InputError("a distribution of features needs at least 2 samples, got 1: give more")
+            raise InputError(
+                "a distribution of features needs at least 2 samples, got 1: give more"
+            )
 
     def __len__(self) -> int:
         return len(self.features)
@@ -79,16 +82,18 @@ class FeatureSet:
 
 
 def frechet_values(p: FeatureSet, q: FeatureSet | Normal) -> tuple[Array, str]:
-    """d² of all samples and with groups deleted, as `jackknife.DELETED`, (25,); and why only the first, or "".
+    """d² of all samples and with groups deleted, as `jackknife.DELETED`, (25,); and why only the
+    first, or "".
 
-    q: the reference; a `Normal` is taken as exact. Warns where N < d, where d² says more about N than about images.
-    """
+    q: the reference; a `Normal` is taken as exact. Warns where N < d, where d² says more about N
+    than about images."""
     sets = [s for s in (p, q) if isinstance(s, FeatureSet)]
     for s in sets:
         if len(s) < s.dimension:
             warnings.warn(
-                f"{len(s)} samples of {s.dimension} features: the covariance is singular and the distance mostly bias; "
-                f"compare it at equal N only, and take {jackknife.MINIMUM_PER_FEATURE * s.dimension} or more",
+                f"{len(s)} samples of {s.dimension} features: the covariance is singular and the"
+                " distance mostly bias; compare it at equal N only, and take"
+                f" {jackknife.MINIMUM_PER_FEATURE * s.dimension} or more",
                 stacklevel=3,
             )
     reason = jackknife.too_few([s.count for s in sets], p.dimension)
@@ -111,12 +116,13 @@ def kid_values(p: FeatureSet, q: FeatureSet) -> tuple[Array, str]:
     return jackknife.deletions(lambda without: kernel.kid(*sums, without), reason), reason
 
 
-def precision_recall(generated: FeatureSet, real: FeatureSet) -> tuple[tuple[float, float], tuple[float, float]]:
+def precision_recall(
+    generated: FeatureSet, real: FeatureSet
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """(precision, its standard error) and (recall, its standard error).
 
-    The errors are those of a share of samples, by group, and take the other set's manifold as it is; NaN where the
-    samples are too few.
-    """
+    The errors are those of a share of samples, by group, and take the other set's manifold as it
+    is; NaN where the samples are too few."""
     precision = manifold.inside(generated.features, real.features, real.squared_radii)
     recall = manifold.inside(real.features, generated.features, generated.squared_radii)
     return _share(precision, generated), _share(recall, real)
@@ -127,13 +133,19 @@ def _share(hits: NDArray[np.bool_], members: FeatureSet) -> tuple[float, float]:
         return float(hits.mean()), np.nan
     by_group = np.bincount(members.ids % GROUPS, hits, GROUPS)
     without = (by_group.sum() - by_group) / (len(members) - members.count)
-    return float(hits.mean()), float(np.sqrt((GROUPS - 1) / GROUPS * np.square(without - without.mean()).sum()))
+    return float(hits.mean()), float(
+        np.sqrt((GROUPS - 1) / GROUPS * np.square(without - without.mean()).sum())
+    )
 
 
 def write_statistics(
-    path: str | os.PathLike[str], pool: Normal, spatial: Normal | None = None, about: dict[str, Any] | None = None
+    path: str | os.PathLike[str],
+    pool: Normal,
+    spatial: Normal | None = None,
+    about: dict[str, Any] | None = None,
 ) -> None:
-    """Write means and covariances as guided-diffusion's reference batches do: `mu`, `sigma`, `mu_s`, `sigma_s`.
+    """Write means and covariances as guided-diffusion's reference batches do: `mu`, `sigma`,
+    `mu_s`, `sigma_s`.
 
     about: JSON values kept as `provenance`, which `read_statistics` compares. Written atomically.
     """
@@ -150,11 +162,12 @@ def read_statistics(
 ) -> tuple[Normal, Normal | None]:
     """(pool, spatial or None) of a reference batch of guided-diffusion, or of `write_statistics`.
 
-    dimension: the number of features they must be of. about: what must agree with their `provenance`, where they have
-    one; `image_shape` (C, H, W) is compared with the images in the file, where it has some.
+    dimension: the number of features they must be of. about: what must agree with their
+    `provenance`, where they have one; `image_shape` (C, H, W) is compared with the images in the
+    file, where it has some.
 
-    Raises InputError for a file that is none, and for statistics of other features or another resolution.
-    """
+    Raises InputError for a file that is none, and for statistics of other features or another
+    resolution."""
     path, about = Path(path), about or {}
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -167,20 +180,29 @@ def read_statistics(
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # damage surfaces as BadZipFile, ValueError, EOFError, zlib.error, …
-        raise InputError(f"{path} is no .npz of reference statistics ({type(error).__name__}): replace it") from error
+        raise InputError(
+            f"{path} is no .npz of reference statistics ({type(error).__name__}): replace it"
+        ) from error
     if not {"mu", "sigma"} <= arrays.keys():
         raise InputError(
-            f"{path} holds no statistics 'mu' and 'sigma': give a reference batch, or use its images as data"
+            f"{path} holds no statistics 'mu' and 'sigma': give a reference batch, or use its"
+            " images as data"
         )
     for key in about.keys() & came.keys():
         if about[key] != came[key]:
             raise InputError(
-                f"{path} was made with {key} {came[key]}, this run has {about[key]}: make the statistics anew"
+                f"{path} was made with {key} {came[key]}, this run has {about[key]}: make the"
+                " statistics anew"
             )
     pool = frechet.normal(arrays["mu"], arrays["sigma"])
     if len(pool.mean) != dimension:
         raise InputError(
-            f"{path} holds statistics of {len(pool.mean)} features, these have {dimension}: use those features"
+            f"{path} holds statistics of {len(pool.mean)} features, these have {dimension}: use"
+            " those features"
         )
-    spatial = frechet.normal(arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= arrays.keys() else None
+    spatial = (
+        frechet.normal(arrays["mu_s"], arrays["sigma_s"])
+        if {"mu_s", "sigma_s"} <= arrays.keys()
+        else None
+    )
     return pool, spatial

@@ -1,4 +1,5 @@
-"""What both kinds of observed loop share: batches under way, the chain's sums, and the recording made of them."""
+"""What both kinds of observed loop share: batches under way, the chain's sums, and the recording
+made of them."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -45,7 +46,8 @@ def modes_kept(networks: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def plainly(x: Tensor) -> Iterator[None]:
-    """Without gradients, and without the loop's autocast, which would take the statistics to half precision."""
+    """Without gradients, and without the loop's autocast, which would take the statistics to half
+    precision."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         yield
 
@@ -60,7 +62,10 @@ class Seen(NamedTuple):
 
 @dataclass
 class Batch:
-    """A batch that is under way. collector: None while the levels are unknown; then its calls are held."""
+    """A batch that is under way.
+
+    collector: None while the levels are unknown; then its calls are held.
+    """
 
     subjects: Subjects
     collector: Collector | None
@@ -86,12 +91,19 @@ class Observation(ABC):
 
     def __enter__(self) -> Self:
         if self._active:
-            raise InputError("this observation is under way already: make another one with eb.observe(...)")
+            raise InputError(
+                "this observation is under way already: make another one with eb.observe(...)"
+            )
         self._install()
         self._active = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._active = False
         self._remove()
         if kind is None:
@@ -101,28 +113,34 @@ class Observation(ABC):
             warnings.warn(self._why_nothing, stacklevel=2)
 
     def finish(self, x0: Tensor) -> None:
-        """End the batch under way with its clean images (B, C, H, W), where the network alone is watched."""
+        """End the batch under way with its clean images (B, C, H, W), where the network alone is
+        watched."""
         raise InputError("a scheduler's last state is seen: leave finish out")
 
     def recording(self) -> Recording:
         """What was observed, as a `Recording` that starts from noise.
 
-        With data this runs the network once more: the forward stream, at the chain's levels, in batches as large as the
-        loop's, in evaluation mode and under the loop's autocast. A class-conditional model meets each image's own class
-        there, whatever classes the loop was asked for.
+        With data this runs the network once more: the forward stream, at the chain's levels, in
+        batches as large as the loop's, in evaluation mode and under the loop's autocast. A
+        class-conditional model meets each image's own class there, whatever classes the loop was
+        asked for.
 
-        Raises InputError while the loop is being observed and where no batch was finished. Warns where the model does
-        not say what the loop's network said: another prompt, guidance scale or dropout.
-        """
+        Raises InputError while the loop is being observed and where no batch was finished. Warns
+        where the model does not say what the loop's network said: another prompt, guidance scale or
+        dropout."""
         if self._active:
-            raise InputError("the loop is still being observed: call recording() after the `with` block")
+            raise InputError(
+                "the loop is still being observed: call recording() after the `with` block"
+            )
         if self._chain is None or self._levels is None:
             raise InputError(self._why_nothing)
         ids = np.arange(self.first, self.first + self.n)
         streams = {} if self.data is None else self._forward(self.data, ids, self._levels)
         streams["chain"] = self._chain.to_dataset(ids, self._images(ids))
         how = made(batch_size=self._largest, device=str(self.model.device))
-        return warn_unless_denoises(Recording(streams, self._run(self._levels, streams), self.n, how))
+        return warn_unless_denoises(
+            Recording(streams, self._run(self._levels, streams), self.n, how)
+        )
 
     def _run(self, levels: tuple[Level, ...], streams: dict[str, xr.Dataset]) -> Run:
         known = identities(self.model, self.data)
@@ -139,17 +157,23 @@ class Observation(ABC):
             streams=tuple(Stream(name) for name in sorted(streams.keys() - {"data"})),
         )
 
-    def _forward(self, data: Data, ids: NDArray[np.int64], levels: tuple[Level, ...]) -> dict[str, xr.Dataset]:
+    def _forward(
+        self, data: Data, ids: NDArray[np.int64], levels: tuple[Level, ...]
+    ) -> dict[str, xr.Dataset]:
         """The data's own sums and the forward stream of the samples `ids`."""
         if self.n > len(data):
             warnings.warn(
-                f"{self.n} samples of {len(data)} images: images recur, each time with fresh noise", stacklevel=3
+                f"{self.n} samples of {len(data)} images: images recur, each time with fresh noise",
+                stacklevel=3,
             )
         model, kept, known = self.model, kept_steps(len(levels) - 1), self._known(data.shape)
         own = self._collector("data", [0], [model.schedule.clean], self.n, known)
         collector = self._collector("forward", kept, [levels[i] for i in kept], self.n, known)
         networks = [model.net] if isinstance(model.net, torch.nn.Module) else []
-        with modes_kept(networks), nullcontext() if self._autocast is None else torch.autocast(*self._autocast):
+        with (
+            modes_kept(networks),
+            nullcontext() if self._autocast is None else torch.autocast(*self._autocast),
+        ):
             for net in networks:
                 net.eval()
             self._compare()
@@ -161,7 +185,9 @@ class Observation(ABC):
                 with plainly(x0):
                     own.update(Step(0, model.schedule.clean, x0, None), subjects)
                 noise = Noise(self.seed, "forward", batch.tolist(), model.shape, model.device)
-                for step in forward(model.given(data.labels_of(images)), x0, levels, noise, indices=kept):
+                for step in forward(
+                    model.given(data.labels_of(images)), x0, levels, noise, indices=kept
+                ):
                     with plainly(x0):
                         collector.update(step, subjects)
         images = self._images(ids)
@@ -171,7 +197,8 @@ class Observation(ABC):
         }
 
     def _compare(self) -> None:
-        """Warn where the model does not answer what the loop's network answered to some of the first states."""
+        """Warn where the model does not answer what the loop's network answered to some of the
+        first states."""
         if self._example is None or self.model.classes is not None:
             return
         level, x, output = self._example
@@ -179,14 +206,17 @@ class Observation(ABC):
         difference = float((said - output[:, : x.shape[1]]).norm() / output[:, : x.shape[1]].norm())
         if difference > DISAGREEMENT:
             warnings.warn(
-                f"the model's answers differ by {difference:.0%} from those of the loop at the same states (another "
-                "prompt, guidance scale, dropout?): its forward stream is that of another field",
+                f"the model's answers differ by {difference:.0%} from those of the loop at the same"
+                " states (another prompt, guidance scale, dropout?): its forward stream is that of"
+                " another field",
                 stacklevel=4,
             )
 
     def _known(self, shape: tuple[int, ...]) -> Law:
         """The data's law; without data one of no directions around zero."""
-        return self._law or Law(np.zeros(shape), np.zeros(shape), np.empty(0), np.empty((0, int(np.prod(shape)))))
+        return self._law or Law(
+            np.zeros(shape), np.zeros(shape), np.empty(0), np.empty((0, int(np.prod(shape))))
+        )
 
     def _images(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         return ids if self.data is None else ids % len(self.data)
@@ -198,21 +228,27 @@ class Observation(ABC):
         shape = tuple(x.shape[1:])
         if len(shape) != len(self.model.shape):
             raise InputError(
-                f"the loop's states are {shape}, the model's {self.model.shape}: packed latents are not supported"
+                f"the loop's states are {shape}, the model's {self.model.shape}: packed latents are"
+                " not supported"
             )
         if self.data is not None and shape != self.data.shape:
             raise InputError(
-                f"the loop's states are {shape}, but {self.data.name} holds {self.data.shape}: give data alike"
+                f"the loop's states are {shape}, but {self.data.name} holds {self.data.shape}: give"
+                " data alike"
             )
         ids = np.arange(self.first + self.n, self.first + self.n + len(x))
         # An unpaired chain has no x_0 of its own; nothing that is kept of it asks for one.
         x0 = torch.full(x.shape, torch.nan, dtype=torch.float64, device=self._device(x))
         subjects = Subjects(slice(0, len(x)), self._images(ids), x0, self._known(shape))
-        self._batch = Batch(subjects, None if self._levels is None else self._of_chain(self._levels, subjects))
+        self._batch = Batch(
+            subjects, None if self._levels is None else self._of_chain(self._levels, subjects)
+        )
 
     def _note_autocast(self, x: Tensor) -> None:
         kind = x.device.type
-        self._autocast = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        self._autocast = (
+            (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        )
 
     def _of_chain(self, levels: tuple[Level, ...], subjects: Subjects) -> Collector:
         kept = kept_steps(len(levels) - 1)
@@ -229,10 +265,13 @@ class Observation(ABC):
         batch = self._under_way()
         if len(seen.x) != len(batch.subjects.images):
             raise InputError(
-                f"a batch of {len(batch.subjects.images)} states went on with {len(seen.x)}: observe whole batches"
+                f"a batch of {len(batch.subjects.images)} states went on with {len(seen.x)}:"
+                " observe whole batches"
             )
         if self._example is None:
-            self._example = Seen(seen.level, *(t[:2].detach().to(self._device(t), torch.float64) for t in seen[1:]))
+            self._example = Seen(
+                seen.level, *(t[:2].detach().to(self._device(t), torch.float64) for t in seen[1:])
+            )
         index = batch.count
         batch.count += 1
         if batch.collector is None or self._levels is None:
@@ -240,8 +279,8 @@ class Observation(ABC):
             return
         if index >= len(self._levels) - 1 or self._levels[index] != seen.level:
             raise InputError(
-                f"step {index} of this batch is at timestep {seen.level.timestep:g}, unlike the batch before it: "
-                "observe loops of other levels separately"
+                f"step {index} of this batch is at timestep {seen.level.timestep:g}, unlike the"
+                " batch before it: observe loops of other levels separately"
             )
         if index in batch.collector.row:
             batch.collector.update(self._step(index, seen), batch.subjects)
@@ -253,7 +292,8 @@ class Observation(ABC):
             self._levels = (*(seen.level for seen in batch.held), self.model.schedule.clean)
         if batch.count < len(self._levels) - 1:
             warnings.warn(
-                f"a batch stopped after {batch.count} of {len(self._levels) - 1} steps: left out", stacklevel=5
+                f"a batch stopped after {batch.count} of {len(self._levels) - 1} steps: left out",
+                stacklevel=5,
             )
             self._batch = None
             return
@@ -284,12 +324,16 @@ class Observation(ABC):
         """The prediction at a state, as float64 x."""
         output = seen.output.detach().to(x.device, copy=True)
         if output.shape[2:] != x.shape[2:] or output.shape[1] not in (x.shape[1], 2 * x.shape[1]):
-            raise InputError(f"the network returned shape {tuple(output.shape)} for states {tuple(x.shape)}")
+            raise InputError(
+                f"the network returned shape {tuple(output.shape)} for states {tuple(x.shape)}"
+            )
         x, level = in_network_coordinates(self.model, x, seen.level)
         try:
             return self.model.read(output, x, level)
         except InputError as error:
-            raise InputError(f"{error} at timestep {level.timestep:g} (α={level.alpha:.4g})") from error
+            raise InputError(
+                f"{error} at timestep {level.timestep:g} (α={level.alpha:.4g})"
+            ) from error
 
     @staticmethod
     def _device(x: Tensor) -> torch.device:

@@ -21,11 +21,19 @@ class SchedulerLoop(Observation):
     """A loop around a diffusers scheduler, watched at its `step`."""
 
     def __init__(
-        self, model: Denoiser, data: Data | None, seed: int, first: int, scheduler: Any, networks: list[torch.nn.Module]
+        self,
+        model: Denoiser,
+        data: Data | None,
+        seed: int,
+        first: int,
+        scheduler: Any,
+        networks: list[torch.nn.Module],
     ) -> None:
         super().__init__(model, data, seed, first)
         self._scheduler, self._networks = scheduler, networks
-        self._why_nothing = f"the step of this {type(scheduler).__name__} was never called: is it the loop's own?"
+        self._why_nothing = (
+            f"the step of this {type(scheduler).__name__} was never called: is it the loop's own?"
+        )
         self._sampler: SchedulerSampler | None = None
         self._grid: Any = None
         self._nodes: dict[int, Level] = {}
@@ -35,7 +43,8 @@ class SchedulerLoop(Observation):
         original, self._before_us = self._scheduler.step, vars(self._scheduler).get("step")
         signature = inspect.signature(original)
 
-        # Pipelines look at the signature, and leave out eta and generator where it does not show them.
+        # Pipelines look at the signature, and leave out eta and generator where it does not show
+        # them.
         @wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
             if not self._active:  # somebody wrapped this in turn, and put it back
@@ -51,7 +60,9 @@ class SchedulerLoop(Observation):
 
         self._step_of_ours = self._scheduler.step = step
         hooks = [n for n in self._networks if not compiled(n)]
-        self._handles = [n.register_forward_pre_hook(self._count_rows, with_kwargs=True) for n in hooks]
+        self._handles = [
+            n.register_forward_pre_hook(self._count_rows, with_kwargs=True) for n in hooks
+        ]
 
     def _remove(self) -> None:
         for handle in self._handles:
@@ -63,7 +74,9 @@ class SchedulerLoop(Observation):
         else:
             self._scheduler.step = self._before_us
 
-    def _count_rows(self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _count_rows(
+        self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         images = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 2)
         self._network_rows += len(next(images, ()))
 
@@ -74,8 +87,9 @@ class SchedulerLoop(Observation):
             self._begin(x, output, given.get("eta"))
         elif self._batch is None or place != self._at:
             raise InputError(
-                f"the loop is at place {place} of its scheduler's timesteps, where {self._at} was expected: loops that "
-                "begin in the middle (image to image) or leave out steps are not observed"
+                f"the loop is at place {place} of its scheduler's timesteps, where {self._at} was"
+                " expected: loops that begin in the middle (image to image) or leave out steps are"
+                " not observed"
             )
         if place in self._nodes:
             level = self._nodes[place]
@@ -94,7 +108,11 @@ class SchedulerLoop(Observation):
         """Which of the scheduler's timesteps its step is being called for."""
         scheduler = self._scheduler
         if hasattr(scheduler, "step_index"):
-            return int(scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index or 0)
+            return int(
+                scheduler.step_index
+                if scheduler.step_index is not None
+                else scheduler.begin_index or 0
+            )
         if hasattr(scheduler, "counter"):
             return int(scheduler.counter)
         places = (scheduler.timesteps == timestep).nonzero()
@@ -108,35 +126,54 @@ class SchedulerLoop(Observation):
             sampler = observed(scheduler, self.model, eta)
             if self.n and sampler.own_levels != self._levels:
                 raise InputError(
-                    f"this batch takes {len(sampler.own_levels) - 1} steps on other levels than the batch before it: "
-                    "observe loops of other levels separately"
+                    f"this batch takes {len(sampler.own_levels) - 1} steps on other levels than the"
+                    " batch before it: observe loops of other levels separately"
                 )
             self._grid, self._sampler, self._levels = grid, sampler, sampler.own_levels
-            self._nodes = {node[0].place: level for node, level in zip(sampler.nodes, sampler.own_levels, strict=False)}
+            self._nodes = {
+                node[0].place: level
+                for node, level in zip(sampler.nodes, sampler.own_levels, strict=False)
+            }
             self._calls = sum(map(len, sampler.nodes))
         # DiTPipeline hands both halves of its guided batch to the scheduler; they are the same.
         half = len(x) // 2
-        doubled = len(x) % 2 == 0 and torch.equal(x[:half], x[half:]) and torch.equal(output[:half], output[half:])
+        doubled = (
+            len(x) % 2 == 0
+            and torch.equal(x[:half], x[half:])
+            and torch.equal(output[:half], output[half:])
+        )
         self._rows, self._at = half if doubled else len(x), 0
-        if self._batch is None:  # else the network may have been called for a step that was never taken
+        if (
+            self._batch is None
+        ):  # else the network may have been called for a step that was never taken
             self._check_guidance()
         self._open(x[: self._rows])
 
     def _check_guidance(self) -> None:
         """Raise InputError where the forward stream would be another field's than the chain's."""
         self._guided = self._network_rows > self._rows
-        if self.data is None or not self._network_rows or self._guided == (self.model.guidance is not None):
+        if (
+            self.data is None
+            or not self._network_rows
+            or self._guided == (self.model.guidance is not None)
+        ):
             return
         if self._guided:
             raise InputError(
-                f"the loop is guided (its network saw {self._network_rows} rows for {self._rows} states), but the "
-                "model is not: give observe(…, model=eb.adapt(…, guidance_scale=…))"
+                f"the loop is guided (its network saw {self._network_rows} rows for {self._rows}"
+                " states), but the model is not: give observe(…, model=eb.adapt(…,"
+                " guidance_scale=…))"
             )
-        raise InputError(f"the model is guided (scale {self.model.guidance:g}), but the loop is not: adapt it without")
+        raise InputError(
+            f"the model is guided (scale {self.model.guidance:g}), but the loop is not: adapt it"
+            " without"
+        )
 
     def _close(self) -> None:
         if self._batch is not None:
-            self._why_nothing = f"the loop stopped after {self._at} of {self._calls} calls: its batch is left out"
+            self._why_nothing = (
+                f"the loop stopped after {self._at} of {self._calls} calls: its batch is left out"
+            )
             if self.n:
                 warnings.warn(self._why_nothing, stacklevel=3)
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class Batch:
     """K consecutive steps of a stream for B samples, prepared once for every accumulator.
 
-    Several steps come together because on small states calling torch costs more than the arithmetic.
+    Several steps come together because on small states calling torch costs more than the
+    arithmetic.
 
     steps: the K steps. samples: where the B samples stand among the recording's. scale (K, 1, 1):
-    √(α² σ̄² + σ²), the state's own. groups: of the B samples. data (B, D): x_0 − μ. The rest (K, B, D),
-    with D the size of a state. state: x − α μ. prediction: x̂_0 − μ, or None at the clean end. error:
-    x̂ − x, chain minus teacher, or None. All float64; μ is the data's mean.
-    """
+    √(α² σ̄² + σ²), the state's own. groups: of the B samples. data (B, D): x_0 − μ. The rest (K, B,
+    D), with D the size of a state. state: x − α μ. prediction: x̂_0 − μ, or None at the clean end.
+    error: x̂ − x, chain minus teacher, or None. All float64; μ is the data's mean."""
 
     steps: "Sequence[Step]"
     samples: slice
@@ -44,14 +44,19 @@ class Batch:
 
     @property
     def precision(self) -> "torch.dtype":
-        """That of a transform of the fields: the network's own, which is what the states carry; else float64.
+        """That of a transform of the fields: the network's own, which is what the states carry;
+        else float64.
 
         A sum over samples is float64 in any case.
         """
         import torch
 
         prediction = self.steps[0].prediction
-        single = prediction is not None and prediction.output is not None and prediction.output.dtype != torch.float64
+        single = (
+            prediction is not None
+            and prediction.output is not None
+            and prediction.output.dtype != torch.float64
+        )
         return torch.float32 if single else torch.float64
 
     def field(self, name: str) -> "Tensor | None":
@@ -64,10 +69,10 @@ class Batch:
 class Layout:
     """What an accumulator is made for.
 
-    stream: data, forward, chain or teacher. steps: how many are recorded. samples: how many will come.
-    law: the data's. paired: whether every sample has its own x_0. seed: for what is drawn at random. light:
-    whether only moments and power of the states are wanted.
-    """
+    stream: data, forward, chain or teacher. steps: how many are recorded. samples: how many will
+    come.
+    law: the data's. paired: whether every sample has its own x_0. seed: for what is drawn at
+    random. light: whether only moments and power of the states are wanted."""
 
     stream: str
     steps: int
@@ -87,9 +92,8 @@ class Sums:
     """Arrays by name, each with its dimensions; those of other samples merge by adding.
 
     An array with a leading `sample` dimension is no sum: it is filled in row by row, and merges by
-    concatenation. state: the arrays; dims: their dimensions; coords: (dimension, values[, attributes])
-    by name.
-    """
+    concatenation. state: the arrays; dims: their dimensions; coords: (dimension, values[,
+    attributes]) by name."""
 
     def __init__(self) -> None:
         self.state: dict[str, NDArray[Any]] = {}
@@ -113,7 +117,8 @@ class Sums:
         return self.dims[name][:1] == ("sample",)
 
     def merge(self, other: "Sums", rows: slice | None = None) -> None:
-        """Add the sums of other samples; `rows`: where those that are kept by sample go, by default at the end."""
+        """Add the sums of other samples; `rows`: where those that are kept by sample go, by default
+        at the end."""
         for name, values in other.state.items():
             if not self.of_samples(name):
                 self.state[name] += values
@@ -129,18 +134,20 @@ class Sums:
             # Samples come one after another: those of the earlier run are the first ones.
             mine = value if found is None or not self.of_samples(name) else value[: len(found)]
             if found is None or found.shape != mine.shape:
-                raise InputError(f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh elsewhere")
+                raise InputError(
+                    f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh"
+                    " elsewhere"
+                )
             mine[...] = found
 
 
 class Accumulator(Sums):
     """A statistic of a stream: `Step`s in, sums out.
 
-    A stranger's is given to `record(..., statistics=[...])` as a class or function that takes a `Layout`
-    and returns an accumulator, or None for a stream that it leaves out. It declares its arrays with
-    `add_sum` and `add_rows` and fills them in `update`; sums with the dimensions (step, group, …) can be
-    given to the jackknife.
-    """
+    A stranger's is given to `record(..., statistics=[...])` as a class or function that takes a
+    `Layout` and returns an accumulator, or None for a stream that it leaves out. It declares its
+    arrays with `add_sum` and `add_rows` and fills them in `update`; sums with the dimensions (step,
+    group, …) can be given to the jackknife."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,10 +158,13 @@ class Accumulator(Sums):
         """Add a batch to the sums of the recorded steps `rows`."""
 
     def _tensor(self, name: str, like: "Tensor") -> "Tensor":
-        """The constant array `self.name` as a tensor of `like`'s device and precision, made once for each."""
+        """The constant array `self.name` as a tensor of `like`'s device and precision, made once
+        for each."""
         key = f"{name}/{like.device}/{like.dtype}"
         if key not in self._tensors:
             import torch
 
-            self._tensors[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(like)
+            self._tensors[key] = torch.from_numpy(np.ascontiguousarray(getattr(self, name))).to(
+                like
+            )
         return self._tensors[key]

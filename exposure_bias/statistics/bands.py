@@ -1,20 +1,20 @@
 """Power by frequency: an orthonormal transform, squared, summed over the modes of each band.
 
-Frequencies are in cycles per pixel (or sample, or frame): DCT-II mode k of N is k/2N, Fourier mode k is
-k/N. A mode's radial frequency is √Σ f² over all axes of space; bins are 1/max(N) wide and the constant
-mode is a bin of its own. The bases:
+Frequencies are in cycles per pixel (or sample, or frame): DCT-II mode k of N is k/2N, Fourier mode
+k is k/N. A mode's radial frequency is √Σ f² over all axes of space; bins are 1/max(N) wide and the
+constant mode is a bin of its own. The bases:
 
     dct     the default. A raw FFT takes the jump between opposite borders for detail and hides what a blur
             removes (design §4.10); the DCT continues a state by its mirror image and sees no jump
     fft     the raw FFT, which is what most papers show. Its real form is used, rows √(2/N) cos and
-            √(2/N) sin: products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their squares
-            sum to Σ |F|² there
+            √(2/N) sin: products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their
+            squares sum to Σ |F|² there
     hann    the FFT of the state under a window Π w_i, w_i ∝ sin²(π (i + ½)/N) with mean w² = 1, so that
-            white noise of variance σ² still has σ² in every mode on average over a band; states fade out
-            before their borders
+            white noise of variance σ² still has σ² in every mode on average over a band; states
+            fade out before their borders
     luma    the DCT of three channels after a rotation (`LUMA`): luminance (1, 1, 1)/√3, red − blue
-            (1, 0, −1)/√2 and magenta − green (1, −2, 1)/√6. It is orthonormal, so the components' powers
-            add up to the channels'
+            (1, 0, −1)/√2 and magenta − green (1, −2, 1)/√6. It is orthonormal, so the components'
+            powers add up to the channels'
     plane   of a video: the DCT's modes by frequency over (H, W) alone, whatever they do over frames
     frames  of a video: the DCT's modes by frequency over F alone
 """
@@ -49,10 +49,9 @@ NO_SPACE = "states without axes of space have no spectrum"
 class Bands:
     """A separable transform of states over their axes of space, and the bands its modes fall into.
 
-    matrices: one (N', N) for each axis, orthonormal but for `hann`'s window. bins (Π N', F): one where a
-    mode belongs to a band. label: the bands' name or centre; a band beyond the last label is `high`.
-    mixing (C, C): an orthonormal rotation of the channels that comes first.
-    """
+    matrices: one (N', N) for each axis, orthonormal but for `hann`'s window. bins (Π N', F): one
+    where a mode belongs to a band. label: the bands' name or centre; a band beyond the last label
+    is `high`. mixing (C, C): an orthonormal rotation of the channels that comes first."""
 
     name: str
     dimension: str
@@ -73,7 +72,8 @@ class Bands:
 
     @property
     def count(self) -> Array:
-        """Power of unit white noise in each band, (F,): the number of its modes, where rows have length 1.
+        """Power of unit white noise in each band, (F,): the number of its modes, where rows have
+        length 1.
 
         An odd side's mirror image makes a Haar row twice as strong or empty.
         """
@@ -84,7 +84,8 @@ class Bands:
         return white
 
     def power(self, states: Array) -> Array:
-        """Σ over a band's modes of |coefficient|², (…, F), for (…, *space), or (…, C, *space) with mixing."""
+        """Σ over a band's modes of |coefficient|², (…, F), for (…, *space), or (…, C, *space) with
+        mixing."""
         axes = len(self.matrices)
         if self.mixing is not None:
             states = np.moveaxis(np.tensordot(states, self.mixing, (-axes - 1, 1)), -1, -axes - 1)
@@ -104,7 +105,8 @@ def dct_matrix(n: int) -> NDArray[np.float64]:
 
 
 def fourier_matrix(n: int) -> NDArray[np.float64]:
-    """The orthonormal real Fourier basis of length n, one mode per row: 1, cos 1, sin 1, cos 2, …"""
+    """The orthonormal real Fourier basis of length n, one mode per row: 1, cos 1, sin 1,
+    cos 2, …"""
     k, i = np.arange(n)[:, None], np.arange(n)[None]
     angle = 2 * np.pi * ((k + 1) // 2) * i / n
     matrix: NDArray[np.float64] = np.sqrt(2 / n) * np.where(k % 2, np.cos(angle), np.sin(angle))
@@ -122,14 +124,18 @@ def hann_window(n: int) -> NDArray[np.float64]:
 
 
 def haar_matrix(n: int) -> NDArray[np.float64]:
-    """One level of the Haar transform, averages then differences; an odd length is extended by its mirror image."""
+    """One level of the Haar transform, averages then differences; an odd length is extended by its
+    mirror image."""
     if n == 1:
         return np.ones((1, 1))
     even = n + n % 2
     pair = np.arange(even // 2)
     matrix = np.zeros((even, even))
     matrix[pair, 2 * pair] = matrix[pair, 2 * pair + 1] = np.sqrt(0.5)
-    matrix[even // 2 + pair, 2 * pair], matrix[even // 2 + pair, 2 * pair + 1] = np.sqrt(0.5), -np.sqrt(0.5)
+    matrix[even // 2 + pair, 2 * pair], matrix[even // 2 + pair, 2 * pair + 1] = (
+        np.sqrt(0.5),
+        -np.sqrt(0.5),
+    )
     if even > n:
         matrix[:, n - 1] += matrix[:, n]
     return matrix[:, :n]
@@ -138,21 +144,31 @@ def haar_matrix(n: int) -> NDArray[np.float64]:
 def spectrum_bands(basis: str, shape: Sequence[int]) -> Bands:
     """The radial bands of one of `BASES` for states (C, *space).
 
-    Raises InputError for an unknown basis, states without space, luma without an image of three channels,
-    and plane and frames of anything but a video.
-    """
+    Raises InputError for an unknown basis, states without space, luma without an image of three
+    channels, and plane and frames of anything but a video."""
     if basis not in BASES:
         raise InputError(f"unknown basis {basis!r} of spectra: allowed are {', '.join(BASES)}")
     channels, *space = shape
     if not space:
-        raise InputError(f"{NO_SPACE}: these are vectors of {channels} numbers; see variance_gap and state_error")
+        raise InputError(
+            f"{NO_SPACE}: these are vectors of {channels} numbers; see variance_gap and state_error"
+        )
     if basis == "luma" and (channels != 3 or len(space) != 2):
-        raise InputError(f"luminance and chroma are made of three channels, not of {described(shape)}: use dct")
+        raise InputError(
+            f"luminance and chroma are made of three channels, not of {described(shape)}: use dct"
+        )
     if basis in ("plane", "frames") and len(space) != 3:
-        raise InputError(f"{basis} is a spectrum of videos (C, F, H, W), not of {described(shape)}: use dct")
+        raise InputError(
+            f"{basis} is a spectrum of videos (C, F, H, W), not of {described(shape)}: use dct"
+        )
     makers: dict[str, Callable[..., Bands]] = {
-        "dct": dct, "hann": hann, "fft": fft, "luma": luma, "plane": plane, "frames": frames
-    }  # fmt: skip
+        "dct": dct,
+        "hann": hann,
+        "fft": fft,
+        "luma": luma,
+        "plane": plane,
+        "frames": frames,
+    }
     return makers[basis](*space)
 
 
@@ -162,8 +178,11 @@ def default_bases(shape: Sequence[int]) -> tuple[str, ...]:
 
 
 def dct(*space: int) -> Bands:
-    """Radial DCT bands, then one more, `high`, over all modes at ¼ cycle per pixel and above (it overlaps them)."""
-    return _banded("dct", "frequency", _dct_matrices(space), radial_frequency(*space).ravel(), max(space))
+    """Radial DCT bands, then one more, `high`, over all modes at ¼ cycle per pixel and above (it
+    overlaps them)."""
+    return _banded(
+        "dct", "frequency", _dct_matrices(space), radial_frequency(*space).ravel(), max(space)
+    )
 
 
 def fft(*space: int) -> Bands:
@@ -222,7 +241,9 @@ def _radial(frequencies: Sequence[Array]) -> Array:
     return np.sqrt(square)
 
 
-def _banded(name: str, dimension: str, matrices: Sequence[Array], frequency: Array, longest: int) -> Bands:
+def _banded(
+    name: str, dimension: str, matrices: Sequence[Array], frequency: Array, longest: int
+) -> Bands:
     """Bands of modes whose frequencies are given, (Π N,)."""
     spacing = 1 / longest
     # A mode on a bin's upper edge belongs to it; the tolerance keeps k/2N · N = k/2 there.
@@ -235,7 +256,8 @@ def _banded(name: str, dimension: str, matrices: Sequence[Array], frequency: Arr
 
 
 def haar(*space: int) -> Bands:
-    """The sub-bands of one Haar level, L (averages) or H (differences) along each axis: LL, LH, HL, HH of an image."""
+    """The sub-bands of one Haar level, L (averages) or H (differences) along each axis: LL, LH, HL,
+    HH of an image."""
     matrices = [haar_matrix(n) for n in space]
     detail = [np.arange(len(m)) >= (len(m) + 1) // 2 for m in matrices]
     number = np.zeros(1, dtype=int)
@@ -250,8 +272,8 @@ def haar(*space: int) -> Bands:
 class BandPower(Accumulator):
     """Σ over samples and a band's modes of |coefficient|² of one field, by group and channel.
 
-    On disk: `{field}_{bands.key}` (step, group, channel, band) and, but for Haar, `{field}_{bands.high}`
-    (step, group, channel). Rotated channels have the dimension `component`.
+    On disk: `{field}_{bands.key}` (step, group, channel, band) and, but for Haar,
+    `{field}_{bands.high}` (step, group, channel). Rotated channels have the dimension `component`.
     """
 
     def __init__(self, layout: Layout, field: str, bands: Bands) -> None:

@@ -67,7 +67,9 @@ class Subjects:
         """Consecutive steps of these samples, centred; all with a prediction, or none."""
         import torch
 
-        levels = torch.tensor([step.level[1:] for step in steps], dtype=torch.float64, device=self.x0.device)
+        levels = torch.tensor(
+            [step.level[1:] for step in steps], dtype=torch.float64, device=self.x0.device
+        )
         alpha, sigma = levels.view(-1, 2, 1, 1).unbind(1)
         x = _stack([step.x for step in steps])
         predictions = [step.prediction.x0 for step in steps if step.prediction is not None]
@@ -88,16 +90,19 @@ def _stack(states: "Sequence[Tensor]") -> "Tensor":
     """(K, B, D) of K tensors (B, *shape); one alone is not copied."""
     import torch
 
-    return states[0].flatten(1)[None] if len(states) == 1 else torch.stack([x.flatten(1) for x in states])
+    return (
+        states[0].flatten(1)[None]
+        if len(states) == 1
+        else torch.stack([x.flatten(1) for x in states])
+    )
 
 
 class Collector:
     """The accumulators of one stream over the recorded steps.
 
     layout: what they are made for; its stream is one of data, forward, chain, teacher. indices: the
-    recorded steps' numbers; levels: theirs. spectra: bases in which the state's power is kept beside the
-    default ones, but not the teacher's. statistics: strangers'.
-    """
+    recorded steps' numbers; levels: theirs. spectra: bases in which the state's power is kept
+    beside the default ones, but not the teacher's. statistics: strangers'."""
 
     def __init__(
         self,
@@ -114,10 +119,11 @@ class Collector:
         _check_names(self.accumulators)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
-        """Add one step of a batch of samples, in order to the last; a step that is not recorded is passed over.
+        """Add one step of a batch of samples, in order to the last; a step that is not recorded is
+        passed over.
 
-        Steps wait until one more would make a block of over BLOCK numbers, or until the last one is there.
-        """
+        Steps wait until one more would make a block of over BLOCK numbers, or until the last one is
+        there."""
         row = self.row.get(step.index)
         if row is None:
             return
@@ -141,9 +147,14 @@ class Collector:
 
     def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
         """Everything so far, of the samples `ids` made from `images`."""
-        # One dataset at once: merging one for each accumulator would take longer than recording a step.
+        # One dataset at once: merging one for each accumulator would take longer than recording a
+        # step.
         arrays: dict[str, Any] = {"count": ("group", Groups(images).count)}
-        coords: dict[str, Any] = {"step": list(self.row), "sample": ids, "image": ("sample", images)}
+        coords: dict[str, Any] = {
+            "step": list(self.row),
+            "sample": ids,
+            "image": ("sample", images),
+        }
         for accumulator in self.accumulators:
             for name, values in accumulator.state.items():
                 kept = values[: len(ids)] if accumulator.of_samples(name) else values
@@ -165,7 +176,10 @@ def _strangers(layout: Layout, statistics: Sequence[Statistic]) -> Iterator[Accu
         if made is None:
             continue
         if not isinstance(made, Accumulator):
-            raise InputError(f"a statistic makes an Accumulator for a stream, or None; this made {type(made).__name__}")
+            raise InputError(
+                "a statistic makes an Accumulator for a stream, or None; this made"
+                f" {type(made).__name__}"
+            )
         yield made
 
 
@@ -174,7 +188,10 @@ def _check_names(accumulators: Sequence[Accumulator]) -> None:
     for accumulator in accumulators:
         for name in accumulator.state:
             if name in taken:
-                raise InputError(f"{type(accumulator).__name__} keeps {name!r}, a name that is taken: give it another")
+                raise InputError(
+                    f"{type(accumulator).__name__} keeps {name!r}, a name that is taken: give it"
+                    " another"
+                )
             taken.add(name)
 
 
@@ -185,7 +202,11 @@ def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulato
     fields = ["state", *(["prediction"] if predicts else []), *(["error"] if errs else [])]
     scalars = [
         *(["epsilon_norm", "outside"] if predicts else []),
-        *(["prediction_error"] if predicts and (layout.paired or layout.stream == "forward") else []),
+        *(
+            ["prediction_error"]
+            if predicts and (layout.paired or layout.stream == "forward")
+            else []
+        ),
         *(["error_norm"] if errs else []),
     ]
     if scalars:

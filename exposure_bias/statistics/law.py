@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from exposure_bias.data import Data
 from exposure_bias.states import dimensions
 
-CONSTANT = {"constant": 1}  # attributes of a variable that `recording.merge` keeps as it is rather than adds
+CONSTANT = {
+    "constant": 1
+}  # attributes of a variable that `recording.merge` keeps as it is rather than adds
 CHUNK = 1024
 DENSE = 4096  # largest D whose D × D covariance is made
 COVARIANCE_IMAGES = 8192
@@ -17,11 +19,11 @@ SUBSPACE_IMAGES = 1024
 
 
 class Law(NamedTuple):
-    """mean, variance (C, *space) over all images; values (K,) and vectors (K, D) of the covariance, largest first.
+    """mean, variance (C, *space) over all images; values (K,) and vectors (K, D) of the covariance,
+    largest first.
 
-    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is the
-    smaller of D and the number of those images.
-    """
+    The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is
+    the smaller of D and the number of those images."""
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
@@ -50,7 +52,9 @@ class Law(NamedTuple):
 def law(data: Data) -> Law:
     """Mean, per-pixel variance (divisor N) and eigendecomposition of the covariance of the data."""
     total, square = np.zeros(data.shape), np.zeros(data.shape)
-    shift = data.batch([0])[0].astype(np.float64)  # any image: it keeps the variance of a constant pixel at zero
+    shift = data.batch([0])[0].astype(
+        np.float64
+    )  # any image: it keeps the variance of a constant pixel at zero
     for start in range(0, len(data), CHUNK):
         x = data.batch(range(start, min(start + CHUNK, len(data)))) - shift
         total += x.sum(0)
@@ -61,14 +65,18 @@ def law(data: Data) -> Law:
     return Law(mean + shift, variance, values, vectors)
 
 
-def _directions(data: Data, mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Not numpy.linalg: its threads go on spinning for a while and slow down the network that runs next.
+def _directions(
+    data: Data, mean: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Not numpy.linalg: its threads go on spinning for a while and slow down the network that runs
+    # next.
     import torch
 
     limit = COVARIANCE_IMAGES if mean.size <= DENSE else SUBSPACE_IMAGES
     ids = np.unique(np.linspace(0, len(data) - 1, min(len(data), limit)).round().astype(int))
     chunks = [
-        torch.from_numpy((data.batch(c) - mean).reshape(len(c), -1)) for c in np.array_split(ids, -(-len(ids) // CHUNK))
+        torch.from_numpy((data.batch(c) - mean).reshape(len(c), -1))
+        for c in np.array_split(ids, -(-len(ids) // CHUNK))
     ]
     if len(ids) < mean.size:
         _, singular, vectors = torch.linalg.svd(torch.cat(chunks), full_matrices=False)

@@ -11,21 +11,25 @@ from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 
 
 class PixelMoments(Accumulator):
-    """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the batch.
+    """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the
+    batch.
 
     On disk: `{field}_sum`, `_square`, `_cross` (step, *state axes), over all samples; and
-    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is all of
-    them unless memory forbids.
-    """
+    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is
+    all of them unless memory forbids."""
 
-    def __init__(self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False) -> None:
+    def __init__(
+        self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False
+    ) -> None:
         super().__init__()
         self.field, self.pixels = field, pixels
         self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
         axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for part in self.parts:
             self.add_sum(f"{field}_{part}", step=layout.steps, **axes)
-            self.add_sum(f"{field}_group_{part}", step=layout.steps, group=GROUPS, pixel=len(pixels))
+            self.add_sum(
+                f"{field}_group_{part}", step=layout.steps, group=GROUPS, pixel=len(pixels)
+            )
         self.coords = {"pixel": ("pixel", pixels)}
 
     def update(self, rows: slice, batch: Batch) -> None:
@@ -42,9 +46,14 @@ class PixelMoments(Accumulator):
             self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
 
 
-def grouped_pixels(dimension: int, steps: int, arrays: int, budget: int, seed: int) -> NDArray[np.int64]:
-    """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes for `arrays`."""
+def grouped_pixels(
+    dimension: int, steps: int, arrays: int, budget: int, seed: int
+) -> NDArray[np.int64]:
+    """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
+    for `arrays`."""
     room = budget // (8 * GROUPS * steps * arrays)
     if room >= dimension:
         return np.arange(dimension)
-    return np.sort(np.random.default_rng(seed % 2**32).choice(dimension, max(room, 1), replace=False))
+    return np.sort(
+        np.random.default_rng(seed % 2**32).choice(dimension, max(room, 1), replace=False)
+    )

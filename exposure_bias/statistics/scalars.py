@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class SampleScalars(Accumulator):
     """float32 arrays (sample, step), NaN where a step has no network call.
 
-    epsilon_norm: ‖ε̂‖₂ of what the network said, before any clipping. outside: fraction of x̂_0 beyond
-    the clipping range, by default [−1, 1], before any clipping. prediction_error: mean over pixels of
-    (x̂_0 − x_0)², for paired streams. error_norm: ‖x̂_t − x_t‖₂ against the teacher chain, for paired chains.
-    """
+    epsilon_norm: ‖ε̂‖₂ of what the network said, before any clipping. outside: fraction of x̂_0
+    beyond the clipping range, by default [−1, 1], before any clipping. prediction_error: mean over
+    pixels of (x̂_0 − x_0)², for paired streams. error_norm: ‖x̂_t − x_t‖₂ against the teacher
+    chain, for paired chains."""
 
     def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
         super().__init__()

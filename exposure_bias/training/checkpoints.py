@@ -7,9 +7,9 @@
     runs/x/last, runs/x/best      links, replaced atomically; what neither names is removed
     runs/x/training.csv           the log so far; runs/x/split.json: which images were held out
 
-A folder is written under another name, flushed to disk and renamed; a process that is killed at any moment leaves the
-checkpoint before intact. A network that is not diffusers' own leaves `weights.safetensors` in place of the pipeline.
-"""
+A folder is written under another name, flushed to disk and renamed; a process that is killed at any
+moment leaves the checkpoint before intact. A network that is not diffusers' own leaves
+`weights.safetensors` in place of the pipeline."""
 
 import json
 import os
@@ -29,8 +29,14 @@ STATE, PROVENANCE, LOG = "trainer.pt", "training.json", "training.csv"
 
 
 def write(
-    run: Path, iteration: int, model: Denoiser, state: dict[str, Any], provenance: dict[str, Any], log: str, best: bool,
-) -> Path:  # fmt: skip
+    run: Path,
+    iteration: int,
+    model: Denoiser,
+    state: dict[str, Any],
+    provenance: dict[str, Any],
+    log: str,
+    best: bool,
+) -> Path:
     """Write the checkpoint of an iteration and let `last`, and `best` if it is, name it.
 
     Raises InputError if it cannot be written; the earlier checkpoints are then as they were.
@@ -59,7 +65,8 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"cannot write the checkpoint of iteration {iteration}: {reason}; the earlier one is kept"
+            f"cannot write the checkpoint of iteration {iteration}: {reason}; the earlier one is"
+            " kept"
         ) from error
     kept = {os.path.realpath(run / name) for name in LINKS}
     for old in run.glob("iteration-*"):
@@ -69,7 +76,10 @@ def write(
 
 
 def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """(state, provenance, log) of a run's last checkpoint. Raises InputError if there is none or it is damaged."""
+    """(state, provenance, log) of a run's last checkpoint.
+
+    Raises InputError if there is none or it is damaged.
+    """
     folder = run / "last"
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
@@ -77,11 +87,14 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     except FileNotFoundError as error:
         raise InputError(f"{run} holds no checkpoint to resume: start without resume") from error
     except Exception as error:  # a damaged zip, JSON or tensor file
-        raise InputError(f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def save_network(model: Denoiser, folder: Path) -> None:
-    """Write the weights so that `load_model` reads them back: a diffusers pipeline where the network is diffusers'."""
+    """Write the weights so that `load_model` reads them back: a diffusers pipeline where the
+    network is diffusers'."""
     net: Any = model.net
     if type(net).__name__ != "UNet2DModel" or model.schedule.parameterisation != "vp":
         from safetensors.torch import save_file
@@ -97,11 +110,14 @@ def save_network(model: Denoiser, folder: Path) -> None:
 
 
 def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool = False) -> Any:
-    """diffusers' DDPMScheduler of a vp schedule: by its name where diffusers has it, else by its betas."""
+    """diffusers' DDPMScheduler of a vp schedule: by its name where diffusers has it, else by its
+    betas."""
     from diffusers import DDPMScheduler
 
     steps = len(schedule)
-    options: dict[str, Any] = {"trained_betas": 1 - (schedule.alpha / np.append(1.0, schedule.alpha[:-1])) ** 2}
+    options: dict[str, Any] = {
+        "trained_betas": 1 - (schedule.alpha / np.append(1.0, schedule.alpha[:-1])) ** 2
+    }
     for name, known in (("linear", linear), ("squaredcos_cap_v2", cosine)):
         if np.allclose(schedule.alpha, known(steps).alpha, rtol=1e-6):
             options = {"beta_schedule": name}

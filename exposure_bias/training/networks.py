@@ -6,8 +6,9 @@ from typing import Any
 
 from exposure_bias.errors import InputError
 
-# Widths by level, residual blocks at each, whether the levels below the first attend, groups of a normalisation.
-# unet-ddpm is the network of Ho et al. 2020 (arXiv 2006.11239, appendix B) for 32×32 images, 36 M parameters.
+# Widths by level, residual blocks at each, whether the levels below the first attend, groups of a
+# normalisation. unet-ddpm is the network of Ho et al. 2020 (arXiv 2006.11239, appendix B) for 32×32
+# images, 36 M parameters.
 PRESETS: dict[str, dict[str, Any]] = {
     "unet-tiny": {"block_out_channels": (24, 32), "layers_per_block": 1, "norm_num_groups": 8},
     "unet-small": {"block_out_channels": (32, 64, 64), "layers_per_block": 1, "norm_num_groups": 8},
@@ -25,13 +26,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def unet(net: str | dict[str, Any], shape: tuple[int, int, int], learned_variance: bool = False) -> Any:
-    """A fresh `UNet2DModel` for images of shape (C, H, W): a preset's name, a JSON file of its options, or the options.
+def unet(
+    net: str | dict[str, Any], shape: tuple[int, int, int], learned_variance: bool = False
+) -> Any:
+    """A fresh `UNet2DModel` for images of shape (C, H, W): a preset's name, a JSON file of its
+    options, or the options.
 
-    Raises InputError for an unknown preset, an unreadable file, or options that do not fit the images.
-    """
+    Raises InputError for an unknown preset, an unreadable file, or options that do not fit the
+    images."""
     channels, height, width = shape
-    options = dict(net) if isinstance(net, dict) else dict(PRESETS[net]) if net in PRESETS else _read(net)
+    options = (
+        dict(net) if isinstance(net, dict) else dict(PRESETS[net]) if net in PRESETS else _read(net)
+    )
     name = "this network" if isinstance(net, dict) else net
     widths = options.setdefault("block_out_channels", (224, 448, 672, 896))
     options.setdefault("down_block_types", ("DownBlock2D",) * len(widths))
@@ -40,31 +46,44 @@ def unet(net: str | dict[str, Any], shape: tuple[int, int, int], learned_varianc
     sides = 2 ** (len(widths) - 1)
     if height % sides or width % sides:
         raise InputError(
-            f"{name} halves images {sides}-fold, which {height}×{width} does not allow: use a shallower one"
+            f"{name} halves images {sides}-fold, which {height}×{width} does not allow: use a"
+            " shallower one"
         )
     size: Any = height if height == width else [height, width]
-    fixed = {"sample_size": size, "in_channels": channels, "out_channels": channels * (2 if learned_variance else 1)}
+    fixed = {
+        "sample_size": size,
+        "in_channels": channels,
+        "out_channels": channels * (2 if learned_variance else 1),
+    }
     for key, value in fixed.items():
         if options.get(key, value) != value:
-            raise InputError(f"{name} has {key} = {options[key]}, but these images need {value}: change or remove it")
+            raise InputError(
+                f"{name} has {key} = {options[key]}, but these images need {value}: change or"
+                " remove it"
+            )
     from diffusers import UNet2DModel
 
     try:
         return UNet2DModel(**(options | fixed))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} does not configure a UNet2DModel: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{name} does not configure a UNet2DModel: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _read(path: str) -> dict[str, Any]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(
-            f"there is no network {path!r}: give {', '.join(PRESETS)}, or a JSON file of UNet2DModel options"
+            f"there is no network {path!r}: give {', '.join(PRESETS)}, or a JSON file of"
+            " UNet2DModel options"
         )
     try:
         options = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as JSON: {error}") from error
     if not isinstance(options, dict):
-        raise InputError(f"{path} holds no UNet2DModel options: a JSON object with block_out_channels and so on")
+        raise InputError(
+            f"{path} holds no UNet2DModel options: a JSON object with block_out_channels and so on"
+        )
     return {key: value for key, value in options.items() if not key.startswith("_")}

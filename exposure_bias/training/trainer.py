@@ -1,15 +1,16 @@
 """`train`: a denoiser from images, and the same one again from the same seed.
 
-AdamW, linear warm-up and half a cosine down to zero, gradient clipping, an exponential moving average (EMA) of the
-weights, which is what is measured, saved and returned.
+AdamW, linear warm-up and half a cosine down to zero, gradient clipping, an exponential moving
+average (EMA) of the weights, which is what is measured, saved and returned.
 
-Whatever is random at iteration i (levels, noise, flips, dropout) comes from generators seeded by (seed, i) alone, image
-order from (seed, epoch). Objectives of one seed therefore see the same draws, and a run that was killed needs no
-generator's state to go on exactly. ξ and flips are drawn last, so that they change nothing else.
+Whatever is random at iteration i (levels, noise, flips, dropout) comes from generators seeded by
+(seed, i) alone, image order from (seed, epoch). Objectives of one seed therefore see the same
+draws, and a run that was killed needs no generator's state to go on exactly. ξ and flips are drawn
+last, so that they change nothing else.
 
-Under torchrun (`parallel`) every process draws the whole batch and takes its share of it; gradients are averaged by
-DistributedDataParallel, with weights that make it the mean over the batch whatever the shares.
-"""
+Under torchrun (`parallel`) every process draws the whole batch and takes its share of it; gradients
+are averaged by DistributedDataParallel, with weights that make it the mean over the batch whatever
+the shares."""
 
 import copy
 import csv
@@ -63,11 +64,13 @@ GRID = 16
 class Settings:
     """What decides a run's numbers; two runs with equal settings, data and network are equal.
 
-    learning_rate: the peak, reached after `warmup` iterations, zero at the end. weight_decay: AdamW's own, decoupled.
-    ema: decay, min(ema, (1 + i)/(10 + i)) at iteration i, so that a short training is not mostly its first weights.
+    learning_rate: the peak, reached after `warmup` iterations, zero at the end. weight_decay:
+    AdamW's own, decoupled.
+    ema: decay, min(ema, (1 + i)/(10 + i)) at iteration i, so that a short training is not mostly
+    its first weights.
     held_out: share of the images kept from training, where the data has no split.
-    precision: bf16 is autocast, auto takes it where a GPU has it. See `objectives.objective` for the others.
-    """
+    precision: bf16 is autocast, auto takes it where a GPU has it. See `objectives.objective` for
+    the others."""
 
     objective: str = "ddpm"
     gamma: Any = None
@@ -101,7 +104,9 @@ class Settings:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
-            raise InputError(f"unknown precision {self.precision!r}: allowed are {', '.join(PRECISIONS)}")
+            raise InputError(
+                f"unknown precision {self.precision!r}: allowed are {', '.join(PRECISIONS)}"
+            )
 
 
 def train(
@@ -121,19 +126,24 @@ def train(
 ) -> Denoiser:
     """Train a denoiser on images and return it, with its EMA weights.
 
-    data: what `load_data` takes, (N, C, H, W). "digits" and "patches" train on their train split and hold out the
-    other; other data holds out a share of its images, the same for every seed (`divide`). `training.json` says both.
-    net: a preset (`networks.PRESETS`), UNet2DModel options as a dict or a JSON file, a torch module called as
-    net(x, timestep), which is trained in place, or a model to fine-tune, a `Denoiser`, which brings its schedule and
-    prediction type and is left as it was.
+    data: what `load_data` takes, (N, C, H, W). "digits" and "patches" train on their train split
+    and hold out the other; other data holds out a share of its images, the same for every seed
+    (`divide`). `training.json` says both.
+    net: a preset (`networks.PRESETS`), UNet2DModel options as a dict or a JSON file, a torch module
+    called as net(x, timestep), which is trained in place, or a model to fine-tune, a `Denoiser`,
+    which brings its schedule and prediction type and is left as it was.
     schedule: linear or cosine (T = 1000) or a `Schedule`; prediction_type: both of a new network.
-    out: a folder for checkpoints (`training.checkpoints`), of which the last and the best are kept, the log and sample
-    grids; None keeps nothing. device: a torch device. resume: go on from the last checkpoint in `out`.
-    compile: run the network through torch.compile. checkpoint_every, sample_every: in iterations (samples: by default
-    as often as checkpoints, 0 for none). on_write_error: "stop" or "go-on" when a checkpoint cannot be written.
-    settings: fields of `Settings`: objective, gamma, strength, iterations, batch_size, learning_rate, seed, …
+    out: a folder for checkpoints (`training.checkpoints`), of which the last and the best are kept,
+    the log and sample grids; None keeps nothing. device: a torch device. resume: go on from the
+    last checkpoint in `out`.
+    compile: run the network through torch.compile. checkpoint_every, sample_every: in iterations
+    (samples: by default as often as checkpoints, 0 for none). on_write_error: "stop" or "go-on"
+    when a checkpoint cannot be written.
+    settings: fields of `Settings`: objective, gamma, strength, iterations, batch_size,
+    learning_rate, seed, …
 
-    Raises InputError for what does not fit, settings on resume that are not the run's (it lists them), and a loss or a
+    Raises InputError for what does not fit, settings on resume that are not the run's (it lists
+    them), and a loss or a
     weight that is not finite: it names the iteration; the last checkpoint is an earlier, good one.
     """
     chosen = Settings(**settings)
@@ -151,7 +161,11 @@ def train(
             run.begin(folder, resume)
         sample_every = checkpoint_every if sample_every is None else sample_every
         with tqdm(
-            total=chosen.iterations, initial=run.iteration, desc="train", unit="it", disable=None if rank == 0 else True
+            total=chosen.iterations,
+            initial=run.iteration,
+            desc="train",
+            unit="it",
+            disable=None if rank == 0 else True,
         ) as progress:
             while run.iteration < chosen.iterations:
                 run.step()
@@ -173,12 +187,15 @@ def train(
         if rank == 0 and heldout is not None and len(heldout) >= CHECKED[0]:
             steps = min(CHECK_STEPS, len(trained.schedule))
             # It warns where the network does not denoise held-out images.
-            record(trained, heldout, steps=steps, n=min(CHECKED[1], len(heldout)), streams=("forward",))
+            record(
+                trained, heldout, steps=steps, n=min(CHECKED[1], len(heldout)), streams=("forward",)
+            )
         return trained
 
 
 def divide(data: Any, held_out: float) -> tuple[Data, Data | None]:
-    """Training and held-out images: the bundled data's splits, or a share of the others, the same in every run."""
+    """Training and held-out images: the bundled data's splits, or a share of the others, the same
+    in every run."""
     if isinstance(data, str) and data in sources.BUNDLED:
         data = load_data(data, "train")
     data = load_data(data)
@@ -188,7 +205,9 @@ def divide(data: Any, held_out: float) -> tuple[Data, Data | None]:
     if kept == 0:
         return data, None
     order = np.random.default_rng(0).permutation(len(data))
-    return subset(data, np.sort(order[kept:]), "train"), subset(data, np.sort(order[:kept]), "held out")
+    return subset(data, np.sort(order[kept:]), "train"), subset(
+        data, np.sort(order[:kept]), "held out"
+    )
 
 
 def subset(data: Data, ids: NDArray[np.int64], split: str) -> Data:
@@ -197,15 +216,20 @@ def subset(data: Data, ids: NDArray[np.int64], split: str) -> Data:
     return replace(data, images=data.images[ids], labels=labels, split=split)
 
 
-def denoiser(net: Any, schedule: str | Schedule, prediction_type: str, data: Data, settings: Settings) -> Denoiser:
-    """The denoiser that `train` starts from (its parameters); raises InputError where it does not fit the data."""
+def denoiser(
+    net: Any, schedule: str | Schedule, prediction_type: str, data: Data, settings: Settings
+) -> Denoiser:
+    """The denoiser that `train` starts from (its parameters); raises InputError where it does not
+    fit the data."""
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {schedule!r}: allowed are {', '.join(SCHEDULES)}")
         schedule = SCHEDULES[schedule]()
     if isinstance(net, Denoiser):
         if isinstance(net, Remedied):
-            raise InputError(f"{net.name} has a remedy at sampling time: fine-tune the model without it")
+            raise InputError(
+                f"{net.name} has a remedy at sampling time: fine-tune the model without it"
+            )
         model = copy.copy(net)
         model.net = copy.deepcopy(net.net).float().requires_grad_()
     elif isinstance(net, nn.Module):
@@ -213,12 +237,17 @@ def denoiser(net: Any, schedule: str | Schedule, prediction_type: str, data: Dat
     else:
         learned = settings.objective == "hybrid"
         model = adapt(
-            networks.unet(net, data.shape, learned), checkpoints.scheduler(schedule, prediction_type, learned)
+            networks.unet(net, data.shape, learned),
+            checkpoints.scheduler(schedule, prediction_type, learned),
         )
     if model.shape != data.shape:
-        raise InputError(f"the model works on images of shape {model.shape}, but {data.name} holds {data.shape}")
+        raise InputError(
+            f"the model works on images of shape {model.shape}, but {data.name} holds {data.shape}"
+        )
     if model.classes is not None:
-        raise InputError(f"{model.name} is class-conditional: only unconditional models can be trained here")
+        raise InputError(
+            f"{model.name} is class-conditional: only unconditional models can be trained here"
+        )
     if not any(p.requires_grad for p in model.net.parameters()):
         raise InputError(f"{model.name} has no weights to train")
     return model
@@ -228,16 +257,27 @@ class _Run:
     """A training run at some iteration."""
 
     def __init__(
-        self, model: Denoiser, training: Data, heldout: Data | None, settings: Settings, rank: int, size: int,
-        compiled: bool, fine_tuned: str | None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Denoiser,
+        training: Data,
+        heldout: Data | None,
+        settings: Settings,
+        rank: int,
+        size: int,
+        compiled: bool,
+        fine_tuned: str | None,
+    ) -> None:
         self.model, self.training, self.heldout, self.settings = model, training, heldout, settings
         self.fine_tuned = fine_tuned
         self.rank, self.size = rank, size
         self.objective = objective(
-            settings.objective, model.schedule, model.prediction_type, settings.gamma, settings.strength,
+            settings.objective,
+            model.schedule,
+            model.prediction_type,
+            settings.gamma,
+            settings.strength,
             model.learned_variance,
-        )  # fmt: skip
+        )
         self.parameters = [p for p in model.net.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         fused = self.device.type in ("cpu", "cuda")  # one kernel instead of one for each weight
@@ -250,7 +290,9 @@ class _Run:
         if size > 1:
             self.network = nn.parallel.DistributedDataParallel(self.network)
         bf16 = settings.precision == "bf16" or (
-            settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            settings.precision == "auto"
+            and self.device.type == "cuda"
+            and torch.cuda.is_bf16_supported()
         )
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
         self.levels = _Levels(model.schedule, self.device)
@@ -285,7 +327,10 @@ class _Run:
 
     def _draw(self, i: int) -> tuple[Draw, float]:
         """This process's share of iteration i's batch, and the share's weight in it."""
-        settings, generator = self.settings, self.generator.manual_seed(seed_of(self.settings.seed, "draw", i))
+        settings, generator = (
+            self.settings,
+            self.generator.manual_seed(seed_of(self.settings.seed, "draw", i)),
+        )
         x0 = torch.from_numpy(self.training.batch(self.order.batch(i))).to(self.device)
         draw = self.levels.draw(x0, 0, len(self.model.schedule), generator)
         if self.objective.draws_xi:
@@ -297,11 +342,18 @@ class _Run:
             return draw, 1.0
         mine = parallel.share(len(x0), self.rank, self.size)
         # A process without images must still take part in the exchange of gradients.
-        rows = slice(mine.start, max(mine.stop, mine.start + 1)) if mine.start < len(x0) else slice(0, 1)
+        rows = (
+            slice(mine.start, max(mine.stop, mine.start + 1))
+            if mine.start < len(x0)
+            else slice(0, 1)
+        )
         return draw.rows(rows), len(mine) / len(x0)
 
     def log(self, evaluate: bool) -> None:
-        """Add a row to the log. Raises InputError where a loss since the last row was not finite."""
+        """Add a row to the log.
+
+        Raises InputError where a loss since the last row was not finite.
+        """
         losses = torch.stack(self.losses).float()
         if self.size > 1:
             torch.distributed.all_reduce(losses)
@@ -309,8 +361,8 @@ class _Run:
         if not finite.all():
             where = self.iteration - len(losses) + 1 + int(finite.int().argmin())
             raise InputError(
-                f"the loss became {losses[~finite][0].item()} at iteration {where}: lower the learning rate; the last "
-                "checkpoint is of an earlier iteration"
+                f"the loss became {losses[~finite][0].item()} at iteration {where}: lower the"
+                " learning rate; the last checkpoint is of an earlier iteration"
             )
         now = time.perf_counter()
         self.rows.append(
@@ -336,35 +388,58 @@ class _Run:
         return model
 
     def begin(self, folder: Path, resume: bool) -> None:
-        """Take up the last checkpoint in the folder, or make sure that there is none. Raises InputError otherwise."""
+        """Take up the last checkpoint in the folder, or make sure that there is none.
+
+        Raises InputError otherwise.
+        """
         if not resume:
             if (folder / "last").exists():
-                raise InputError(f"{folder} holds a run already: resume it (--resume), or choose another folder")
+                raise InputError(
+                    f"{folder} holds a run already: resume it (--resume), or choose another folder"
+                )
             return
         state, provenance, log = checkpoints.read(folder)
-        refuse_unlike(provenance["run"], self.provenance["run"], f"{folder} is a run with other settings")
+        refuse_unlike(
+            provenance["run"], self.provenance["run"], f"{folder} is a run with other settings"
+        )
         self.model.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.best = state["iteration"], state["best"]
-        self.rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(log))]
+        self.rows = [
+            {k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(log))
+        ]
         self.since = time.perf_counter()
 
     def checkpoint(self, folder: Path, on_write_error: str) -> None:
-        """Write a checkpoint. Raises InputError if a weight is not finite, or if writing fails and that is to stop."""
+        """Write a checkpoint.
+
+        Raises InputError if a weight is not finite, or if writing fails and that is to stop.
+        """
         for name, weight in self.model.net.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
-                raise InputError(f"{name} is not finite at iteration {self.iteration}: lower the learning rate")
+                raise InputError(
+                    f"{name} is not finite at iteration {self.iteration}: lower the learning rate"
+                )
         heldout = self.rows[-1]["heldout_loss"]
         is_best = not heldout >= self.best  # so without held-out images the last is the best
         self.best = heldout if is_best and math.isfinite(heldout) else self.best
         state = {
-            "net": self.model.net.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "iteration": self.iteration, "best": self.best,
-        }  # fmt: skip
-        said = self.provenance | {"iteration": self.iteration, "heldout_loss": heldout, "made": self.started}
+            "net": self.model.net.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "best": self.best,
+        }
+        said = self.provenance | {
+            "iteration": self.iteration,
+            "heldout_loss": heldout,
+            "made": self.started,
+        }
         try:
-            checkpoints.write(folder, self.iteration, self.denoiser(), state, said, self.csv(), is_best)
+            checkpoints.write(
+                folder, self.iteration, self.denoiser(), state, said, self.csv(), is_best
+            )
         except InputError as error:
             if on_write_error == "stop":
                 raise
@@ -379,7 +454,8 @@ class _Run:
         return text.getvalue()
 
     def save_samples(self, path: Path) -> None:
-        """Sixteen samples of the EMA network, 50 steps of DDIM from the same noise each time, as a PNG."""
+        """Sixteen samples of the EMA network, 50 steps of DDIM from the same noise each time, as a
+        PNG."""
         from PIL import Image
 
         model = self.denoiser()
@@ -396,30 +472,50 @@ class _Run:
         tiled = pixels.reshape(side, side, channels, height, width).transpose(0, 3, 1, 4, 2)
         image = Image.fromarray(tiled.reshape(side * height, side * width, channels).squeeze())
         buffer = io.BytesIO()
-        image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST).save(buffer, "png")
+        image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST).save(
+            buffer, "png"
+        )
         files.write_bytes(path, buffer.getvalue())
 
     def _provenance(self) -> dict[str, Any]:
         """What this run is; `run` decides its numbers."""
         model, net = self.model, self.model.net
         config, gamma = getattr(net, "config", None), self.objective.gamma
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("log_every", "evaluate_every")}
+        settings = {
+            k: v
+            for k, v in asdict(self.settings).items()
+            if k not in ("log_every", "evaluate_every")
+        }
         said: dict[str, Any] = {
             "run": {
                 **settings,
-                "gamma": None if gamma is None else gamma.tolist() if np.ptp(gamma) else float(gamma[0]),
+                "gamma": (
+                    None if gamma is None else gamma.tolist() if np.ptp(gamma) else float(gamma[0])
+                ),
                 "strength": self.objective.strength,
-                "network": {k: v for k, v in dict(config).items() if k[0] != "_"} if config else type(net).__name__,
+                "network": (
+                    {k: v for k, v in dict(config).items() if k[0] != "_"}
+                    if config
+                    else type(net).__name__
+                ),
                 "fine_tuned": self.fine_tuned,
                 "prediction_type": model.prediction_type,
                 "schedule": model.schedule.name,
-                "data": {"name": self.training.name, "split": self.training.split, "hash": self.training.hash},
+                "data": {
+                    "name": self.training.name,
+                    "split": self.training.split,
+                    "hash": self.training.hash,
+                },
             },
             "ema_decay": f"min({self.settings.ema:g}, (1 + i)/(10 + i)) at iteration i",
             "parameters": sum(p.numel() for p in self.parameters),
             "split": {
                 "train": {"images": len(self.training), "hash": self.training.hash},
-                "held_out": None if self.heldout is None else {"images": len(self.heldout), "hash": self.heldout.hash},
+                "held_out": (
+                    None
+                    if self.heldout is None
+                    else {"images": len(self.heldout), "hash": self.heldout.hash}
+                ),
             },
         }
         as_read: dict[str, Any] = json.loads(json.dumps(said))  # tuples are lists there
@@ -431,7 +527,9 @@ class _Levels:
 
     def __init__(self, schedule: Schedule, device: torch.device | str = "cpu") -> None:
         column = {"alpha": schedule.alpha, "sigma": schedule.sigma, "timestep": schedule.timestep}
-        self.alpha, self.sigma, timestep = (torch.from_numpy(v).float().to(device) for v in column.values())
+        self.alpha, self.sigma, timestep = (
+            torch.from_numpy(v).float().to(device) for v in column.values()
+        )
         self.timestep = timestep if schedule.continuous else timestep.long()
 
     def draw(self, x0: Tensor, low: int, high: int, generator: torch.Generator) -> Draw:
@@ -456,15 +554,21 @@ class _Order:
         ids = np.empty(size, dtype=np.int64)
         for epoch in range(places[0] // self.count, places[-1] // self.count + 1):
             if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "order", epoch))
-                self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator)
+                generator = torch.Generator().manual_seed(
+                    seed_of(self.settings.seed, "order", epoch)
+                )
+                self._epoch, self._permutation = (
+                    epoch,
+                    torch.randperm(self.count, generator=generator),
+                )
             here = places // self.count == epoch
             ids[here] = self._permutation.numpy()[places[here] % self.count]
         return ids
 
 
 def seed_of(*parts: Any) -> int:
-    """32 bits, all that torch's generator on the CPU keeps of a seed, that are a pure function of the parts."""
+    """32 bits, all that torch's generator on the CPU keeps of a seed, that are a pure function of
+    the parts."""
     name = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
 
@@ -481,13 +585,14 @@ def learning_rate_factor(iteration: int, settings: Settings) -> float:
 def loss_by_level(
     model: Denoiser, data: Data, bins: int = 10, seed: int = 0, limit: int | None = None
 ) -> NDArray[np.float64]:
-    """The ddpm loss in `bins` equal ranges of the schedule, (bins,), whatever the model was trained with.
+    """The ddpm loss in `bins` equal ranges of the schedule, (bins,), whatever the model was trained
+    with.
 
     A schedule of fewer levels has a range for each.
 
-    Each of the first `limit` images is used once in each range. Levels and noise depend on the seed only, so that two
-    networks, or one at two times, are compared without sampling error in between. A learned variance is left out.
-    """
+    Each of the first `limit` images is used once in each range. Levels and noise depend on the seed
+    only, so that two networks, or one at two times, are compared without sampling error in between.
+    A learned variance is left out."""
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.from_numpy(data.batch(np.arange(min(len(data), limit or len(data)))))
     edges = np.unique(np.linspace(0, len(model.schedule), bins + 1).astype(int)).tolist()
@@ -498,7 +603,10 @@ def loss_by_level(
         total = 0.0
         for rows in torch.arange(len(x0)).split(256):
             part = draw.rows(rows)
-            inputs = part.x.to(parameter.device, parameter.dtype), part.timestep.to(parameter.device)
+            inputs = (
+                part.x.to(parameter.device, parameter.dtype),
+                part.timestep.to(parameter.device),
+            )
             with model.evaluating():
                 output = model._call(model.net, *inputs)[:, : model.shape[0]].to(x0)
             total += (output - target(model.prediction_type, part)).square().sum().item()
@@ -508,7 +616,9 @@ def loss_by_level(
 
 def _check(folder: Path | None, resume: bool, checkpoint_every: int, on_write_error: str) -> None:
     if on_write_error not in ON_WRITE_ERROR:
-        raise InputError(f"unknown on_write_error {on_write_error!r}: allowed are {', '.join(ON_WRITE_ERROR)}")
+        raise InputError(
+            f"unknown on_write_error {on_write_error!r}: allowed are {', '.join(ON_WRITE_ERROR)}"
+        )
     if checkpoint_every < 1:
         raise InputError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
     if resume and folder is None:
@@ -516,7 +626,8 @@ def _check(folder: Path | None, resume: bool, checkpoint_every: int, on_write_er
 
 
 def _warmed_ema(decay: float) -> Any:
-    """An update of averaged weights whose decay grows from 1/10 to `decay` with the number of updates n."""
+    """An update of averaged weights whose decay grows from 1/10 to `decay` with the number of
+    updates n."""
 
     def update(averaged: Any, current: Any, n: Any) -> None:
         now = min(decay, (1 + float(n)) / (10 + float(n)))
