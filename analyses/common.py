@@ -294,7 +294,7 @@ def with_interval(
 def frechet(values: Array) -> tuple[Array, Array]:
     """(bias-corrected distance, standard error) of the numbers `frechet_jackknife` of a
     chain-length curve."""
-    from exposure_bias.fidelity.jackknife import corrected
+    from exposure_bias.jackknife import corrected
 
     return corrected(values)
 
