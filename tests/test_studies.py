@@ -17,6 +17,7 @@ import common  # noqa: E402
 import results_table  # noqa: E402
 import studies  # noqa: E402
 
+
 @pytest.mark.parametrize("name", studies.ORDER)
 def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = importlib.import_module(name)
