@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from exposure_bias import strangers
 from exposure_bias.errors import InputError
+from exposure_bias.states import State
 
 Range = tuple[float, float]
 Labels = NDArray[np.int64] | None
@@ -42,6 +43,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".p
 SOURCES = (
     "a folder of images, an .npz, a .zip, an array or tensor, or the bundled 'digits' or 'patches'"
 )
+RANKS = "(N, D), (N, C, H, W) or (N, H, W), (N, C, F, H, W)"
 JPEG_NOTE = "JPEG images: high frequencies are quantised"
 
 DIGITS_TEST = 512
@@ -77,13 +79,18 @@ class Data:
         return len(self.images)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+    def shape(self) -> State:
+        """That of one state: (D,), (C, T), (C, H, W) or (C, F, H, W)."""
+        return self.images.shape[1:]
 
-    def fitted(self, shape: tuple[int, ...]) -> "Data":
-        return self
+    def fitted(self, shape: State) -> "Data":
+        """The same values as states of a model's shape, where the two differ in leading axes of
+        length one alone; else the data as they are.
+
+        An array (N, a, b) is read as images (1, a, b), and this makes signals (a, b) of them."""
+        if _without_leading_ones(self.shape) != _without_leading_ones(shape):
+            return self
+        return replace(self, images=self.images.reshape(len(self), *shape))
 
     def batch(self, ids: ArrayLike) -> NDArray[np.float32]:
         """A fresh float32 array (len(ids), C, H, W) of the images `ids`, in [−1, 1] unless
@@ -117,6 +124,11 @@ class Data:
             grid = np.rint(images * HASH_SCALE) + 0.0  # + 0 turns −0 into 0
             digest.update(grid.astype("<f4").tobytes())
         return digest.hexdigest()[:16]
+
+
+def _without_leading_ones(shape: State) -> State:
+    first = next((i for i, size in enumerate(shape) if size > 1), len(shape))
+    return tuple(shape[first:])
 
 
 def load_data(
@@ -302,18 +314,16 @@ def _from_array(source: Any, value_range: Range | None) -> Data:
             f"images are {images.dtype}: allowed are uint8 in 0..255 and float in [-1, 1]; convert"
             " them"
         )
+    if not 2 <= images.ndim <= 5:
+        raise InputError(f"data have shape {images.shape}: allowed are {RANKS}; reshape them")
     if images.ndim == 3:
         images = images[:, None]
-    if images.ndim != 4:
-        raise InputError(
-            f"images have shape {images.shape}: allowed are (N, C, H, W) and (N, H, W); reshape"
-            " them"
-        )
     # The last comparison lets synthetic data of shape (N, C, 1, 1) pass.
     if (
-        images.shape[3] in (1, 3)
+        images.ndim > 3
+        and images.shape[-1] in (1, 3)
         and images.shape[1] not in (1, 3)
-        and images.shape[3] < images.shape[2]
+        and images.shape[-1] < images.shape[-2]
     ):
         raise InputError(
             f"images of shape {images.shape} look channels-last: transpose them to (N, C, H, W)"
@@ -333,7 +343,7 @@ def _checked(images: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
         return images
     with np.errstate(over="ignore"):  # becomes infinite, and is reported below
         images = images.astype(np.float32, copy=False)
-    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
         raise InputError(
             f"image {finite.argmin()} holds NaN or infinity, only finite values are allowed:"
