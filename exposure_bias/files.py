@@ -125,7 +125,7 @@ def read_tree(
             check(provenance, stored.headers)
         tree = stored.tree()
     except InputError as error:
-        raise InputError(f"{path} was not written by this package: {error}") from error
+        raise InputError(f"cannot use {path}: {error}") from error
     tree.attrs.pop("provenance")
     return tree, provenance
 
