@@ -50,7 +50,8 @@ nor timed. Trainings and points of the curve resume.
 
 ```sh
 eb-analyze train --data mnist-train.zip --objective ddpm ip --seed 0 1 2 \\
-    --net unet-small --iterations 20000 --batch-size 256 --precision bf16 --channels-last --device cuda -o runs/mnist
+    --net unet-small --iterations 20000 --batch-size 256 --precision bf16 \\
+    --channels-last --device cuda -o runs/mnist
 eb-analyze chain-fid --model runs/mnist/ddpm-seed0 --against runs/mnist/ip-seed0 \\
     --data mnist-train.zip --device cuda --features inception --lengths 80 100 300 1000 -n 50000 \\
     -o runs/mnist/curve
