@@ -205,7 +205,27 @@ def isotropy() -> list[Difference]:
         row, base = table.loc[(measure, length, of)], table.loc[(measure, length, "DDPM")]["value"]
         ends = (row["value"], row["low"], row["high"])
         what = f"{measure} at {length}"
-        found.append(Difference(what, *ends, sign * MARGIN * abs(base), 512, int(row["seeds"])))
+        least, seeds = MARGIN * abs(base), int(row["seeds"])
+        found.append(Difference(what, *ends, least, 512, seeds, either=True))
+    return found
+
+
+def equivalence() -> list[Difference]:
+    """IP without training less trained IP, against half of what tells DDPM from trained IP: the
+    slopes by level and band, and the samples' high frequencies against 5 %."""
+    slopes, samples = (read("ip_without_training", f"{k}.csv") for k in ("slopes", "samples"))
+    slopes = slopes[slopes["of"] == "difference"].set_index(["family", "timestep", "band_from"])
+    found = []
+    for timestep, band in slopes.loc["DDPM"].index:
+        row = slopes.loc[("IP without training", timestep, band)]
+        least = abs(slopes.loc[("DDPM", timestep, band), "value"]) / 2
+        what = f"slope at t = {timestep}, f ≥ {band:g}"
+        ends, seeds = (row["value"], row["low"], row["high"]), int(row["seeds"])
+        found.append(Difference(what, *ends, least, 512, seeds, either=True))
+    row = samples[(samples["measure"] == "hf") & (samples["of"] == "difference")]
+    row = row.set_index("family").loc["IP without training"]
+    ends, seeds = (row["value"], row["low"], row["high"]), int(row["seeds"])
+    found.append(Difference("hf (dB)", *ends, DECIBEL_MARGIN, 512, seeds, either=True))
     return found
 
 
@@ -220,13 +240,42 @@ DECISIONS: dict[str, Callable[[], list[Difference]]] = {
     "isotropy_before_after": isotropy,
     "few_step_ddim": few_steps,
 }
+# The claim is that there is no difference: it is reproduced where every one is too small.
+EQUIVALENCES = {"ip_without_training": equivalence}
+
+
+def decided(study: str) -> tuple[str, str] | None:
+    """(verdict, what decides it or would) of a study's stored intervals; None where they have no
+    part in it."""
+    if study in EQUIVALENCES:
+        found = EQUIVALENCES[study]()
+        said = {one.outcome for one in found}
+        both = {frozenset({"too small"}): "reproduced", frozenset({"shown"}): "not reproduced"}
+        return both.get(frozenset(said), "undecided"), told(found)
+    if study not in DECISIONS:
+        return None
+    found = DECISIONS[study]()
+    return verdict(found), told(found)
+
+
+def told(found: list[Difference]) -> str:
+    """The outcomes in a sentence, and what the easiest and the hardest of the open ones need."""
+    counts = [
+        f"{sum(one.outcome == kind for one in found)} {kind}"
+        for kind in ("shown", "opposite", "too small", "open")
+        if any(one.outcome == kind for one in found)
+    ]
+    text = f"Of {len(found)} intervals {', '.join(counts)}."
+    still = sorted((one for one in found if one.outcome == "open"), key=lambda one: one.factor)
+    for place, one in {"easiest": still[:1], "hardest": still[1:][-1:]}.items():
+        text += f" The {place}: {one[0]}." if one else ""
+    return text
 
 
 def main() -> None:
-    for study, differences in DECISIONS.items():
-        found = differences()
-        print(f"{study}: {verdict(found)}")
-        for one in found:
+    for study, differences in (DECISIONS | EQUIVALENCES).items():
+        print(f"{study}: {': '.join(decided(study) or ())}")
+        for one in differences():
             print(f"    {one} [{one.low:.3g}, {one.high:.3g}], least {one.least:.3g}")
 
 
