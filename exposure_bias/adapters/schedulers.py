@@ -64,6 +64,7 @@ from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
 from exposure_bias.adapters.library import class_among, reason
+from exposure_bias.adapters.pipelines import quiet
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, whole_number
@@ -429,22 +430,25 @@ def _check_levels(
 
 def _cure(scheduler: Any, steps: int, model: Denoiser, eta: float | None) -> str:
     """The first change of one option with which a scheduler does run, in words; each is tried."""
+    most = len(model.schedule)
+    if not model.schedule.continuous and steps > most:
+        return f"; give at most {most} steps"
     given = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-    for option, value in _changes(scheduler):
-        with suppress(Exception):
+    for option, value in _changes(scheduler, model):
+        with suppress(Exception), quiet():
             changed = type(scheduler)(**given | {option: value})
             if _set_and_rehearsed(changed, steps, model, eta).level_error <= SAME_LEVEL:
-                return f": use {option}={json.dumps(value)}"
-    return ": use a sampler of ours, ddim or ddpm"
+                return f"; set {option}={json.dumps(value)}"
+    return "; use a sampler of ours, such as ddim or ddpm"
 
 
-def _changes(scheduler: Any) -> Iterator[tuple[str, Any]]:
-    """What might make a scheduler run: other spacings, zero terminal SNR, its options left out."""
+def _changes(scheduler: Any, model: Denoiser) -> Iterator[tuple[str, Any]]:
+    """What might make a scheduler run: zero terminal SNR, other spacings, its options left out."""
     config = scheduler.config
+    if model.schedule.alpha[-1] == 0 and config.get("rescale_betas_zero_snr") is False:
+        yield "rescale_betas_zero_snr", True
     if "timestep_spacing" in config:
         yield from (("timestep_spacing", s) for s in SPACINGS if s != config["timestep_spacing"])
-    if config.get("rescale_betas_zero_snr") is False:
-        yield "rescale_betas_zero_snr", True
     for option, parameter in inspect.signature(type(scheduler).__init__).parameters.items():
         changed = option in config and config[option] != parameter.default
         if changed and option not in {*_FROM_MODEL, *_FROM_CLIP}:
