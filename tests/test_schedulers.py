@@ -241,7 +241,11 @@ def test_prediction_types(name, prediction_type, x0):
         expected = plain(scheduler, model.net, start, Noise(0, "chain", range(5), SHAPE))
     except (NotImplementedError, ValueError):
         expected = None
-    if expected is None:
+    if (name, prediction_type) == ("PNDMScheduler", "v_prediction"):
+        # It averages v of several levels as if they were of one.
+        with pytest.raises(eb.InputError, match="other noise levels"):
+            sampler_for(name, model, STEPS)
+    elif expected is None:
         with pytest.raises(eb.InputError, match=f"{name} cannot .* predicts {prediction_type}: "):
             sampler_for(name, model, STEPS)
     else:
@@ -363,7 +367,6 @@ def test_an_object_clips_as_it_does_in_diffusers(
     options = {
         "prediction_type": prediction_type,
         "clip_sample_range": bound,
-        "timestep_spacing": "trailing",
     }
     scheduler = getattr(diffusers, name)(clip_sample=True, **options)
     sampler = sampler_for(scheduler, model, STEPS)
@@ -522,7 +525,7 @@ def test_record_starts_at_a_timestep_of_the_scheduler():
         ("DDIMScheduler:ETA=0.5", "vp", "no option 'ETA': allowed are eta, "),
         ("DDIMScheduler:eta", "vp", "cannot read the option 'eta'"),
         ("PNDMScheduler:eta=1", "vp", "no option 'eta'"),
-        ("DDPMScheduler:clip_sample=true", "vp", "clip_sample is decided by"),
+        ("DDPMScheduler:clip_sample=true", "vp", "clip_sample is no option .*: use --clip"),
         ("DDPMScheduler:beta_end=0.5", "vp", "beta_end is decided by the model"),
         (
             "EDMEulerScheduler",
@@ -606,7 +609,7 @@ def test_rescaled_betas_are_honoured(x0):
         prediction_type="v_prediction",
         shape=SHAPE,
     )
-    sampler = sampler_for(scheduler, model, STEPS)
+    sampler = sampler_for(scheduler, model, 10)
     assert sampler.own_levels[0] == (999.0, 0.0, 1.0)
     noise = Noise(0, "chain", range(5), SHAPE)
     assert close(driven(sampler, model, x0), plain(scheduler, model.net, x0, noise))
@@ -620,4 +623,4 @@ def test_an_exact_denoiser_answers_in_any_type():
         if "vp" in SUPPORTED[name]:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                assert sampler_for(name, oracle, STEPS).own_levels
+                assert sampler_for(name, oracle, 10).own_levels
