@@ -21,7 +21,7 @@ from exposure_bias.schedules import Level
 from exposure_bias.streams import chain, forward, noised, prior, rollout
 
 SHAPE = (1, 4, 4)
-STEPS = 12
+STEPS = 10
 SCHEDULES = {
     "vp": eb.schedules.linear(),
     "edm": eb.schedules.edm(),
