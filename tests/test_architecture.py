@@ -18,6 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
@@ -54,6 +55,7 @@ ORDER = (
 )
 TORCH_FREE = {
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
