@@ -411,6 +411,12 @@ KINDS: dict[str, dict[str, Term]] = {
         "entry": Term("entry", TEXT, "A model, with its remedies."),
         "seeds": Term("training seeds", COUNT, "How many networks an entry is the mean of."),
         "note": Term("note", TEXT, "What a difference rests on."),
+        "statistic": Term("statistic", TEXT, "What is compared, at the clean end or of a chain."),
+        "value": Term("value", VARIES, "The statistic of an entry, with that of its images."),
+        "se": Term("standard error of the value", VARIES, "Over images."),
+        "difference": Term(
+            "difference from the first entry", VARIES, "Paired: same images, same noise."
+        ),
         "epsilon_ratio": Term(
             "noise-norm ratio", SHARE, "Noise norm of the chain over the forward stream's."
         ),
@@ -487,6 +493,31 @@ ENDINGS = {
 }
 
 
+# By which variable or dimension a result is known, the more special first.
+MARKS = {
+    "compare": "entry",
+    "error_budget": "order_ratio",
+    "telescope": "bracket",
+    "rollouts": "S",
+    "chain_errors": "nu",
+    "normality": "block_rate",
+    "isotropy": "correlation",
+    "power": "alternative",
+    "chain_length_fid": "frechet",
+    "spectrum": "power_chain",
+    "published_delta": "delta",
+    "epsilon_norm": "norm_chain",
+    "state_error": "pooled_rmse",
+    "denoising_check": "linear_error",
+    "variance_gap": "gap",
+}
+
+
+def kind_of(result: xr.Dataset) -> str | None:
+    """Which of `KINDS` a dataset is; None if none."""
+    return next((kind for kind, mark in MARKS.items() if mark in result.variables), None)
+
+
 def term(kind: str, name: str) -> Term | None:
     """What a variable of a result is, by the result's kind (one of `KINDS`); None if unknown."""
     known = COMMON | KINDS.get(kind, {})
@@ -542,8 +573,8 @@ def _lines() -> Iterator[str]:
     yield from (
         "# Glossary",
         "",
-        "Every number that a command prints, writes or returns, by its name in CSV, JSON and Python",
-        "(JSON writes names in lower case). Made from `exposure_bias/glossary.py` with",
+        "Every number that a command prints, writes or returns, by its name in CSV, JSON and",
+        "Python (JSON writes names in lower case). Made from `exposure_bias/glossary.py` with",
         "`python -m exposure_bias.glossary > docs/glossary.md`.",
         "",
         "A value is printed with half of its 95 % interval: −4.3 ± 0.5 %. Shares are stored as",
