@@ -9,7 +9,7 @@ import xarray as xr
 
 from exposure_bias.glossary import kind_of
 from exposure_bias.jackknife import T_QUANTILE, interval
-from exposure_bias.sentences import curve, number, percent, steps_needed
+from exposure_bias.sentences import curve, number, percent, steps_needed, threshold_in_words
 
 NO_INTERVAL = "; too few samples for an interval"
 
@@ -31,7 +31,7 @@ def details(result: xr.Dataset) -> list[str]:
     if "answer" in result.attrs:
         return [str(result.attrs["answer"])]
     if "frechet" in result:
-        return [_sentence(line) for line in curve(result)]
+        return [f"{line}." for line in curve(result)]
     return []
 
 
@@ -217,7 +217,7 @@ def _advice(result: xr.Dataset) -> list[str]:
         return [f"Errors do not fall as the limit needs (order ratio {ratio}): try {twice} steps."]
     if not np.isfinite(gap["score_se"]):
         return []
-    margin = percent(float(gap["margin"])).lstrip("+")
+    margin = f"{100 * float(gap['margin']):.2g} %"
     verdicts = {
         "score error +": "The network's share is a score error that widens.",
         "score error -": "The network's share is a score error that narrows.",
@@ -230,7 +230,8 @@ def _advice(result: xr.Dataset) -> list[str]:
     said = [verdicts[answer]] if answer in verdicts else []
     wanted = steps_needed(result)
     if wanted is not None:
-        said.append(f"About {wanted} steps would make the sampler's share small beside it.")
+        less = threshold_in_words(gap)
+        said.append(f"About {wanted} steps would bring the sampler's share below {less}.")
     return [" ".join(said)] if said else []
 
 

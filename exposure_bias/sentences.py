@@ -129,7 +129,7 @@ def _solver(result: xr.Dataset, gap: xr.Dataset) -> str:
     wanted = steps_needed(result)
     if wanted is None:
         return said
-    return f"{said}, of which about {wanted} steps would leave less than {_threshold_in_words(gap)}"
+    return f"{said}, of which about {wanted} steps would leave less than {threshold_in_words(gap)}"
 
 
 def steps_needed(result: xr.Dataset) -> int | None:
@@ -155,7 +155,8 @@ def _threshold(gap: xr.Dataset) -> float:
     return score if score > T_QUANTILE * error else float(gap["margin"]) / 5
 
 
-def _threshold_in_words(gap: xr.Dataset) -> str:
+def threshold_in_words(gap: xr.Dataset) -> str:
+    """What the solver's share should become less than."""
     score, error = abs(float(gap["score"])), float(gap["score_se"])
     return (
         "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"

@@ -242,7 +242,6 @@ def _spectra(spectra: xr.Dataset) -> list[Table]:
     decibel = "power over the data's (dB)"
     columns = (
         Column("frequency (cycles/pixel)", "frequency"),
-        Column("modes", "modes"),
         Column("data (data units²)", "power_data"),
         Column("chain (data units²)", "power_chain"),
         Column("chain over forward", "ratio"),
@@ -404,7 +403,6 @@ def _rollouts(results: xr.Dataset) -> list[Table]:
         start,
         Column("one-step error S (data units²)", "S"),
         Column("shared error U", "U"),
-        Column("spread W", "W"),
         Column("spread over skill W/U", "W_over_U"),
         Column("added mean error (%)", "U_minus_S_relative", 100, True),
     )
@@ -540,8 +538,8 @@ def _quality(curve: xr.Dataset, reached: xr.Dataset | None = None) -> list[Table
     )
     known = [c for c in measures if c.name in curve and curve[c.name].notnull().any()]
     columns = (*first, *known[: 6 - len(first)])
-    floor = {k: str(k).removeprefix("floor_") for k in curve if str(k).startswith("floor_")}
-    real = tidy(curve[[k for k in floor if not curve[k].dims]].rename_vars(floor))
+    floor = [str(k) for k in curve if str(k).startswith("floor_") and not curve[k].dims]
+    real = tidy(curve[floor].rename_vars({k: k.removeprefix("floor_") for k in floor}))
     found = [
         Table("quality", curve.attrs["measure"], tidy(curve, *dims), columns, main=True),
         Table("noise_floor", "noise floor (real images)", real, measures),

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from exposure_bias.cli import commands
-from exposure_bias.cli.config import configured
+from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError
 
 # Options of a new run, which mean nothing where the result of one is read.
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace()
     try:
         root = parser()
-        options = root.parse_args(configured(root, given))
+        configure(root, given)
+        options = root.parse_args(given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning

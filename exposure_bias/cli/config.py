@@ -4,12 +4,10 @@
     remedy = ["es:1.005", "ip:0.1"]
     clip = true
 
-What is given at the command line comes after the file and wins; options that may be repeated add up.
-"""
+They become the command's defaults: what is given at the command line as well replaces them."""
 
 import argparse
 import tomllib
-from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,15 +17,15 @@ OPTION = "--config"
 NOT_HERE = ("help", "config")
 
 
-def configured(root: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
-    """The arguments, with those of the file that `--config` names before them.
+def configure(root: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Make what stands in the file that `--config` names the defaults of its command.
 
-    Raises InputError for a file that cannot be read and for a key that is no option.
+    Raises InputError for a file that cannot be read, for a key that is no option and for a value
+    that does not suit.
     """
-    path = _path(arguments)
-    commands = _commands(root)
+    path, commands = _path(arguments), _commands(root)
     if path is None or arguments[0] not in commands:
-        return arguments
+        return
     command = commands[arguments[0]]
     known = {
         name.lstrip("-").replace("-", "_"): action
@@ -35,18 +33,14 @@ def configured(root: argparse.ArgumentParser, arguments: list[str]) -> list[str]
         for name in (action.option_strings or [action.dest])
         if action.dest not in NOT_HERE
     }
-    given: list[str] = []
-    positional: list[str] = []
     for key, value in _read(path).items():
         action = known.get(key.replace("-", "_"))
         if action is None:
             raise InputError(f"{path}: {key} is no option of {arguments[0]}{_nearest(key, known)}")
-        words = list(_words(path, key, value, action))
-        if action.option_strings:
-            given += words
-        else:
-            positional += words
-    return [arguments[0], *positional, *given, *arguments[1:]]
+        command.set_defaults(**{action.dest: _suited(f"{path}: {key}", value, action)})
+        action.required = False
+        if not action.option_strings and action.nargs == "+":
+            action.nargs = "*"
 
 
 def _path(arguments: list[str]) -> str | None:
@@ -79,24 +73,25 @@ def _nearest(key: str, known: dict[str, Any]) -> str:
     return f": do you mean {near[0].replace('_', '-')}?" if near else ""
 
 
-def _words(path: str, key: str, value: Any, action: argparse.Action) -> Iterator[str]:
-    """The command line's words for one entry."""
-    values = value if isinstance(value, list) else [value]
-    if any(isinstance(v, dict | list) for v in values):
-        raise InputError(f"{path}: {key} is a table, but options are values or lists of them")
-    option = next((o for o in reversed(action.option_strings)), "")
+def _suited(what: str, value: Any, action: argparse.Action) -> Any:
+    """A value of the file as the option keeps it."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise InputError(f"{path}: {key} is true or false, got {value!r}")
-        if value:
-            yield option
-    elif isinstance(action, argparse._AppendAction):
-        yield from (f"{option}={v}" for v in values)
-    elif not option:
-        yield from map(str, values)
-    elif action.nargs is None:
-        if len(values) != 1:
-            raise InputError(f"{path}: {key} takes one value, got {len(values)}")
-        yield f"{option}={values[0]}" if option.startswith("--") else f"{option}{values[0]}"
-    else:
-        yield from (option, *map(str, values))
+            raise InputError(f"{what} is true or false, got {value!r}")
+        return action.const if value else action.default
+    several = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
+    if isinstance(value, dict) or (isinstance(value, list) and not several):
+        raise InputError(f"{what} takes one value, got {value!r}")
+    each = [_one(what, v, action) for v in (value if isinstance(value, list) else [value])]
+    return each if several else each[0]
+
+
+def _one(what: str, value: Any, action: argparse.Action) -> Any:
+    convert: Any = action.type or str
+    try:
+        found = convert(str(value))
+    except ValueError:
+        raise InputError(f"{what} is {value!r}, which is no {convert.__name__}") from None
+    if action.choices is not None and found not in action.choices:
+        raise InputError(f"{what} is {value!r}: allowed are {', '.join(map(str, action.choices))}")
+    return found

@@ -47,7 +47,11 @@ class Said:
     @property
     def footnotes(self) -> list[str]:
         """Why something is missing, each once."""
-        reasons = [str(v) for k, v in self.attributes.items() if k.startswith(REASONS)]
+        reasons = [
+            f"reference: {v}" if k == "reference" else str(v)
+            for k, v in self.attributes.items()
+            if k.startswith(REASONS)
+        ]
         return list(dict.fromkeys([*reasons, *(n for t in self.shown for n in t.notes)]))
 
     @property
