@@ -40,6 +40,7 @@ ORDER = (
     "references",
     "diagnostics",
     "setup",
+    "progress",
     "loop",
     "recorder",
     "observer",

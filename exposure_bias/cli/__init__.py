@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from exposure_bias.files import check_writable
 
                 check_writable(options.out, folder=options.run is not commands.record)
-            options.run(options)
+            with _watching(options):
+                options.run(options)
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
@@ -103,6 +105,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Say what a command that runs a network will take, and how far it is."""
+    if options.quiet or not hasattr(options, "sampler") or _reads(options):
+        return nullcontext()
+    from exposure_bias.cli.plan import planned
+    from exposure_bias.parallel import world
+    from exposure_bias.progress import Watch, say, watched
+
+    if world()[0] > 0:
+        return nullcontext()
+    lines = not sys.stderr.isatty()
+    return watched(Watch(planned(options), say, lines, options.verbose))
+
+
+def _reads(options: argparse.Namespace) -> bool:
+    """Whether the result of an earlier run is given."""
+    saved = getattr(options, "saved", None)
+    a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
+    return saved is not None and not a_model
 
 
 def _kept(options: argparse.Namespace) -> str:
@@ -160,7 +183,7 @@ def _check_read(options: argparse.Namespace) -> None:
     saved = getattr(options, "saved", None)
     if saved is None:
         return
-    a_model = options.run is commands.diagnose and not saved.endswith(".nc")
+    a_model = not _reads(options)
     ignored = ("model",) if a_model else RUN
     given = [
         f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
