@@ -62,7 +62,8 @@ COMMON = {
         "verdict",
         TEXT,
         "A score error with its sign, where the 95 % interval of the network's share excludes 0;"
-        " none larger than the margin; not decided; steps too coarse to tell; or why not asked.",
+        " none larger than the margin (below margin); not decided; steps too coarse to tell; or why"
+        " not asked.",
     ),
     "hf": Term(
         "high frequencies",

@@ -221,7 +221,7 @@ def models(options: Options) -> None:
         listed("presets", [{"preset": name} for name in adm.PRESETS]),
     ]
     counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
-    sentence = f"{counts} and {len(rows)} families can be loaded (counts have no interval)."
+    sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
     more = [
         f"Bundled models: {', '.join(bundled.models())}.",
         f"Presets: {', '.join(adm.PRESETS)}.",
