@@ -567,9 +567,9 @@ def verdict(row: Row) -> str:
 
 PARTS = (
     Column("whole gap", "total", _factor, True),
-    Column("the start's", "initialisation", _factor, True),
-    Column("the sampler's", "discretisation", _factor, True),
-    Column("the network's", "score", _factor, True),
+    Column("start's", "initialisation", _factor, True),
+    Column("sampler's", "discretisation", _factor, True),
+    Column("network's", "score", _factor, True),
     Column("verdict", "answer", write=verdict),
 )
 
@@ -602,8 +602,8 @@ def _solvers(result: xr.Dataset) -> list[Table]:
         Column("sampler", "sampler"),
         Column("steps T′", "steps"),
         Column("whole gap (%)", "total", 100, True),
-        Column("the sampler's (%)", "discretisation", 100, True),
-        Column("the network's (%)", "score", 100, True),
+        Column("sampler's (%)", "discretisation", 100, True),
+        Column("network's (%)", "score", 100, True),
         Column("verdict", "answer", write=verdict),
     )
     return [Table("solvers", "variance gap by sampler and steps", frame, columns, main=True)]
