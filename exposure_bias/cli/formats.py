@@ -20,8 +20,9 @@ SCHEMA_VERSION = 1
 # Attributes that say why something is missing: footnotes, once for the whole table.
 REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
 # What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
-TOLD = ("answer", "restarts", "calibration", "remedy", "left_out", "depth")
-TOLD += ("denoising_passes", "denoising_sentence")
+TOLD = {"answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
+    f"denoising_{k}" for k in ("passes", "sentence")
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Moments of features by group of images: sums, so that batches, shards and restarts all add. No
 torch here.
 
-    n_g,  s_g = Σ x (d,),  S_g = Σ x xᵀ (d, d)   over the samples whose image is in group g = id mod 16
+    n_g,  s_g = Σ x (d,),  S_g = Σ x xᵀ (d, d)   over samples whose image is in group g = id mod 16
     μ = s/n,   Σ = (S − n μ μᵀ)/(n − 1)
 
 A mean of features is seldom large against their spread, so float64 sums lose nothing that matters
