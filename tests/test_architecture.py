@@ -18,6 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
@@ -41,6 +42,7 @@ ORDER = (
     "references",
     "diagnostics",
     "setup",
+    "progress",
     "loop",
     "recorder",
     "observer",
@@ -48,6 +50,8 @@ ORDER = (
     "fidelity",
     "training",
     "sentences",
+    "headlines",
+    "tables",
     "experiments",
     "plots",
     "__init__",
@@ -56,6 +60,7 @@ ORDER = (
 )
 TORCH_FREE = {
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
@@ -73,6 +78,8 @@ TORCH_FREE = {
     "references",
     "diagnostics",
     "sentences",
+    "headlines",
+    "tables",
     "plots",
     "cli",
     "__main__",
