@@ -114,7 +114,10 @@ def structures(content: bytes) -> Iterator[Forgery]:
         "names of two lines",
         changed(content, lambda f: f.create_dataset("chain/a\nb\x1b[31m", data=np.zeros(3))),
     )
-    yield "a long name", changed(content, lambda f: f.create_dataset("chain/" + "x" * 5000, (1,)))
+    yield (
+        "a long name",
+        changed(content, lambda f: f.create_dataset("chain/" + "x" * 5000, (1,), "f8")),
+    )
     yield "an empty file", lambda: signed(b"")
     yield "text", lambda: signed(b"#!/bin/sh\nexit\n" * 100)
     yield "two files", lambda: signed(content[:-TRAILER] * 2)
