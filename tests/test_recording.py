@@ -131,9 +131,9 @@ def test_nothing_outside_the_file_is_read(
         ("virtual", "not stored whole"),
         ("soft link", "a link to somewhere else"),
         ("external link", "a link to somewhere else"),
-        ("unallocated 3 GB", "dimensions|not in the file|not stored whole"),
+        ("unallocated 3 GB", "values of count are not in the file"),
         ("group in itself", "groups in it"),
-        ("compound", "neither numbers nor texts|dimensions"),
+        ("compound", "neither numbers nor texts"),
     ],
 )
 def test_refusals_say_what_they_found(
@@ -180,7 +180,7 @@ def test_more_values_than_the_file_has_bytes(honest: bytes, tmp_path: Path) -> N
             file[f"chain/large{i}"] = file["chain/large"]
 
     forged = forgeries.changed(honest, change)()
-    with pytest.raises(eb.InputError, match=r"dimensions|more bytes than the file has"):
+    with pytest.raises(eb.InputError, match=r"more bytes than the file has"):
         eb.load(write(tmp_path / "forged.nc", forged))
 
 
