@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.schedules import Schedule, cosine, linear
 
 LINKS = ("last", "best")
@@ -63,9 +63,8 @@ def write(
             _link(run / "best", folder.name)
     except Exception as error:  # torch and safetensors report a full disk each in their own way
         shutil.rmtree(partial, ignore_errors=True)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"cannot write the checkpoint of iteration {iteration}: {reason}; the earlier one is"
+            f"cannot write the checkpoint of iteration {iteration}: {reason(error)}; the earlier one is"
             " kept"
         ) from error
     kept = {os.path.realpath(run / name) for name in LINKS}
@@ -87,9 +86,7 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     except FileNotFoundError as error:
         raise InputError(f"{run} holds no checkpoint to resume: start without resume") from error
     except Exception as error:  # a damaged zip, JSON or tensor file
-        raise InputError(
-            f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
 
 
 def save_network(model: Denoiser, folder: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 # Widths by level, residual blocks at each, whether the levels below the first attend, groups of a
 # normalisation. unet-ddpm is the network of Ho et al. 2020 (arXiv 2006.11239, appendix B) for 32×32
@@ -66,9 +66,7 @@ def unet(
     try:
         return UNet2DModel(**(options | fixed))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} does not configure a UNet2DModel: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"{name} does not configure a UNet2DModel: {reason(error)}") from error
 
 
 def _read(path: str) -> dict[str, Any]:
