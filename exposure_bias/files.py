@@ -20,6 +20,10 @@ _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
 
 
+class CannotWrite(InputError):
+    """A file that could not be written; what was there before is as it was."""
+
+
 def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
     """Raise InputError unless `path` can be written, before a long run: as a folder of results, or
     as one file.
@@ -58,7 +62,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(
+        raise CannotWrite(
             f"cannot write {path}: {reason}; what was there before is unchanged"
         ) from error
     finally:
