@@ -44,7 +44,7 @@ class Moments:
             members = x[group == g].astype(np.float64)
             mean = members.mean(0)
             centred = members - mean
-            self._add(g, len(members), mean, centred.T @ centred)
+            self._add(int(g), len(members), mean, centred.T @ centred)
 
     def merge(self, other: "Moments") -> None:
         """Add the moments of other samples.
@@ -57,7 +57,7 @@ class Moments:
                 " merged"
             )
         for g in np.flatnonzero(other.count):
-            self._add(g, other.count[g], other.mean[g], other.scatter[g])
+            self._add(int(g), other.count[g], other.mean[g], other.scatter[g])
 
     def _add(self, g: int, count: float, mean: Array, scatter: Array) -> None:
         """Add to a group what other samples have around their own mean."""

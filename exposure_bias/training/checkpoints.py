@@ -119,7 +119,7 @@ def save_network(model: Denoiser, folder: Path) -> None:
 def _plain_unet(net: Any) -> Any:
     """A UNet2DModel itself; one of a subclass that computes what that does, as one; None for others,
     which diffusers could not make again."""
-    base = next((c for c in type(net).__mro__ if c.__name__ == "UNet2DModel"), None)
+    base: Any = next((c for c in type(net).__mro__ if c.__name__ == "UNet2DModel"), None)
     if base is None or type(net) is base:
         return net if base is not None else None
     plain: Any = base.from_config({k: v for k, v in dict(net.config).items() if k[0] != "_"})
