@@ -38,7 +38,8 @@ class Half(torch.nn.Module):
         return self.factor * x
 
 net, scheduler = Half().requires_grad_(False), DDIMScheduler(clip_sample=False)
-model = eb.Denoiser(net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=(3, 32, 32))
+schedule = eb.schedules.linear()
+model = eb.Denoiser(net, schedule=schedule, prediction_type="epsilon", shape=(3, 32, 32))
 with eb.observe(scheduler if sys.argv[1] == "scheduler" else model, model=model) as chain:
     for _ in range(int(sys.argv[2])):
         scheduler.set_timesteps(20)

@@ -22,7 +22,8 @@ shape, n, steps = eval(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if shape == (1, 8, 8):
     model, data = eb.load_model("digits"), eb.load_data("digits", split="test")
 else:
-    model = eb.Denoiser(Half(), schedule=eb.schedules.linear(1000), prediction_type="epsilon", shape=shape)
+    schedule = eb.schedules.linear(1000)
+    model = eb.Denoiser(Half(), schedule=schedule, prediction_type="epsilon", shape=shape)
     data = eb.load_data(np.random.default_rng(0).uniform(-1, 1, (n, *shape)).astype(np.float32))
 import warnings; warnings.simplefilter("ignore")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,9 @@
 """What becomes of predictions of x_0 that leave the data's range. No torch here.
 
 none           x̂_0 and ε̂ are as the network says
-rederive       x̂_0 is clipped and ε̂ = (x − α x̂_0)/σ derived from it again   (guided-diffusion, diffusers' DDPM)
-keep_epsilon   x̂_0 is clipped and ε̂ stays what it was                       (diffusers' DDIM)
+rederive       x̂_0 is clipped and ε̂ = (x − α x̂_0)/σ derived from it again
+               (guided-diffusion, diffusers' DDPM)
+keep_epsilon   x̂_0 is clipped and ε̂ stays what it was   (diffusers' DDIM)
 loop           what an observed loop does, recorded before it
 """
 

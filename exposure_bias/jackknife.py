@@ -3,7 +3,7 @@
 Samples fall into G = 16 groups by their image, common to streams, replicates and models, so that
 replicates of an image stay together. With θ_(g) the estimate without group g,
 
-    se² = (G − 1)/G Σ_g (θ_(g) − θ̄)²,   interval θ ± t_{G−1} se     (Efron & Tibshirani 1993, ch. 11)
+    se² = (G − 1)/G Σ_g (θ_(g) − θ̄)²,   interval θ ± t_{G−1} se   (Efron & Tibshirani 1993, ch. 11)
 
 on the estimate's own scale: a ratio is estimated on the logarithm, and its interval is that of the
 logarithm, transformed. An `Estimate` carries its scale; in a dataset it is an attribute of

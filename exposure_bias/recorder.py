@@ -129,7 +129,8 @@ def _streams(streams: Sequence[str]) -> tuple[Stream, ...]:
 
 
 def _named(statistic: Statistic) -> str:
-    return f"{getattr(statistic, '__module__', '')}:{getattr(statistic, '__qualname__', type(statistic).__name__)}"
+    name = getattr(statistic, "__qualname__", type(statistic).__name__)
+    return f"{getattr(statistic, '__module__', '')}:{name}"
 
 
 class _Ledger:

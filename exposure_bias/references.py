@@ -26,7 +26,8 @@ w_s + n z. Writing the chain's as d = g u + ω + w with ω, w independent of u, 
 report follow from
 
     g_t = p g_s,   Var(ω + w)_t = p² Var(ω + w)_s + n²,   ω_t = p ω_s + (p − A) w_s:
-    Var d = g²λ + Var(ω + w),   Cov(d, u) = g λ,   Var ξ = (g − α)²λ + Var ω   for ξ = chain − teacher.
+    Var d = g²λ + Var(ω + w),   Cov(d, u) = g λ,
+    Var ξ = (g − α)²λ + Var ω   for ξ = chain − teacher.
 """
 
 from collections.abc import Sequence

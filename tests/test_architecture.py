@@ -21,6 +21,7 @@ ORDER = (
     "strangers",
     "bundled",
     "states",
+    "netcdf",
     "files",
     "clipping",
     "schedules",
@@ -35,6 +36,7 @@ ORDER = (
     "adapters",
     "streams",
     "statistics",
+    "schema",
     "recording",
     "references",
     "diagnostics",
@@ -57,6 +59,7 @@ TORCH_FREE = {
     "strangers",
     "bundled",
     "states",
+    "netcdf",
     "files",
     "clipping",
     "schedules",
@@ -65,6 +68,7 @@ TORCH_FREE = {
     "data",
     "run",
     "statistics",
+    "schema",
     "recording",
     "references",
     "diagnostics",
@@ -300,14 +304,17 @@ def test_analysing_a_recording_loads_no_network(tmp_path: Path) -> None:
     )
     code = f"""
 import inspect
+from functools import partial
 from importlib import import_module
 from exposure_bias.recording import Recording, load
+functions = partial(inspect.getmembers, predicate=inspect.isfunction)
 recording = load({str(tmp_path / "run.nc")!r})
 check("load")
 for module in {[m for m in FILES if room(m) == "diagnostics"]!r}:
-    for name, function in inspect.getmembers(import_module("exposure_bias." + module), inspect.isfunction):
+    for name, function in functions(import_module("exposure_bias." + module)):
         takes = [p.annotation for p in inspect.signature(function).parameters.values()][:1]
-        if takes == [Recording] and not name.startswith("_") and function.__module__.endswith(module):
+        ours = function.__module__.endswith(module) and not name.startswith("_")
+        if takes == [Recording] and ours:
             function(recording)
             check(name)
             print(name)

@@ -540,7 +540,8 @@ def test_killed_at_any_moment_and_resumed_is_bit_identical(tmp_path: Path) -> No
         """
         out = sys.argv[2]
         def run(folder, resume):
-            settings = BRIEF | {"iterations": 60, "net": small(), "sample_every": 0, "checkpoint_every": 3}
+            often = {"iterations": 60, "net": small(), "sample_every": 0, "checkpoint_every": 3}
+            settings = BRIEF | often
             return eb.train(images(), out=folder, resume=resume, **settings)
         straight = weights(run(out + "/straight", False))
         start = time.monotonic()
@@ -571,7 +572,8 @@ def test_killed_at_any_moment_and_resumed_is_bit_identical(tmp_path: Path) -> No
 PROCESSES = """
     import json
     def together(function, size=2):
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[3], "WORLD_SIZE": str(size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[3]}
+        os.environ |= {"WORLD_SIZE": str(size)}
         def begin(rank):
             os.environ["RANK"] = str(rank)
             return function(rank)
@@ -602,7 +604,8 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         from exposure_bias.parallel import record_shared
         out = sys.argv[2]
         def run(batch):
-            settings = BRIEF | {"iterations": 6, "batch_size": batch, "log_every": 1, "sample_every": 0}
+            brief = {"iterations": 6, "batch_size": batch, "log_every": 1, "sample_every": 0}
+            settings = BRIEF | brief
             folder = f"{out}/train-{batch}-{os.environ.get('WORLD_SIZE', 1)}"
             eb.train(images(), net=small(dropout=0.0), out=folder, objective="ip", **settings)
         model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(1000))
@@ -610,7 +613,8 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
             for batch in (7, 1):
                 run(batch)
             for n in (5, 1):
-                record_shared(model, images(), f"{out}/{os.environ.get('WORLD_SIZE', 1)}-{n}.nc", n=n, steps=4)
+                path = f"{out}/{os.environ.get('WORLD_SIZE', 1)}-{n}.nc"
+                record_shared(model, images(), path, n=n, steps=4)
         print(*together(work, 1), *together(work))
         """),
         tmp_path,
@@ -642,13 +646,15 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
         + textwrap.dedent("""
         class Dies(Small):
             def forward(self, y, t):
-                if os.environ["RANK"] == "1" and y.shape[0] and self.training and time.monotonic() > started + 1:
+                late = time.monotonic() > started + 1
+                if os.environ["RANK"] == "1" and y.shape[0] and self.training and late:
                     os._exit(3)
                 return super().forward(y, t)
         started = time.monotonic()
         def work(rank):
             try:
-                eb.train(images(), net=Dies(), sample_every=0, **BRIEF | {"iterations": 10**6, "log_every": 10**6})
+                forever = {"iterations": 10**6, "log_every": 10**6}
+                eb.train(images(), net=Dies(), sample_every=0, **BRIEF | forever)
             except eb.InputError as error:
                 print(error, flush=True)
                 return 7

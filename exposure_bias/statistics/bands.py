@@ -4,14 +4,15 @@ Frequencies are in cycles per pixel (or sample, or frame): DCT-II mode k of N is
 k is k/N. A mode's radial frequency is √Σ f² over all axes of space; bins are 1/max(N) wide and the
 constant mode is a bin of its own. The bases:
 
-    dct     the default. A raw FFT takes the jump between opposite borders for detail and hides what a blur
-            removes (design §4.10); the DCT continues a state by its mirror image and sees no jump
+    dct     the default. A raw FFT takes the jump between opposite borders for detail and hides
+            what a blur removes (design §4.10); the DCT continues a state by its mirror image and
+            sees no jump
     fft     the raw FFT, which is what most papers show. Its real form is used, rows √(2/N) cos and
             √(2/N) sin: products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their
             squares sum to Σ |F|² there
-    hann    the FFT of the state under a window Π w_i, w_i ∝ sin²(π (i + ½)/N) with mean w² = 1, so that
-            white noise of variance σ² still has σ² in every mode on average over a band; states
-            fade out before their borders
+    hann    the FFT of the state under a window Π w_i, w_i ∝ sin²(π (i + ½)/N) with mean w² = 1,
+            so that white noise of variance σ² still has σ² in every mode on average over a band;
+            states fade out before their borders
     luma    the DCT of three channels after a rotation (`LUMA`): luminance (1, 1, 1)/√3, red − blue
             (1, 0, −1)/√2 and magenta − green (1, −2, 1)/√6. It is orthonormal, so the components'
             powers add up to the channels'
