@@ -34,9 +34,8 @@ from torch import Tensor, nn
 from exposure_bias import schedules
 from exposure_bias.adapters import weights
 from exposure_bias.adapters.guided_diffusion import rescaled
-from exposure_bias.adapters.library import reason
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     32: (1, 2, 2, 2),

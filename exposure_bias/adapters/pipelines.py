@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from exposure_bias.adapters import weights
-from exposure_bias.adapters.library import library, reason
-from exposure_bias.errors import InputError
+from exposure_bias.adapters.library import library
+from exposure_bias.errors import InputError, reason
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")

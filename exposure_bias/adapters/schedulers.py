@@ -63,11 +63,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
-from exposure_bias.adapters.library import class_among, reason
+from exposure_bias.adapters.library import class_among
 from exposure_bias.adapters.pipelines import quiet
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError, whole_number
+from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
 from exposure_bias.samplers import Limit, Predict, Prediction, Sampler, Transition
 from exposure_bias.schedules import Level, Schedule, prediction_coefficients
@@ -545,7 +545,9 @@ class SchedulerSampler:
         """The largest |a_k − α_k| of `teacher`, in units of √(α_k² + σ_k²): whether each state is
         at the level that the scheduler takes it to have."""
         pairs = zip(self.own_levels, self.teacher, strict=True)
-        return max(abs(a - level.alpha) / hypot(level.alpha, level.sigma) for level, (a, _) in pairs)
+        return max(
+            abs(a - level.alpha) / hypot(level.alpha, level.sigma) for level, (a, _) in pairs
+        )
 
     @property
     def teacher_error(self) -> float:

@@ -158,6 +158,7 @@ def record(parser: Parser) -> None:
 TRAINING = (
     "schedule",
     "prediction_type",
+    "learned_variance",
     "device",
     "compile",
     "checkpoint_every",
@@ -214,6 +215,11 @@ def train(parser: Parser) -> None:
         "--prediction-type",
         default="epsilon",
         help="epsilon, sample or v_prediction (default: epsilon)",
+    )
+    add(
+        "--learned-variance",
+        action="store_true",
+        help="ip: the network learns its variance too, as in DDPM-IP (hybrid: always)",
     )
     add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
     add("--iterations", type=int, default=10_000)

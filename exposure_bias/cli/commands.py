@@ -8,6 +8,8 @@ from exposure_bias.cli import arguments
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from exposure_bias.recording import Recording
@@ -184,9 +186,28 @@ def train(options: Options) -> None:
             **{name: getattr(options, name) for name in arguments.TRAINING},
         )
         folders.append(out)
-        if not options.quiet:
-            output.message(f"wrote {out}: give it as --model, or to compare")
+        _say_what_is_kept(out, options)
     output.say_trained(options, folders)
+
+
+def _say_what_is_kept(out: "Path", options: Options) -> None:
+    """Raise InputError where no checkpoint of a training run could be written."""
+    from exposure_bias.cli import output
+    from exposure_bias.training.checkpoints import last_iteration
+    from exposure_bias.training.trainer import ema_in_words
+
+    last, total = last_iteration(out), options.iterations
+    if last is None:
+        raise InputError(f"no checkpoint could be written to {out}: nothing of this run is kept")
+    if last < total:
+        output.message(
+            f"{out} keeps iteration {last} of {total}: the checkpoints after it could not be"
+            " written; --resume goes on from there"
+        )
+        return
+    if not options.quiet:
+        output.message(f"wrote {out}: give it as --model, or to compare")
+        output.message(ema_in_words(options.ema, total))
 
 
 def compare(options: Options) -> None:
