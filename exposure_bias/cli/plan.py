@@ -63,7 +63,10 @@ def _rollouts(options: Options, setup: "Setup") -> float:
 
 def _telescope(options: Options, setup: "Setup") -> float:
     end = setup.run.steps
-    return _step(setup) * (end + sum(end - s for s in {0, *setup.starts(options.starts)}))
+    starts = sorted({0, *setup.starts(options.starts)})
+    targets = starts[1:] if options.targets is None else setup.starts(options.targets)
+    alone = [t for t in (*targets, end) if t - 1 not in starts]  # a step of their own
+    return _step(setup) * (end + sum(end - s for s in starts) + len(alone))
 
 
 def _split(setup: "Setup", steps: int) -> float:
