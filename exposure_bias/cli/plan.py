@@ -102,10 +102,12 @@ def _comparison(options: Options, setup: "Setup") -> float:
 
 
 def _curves(options: Options, setup: "Setup") -> float:
-    from exposure_bias.experiments.chain_length_fid import LENGTHS
+    from exposure_bias.experiments.chain_length_fid import LENGTHS, LIMIT_STEPS
 
     chains = (1 + len(options.against)) * len(options.samplers or [options.sampler])
-    return chains * _step(setup) * sum(options.lengths or LENGTHS)
+    lengths = options.lengths or LENGTHS
+    limit = (1 + LIMIT) * min(LIMIT_STEPS, max(lengths)) if options.limit else 0
+    return chains * (_step(setup) * sum(lengths) + limit)
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
