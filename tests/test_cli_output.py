@@ -96,8 +96,8 @@ def test_a_sentence_and_a_table_of_80_columns(run: Run, name: str, tmp_path: Pat
     rule = next(k for k, line in enumerate(lines) if set(line) == {"─"})
     columns = len(re.split(r"\s{2,}", lines[rule + 1].strip()))
     assert 2 <= columns <= 6 or name == "rollouts", lines[rule + 1]
-    named = [w for w in re.findall(r"\b\w+_\w+\b", out) if w not in ("x_0", "test_cli_output")]
-    assert named in ([], ["fixed_small"], ["fixed_small"] * 2), named
+    named = {w for w in re.findall(r"\b\w+_\w+\b", out) if w not in ("x_0", "test_cli_output")}
+    assert named <= {"fixed_small"}, named
 
 
 @pytest.mark.parametrize("name", ["models"])
