@@ -531,6 +531,8 @@ def _quality(curve: xr.Dataset, reached: xr.Dataset | None = None) -> list[Table
     measures = (
         Column("Fréchet distance", "frechet"),
         Column("bias-corrected", "frechet_corrected"),
+        Column("limit of small steps", "limit"),
+        Column("sampler's part", "discretisation", signed=True),
         Column("change from the length before", "change", signed=True),
         Column("kernel distance", "kid", signed=True),
         Column("precision (%)", "precision", 100),

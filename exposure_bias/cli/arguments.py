@@ -427,7 +427,7 @@ def chain_length_fid(parser: Parser) -> None:
     parser.add_argument(
         "--limit",
         action="store_true",
-        help="split each point into the solver's part and the network's: 7 x 50 more calls a sample",
+        help="split each point into solver's and network's part: 7 x 50 more calls a sample",
     )
     parser.add_argument(
         "--start",

@@ -63,7 +63,10 @@ def _rollouts(options: Options, setup: "Setup") -> float:
 
 def _telescope(options: Options, setup: "Setup") -> float:
     end = setup.run.steps
-    return _step(setup) * (end + sum(end - s for s in {0, *setup.starts(options.starts)}))
+    starts = sorted({0, *setup.starts(options.starts)})
+    targets = starts[1:] if options.targets is None else setup.starts(options.targets)
+    alone = [t for t in (*targets, end) if t - 1 not in starts]  # a step of their own
+    return _step(setup) * (end + sum(end - s for s in starts) + len(alone))
 
 
 def _split(setup: "Setup", steps: int) -> float:
@@ -99,10 +102,12 @@ def _comparison(options: Options, setup: "Setup") -> float:
 
 
 def _curves(options: Options, setup: "Setup") -> float:
-    from exposure_bias.experiments.chain_length_fid import LENGTHS
+    from exposure_bias.experiments.chain_length_fid import LENGTHS, LIMIT_STEPS
 
     chains = (1 + len(options.against)) * len(options.samplers or [options.sampler])
-    return chains * _step(setup) * sum(options.lengths or LENGTHS)
+    lengths = options.lengths or LENGTHS
+    limit = (1 + LIMIT) * min(LIMIT_STEPS, max(lengths)) if options.limit else 0
+    return chains * (_step(setup) * sum(lengths) + limit)
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
