@@ -37,6 +37,7 @@ class ErrorHistogram(Accumulator):
         self.add_sum(
             "error_histogram", step=layout.steps, histogram_pixel=len(self.pixels), bin=BINS
         )
+        self.packed = {"error_histogram"}  # most counts are zero
         self.coords = {"histogram_pixel": ("histogram_pixel", self.pixels)}
 
     def update(self, rows: slice, batch: Batch) -> None:
