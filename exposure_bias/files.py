@@ -9,8 +9,9 @@ import hashlib
 import io
 import json
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xarray as xr
 
@@ -39,6 +40,27 @@ def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
         raise InputError(f"cannot write {path}: {place} is a file, not a folder; give another name")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {path}: {place} is not writable; give another place")
+
+
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file for reading: a device or a pipe could go on for ever. Raises InputError."""
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"cannot read {path}: it is a device or a pipe; give a file")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a pipe without waiting for who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
