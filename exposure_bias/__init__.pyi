@@ -5,6 +5,7 @@ from . import denoisers as denoisers
 from . import diagnostics as diagnostics
 from . import experiments as experiments
 from . import fidelity as fidelity
+from . import glossary as glossary
 from . import jackknife as jackknife
 from . import oracles as oracles
 from . import parallel as parallel
@@ -16,6 +17,7 @@ from . import samplers as samplers
 from . import schedules as schedules
 from . import sentences as sentences
 from . import streams as streams
+from . import tables as tables
 from . import training as training
 from .adapters import adapt as adapt
 from .adapters import load_model as load_model
@@ -45,6 +47,7 @@ from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
+from .tables import table as table
 from .training.trainer import train as train
 
 __version__: str

@@ -18,6 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
@@ -46,6 +47,8 @@ ORDER = (
     "fidelity",
     "training",
     "sentences",
+    "headlines",
+    "tables",
     "experiments",
     "plots",
     "__init__",
@@ -54,6 +57,7 @@ ORDER = (
 )
 TORCH_FREE = {
     "errors",
+    "glossary",
     "strangers",
     "bundled",
     "states",
@@ -69,6 +73,8 @@ TORCH_FREE = {
     "references",
     "diagnostics",
     "sentences",
+    "headlines",
+    "tables",
     "plots",
     "cli",
     "__main__",

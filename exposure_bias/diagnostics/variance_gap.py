@@ -36,6 +36,7 @@ from exposure_bias.diagnostics.target import (
     pixel_variance,
 )
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -52,6 +53,7 @@ MOST_BIAS = 0.5  # of a standard error: a 95 % interval then holds the truth in 
 LEVEL = ("step",)
 
 
+@explained("variance_gap")
 def variance_gap(recording: Recording) -> xr.Dataset:
     """The chain's variance against α²σ_i² + σ² and against the forward stream, and its mean against
     α_t μ.

@@ -50,6 +50,7 @@ from exposure_bias.diagnostics.target import Pooling
 from exposure_bias.diagnostics.variance_gap import expected, pooled_gap, relative, variance_of
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.limits import CorrectedSDE, Residual, ode, residual_power
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -130,6 +131,7 @@ SDE = Scheme((2, 4), (-1.0, 2.0), 1, 2.0, 1 / 3, 1 / 8)
 ODE = Scheme((1, 2), (-1 / 3, 4 / 3), 4, 4.0, 0.38, 1 / 16)
 
 
+@explained("error_budget")
 def error_budget(
     model: Any,
     data: Any,
