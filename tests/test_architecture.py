@@ -51,6 +51,7 @@ ORDER = (
     "tables",
     "experiments",
     "plots",
+    "reporting",
     "__init__",
     "cli",
     "__main__",
@@ -76,6 +77,7 @@ TORCH_FREE = {
     "headlines",
     "tables",
     "plots",
+    "reporting",
     "cli",
     "__main__",
 }

@@ -2,7 +2,7 @@
 together. No torch here."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,28 @@ import xarray as xr
 
 from exposure_bias import files
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import kind_of
 from exposure_bias.recording import RECORDING, Recording, from_tree
+from exposure_bias.tables import MAKERS
 
-Has = Callable[[xr.Dataset], bool]
-
-
-def _with(*names: str) -> Has:
-    return lambda dataset: all(name in dataset for name in names)
-
-
-# How a result is recognised, the first that fits. A diagnosis of a recording alone is its gaps.
-KINDS: dict[str, Has] = {
-    "compare": lambda d: "entry" in d.dims,
-    "chain-fid": _with("frechet"),
-    "budget": _with("discretisation", "score"),
-    "telescope": _with("bracket"),
-    "rollout": _with("S", "A"),
-    "errors": _with("error", "x0"),
-    "norms": _with("norm_forward", "norm_chain"),
-    "delta": _with("delta", "root"),
-    "spectrum": _with("power_chain"),
-    "state-error": _with("pooled_rmse", "histogram"),
-    "gap": _with("gap_pixel"),
-    "gaps": lambda d: "gap" in d and "step" in d["gap"].dims,
-}
 # What several results of one report must agree in.
 COMMON = ("model", "data")
+# What commands call the files that a report is made of, in its order.
+FILES = (
+    "diagnosis",
+    "budget",
+    "compare",
+    "gap",
+    "spectrum",
+    "norms",
+    "delta",
+    "state-error",
+    "rollout",
+    "telescope",
+    "errors",
+    "chain-fid",
+    "recording",
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,7 @@ def sources(given: Sequence[Any]) -> list[Source]:
 
 def in_folder(folder: str | os.PathLike[str]) -> list[Path]:
     """The results in a folder that a command with `-o` wrote, and its recording."""
-    names = [*(f"{kind}.nc" for kind in KINDS), "diagnosis.nc", "recording.nc"]
-    return [path for name in names if (path := Path(folder) / name).is_file()]
+    return [path for name in FILES if (path := Path(folder) / f"{name}.nc").is_file()]
 
 
 def _source(item: Any) -> Source:
@@ -92,11 +87,11 @@ def _source(item: Any) -> Source:
 
 
 def _of_dataset(dataset: xr.Dataset, name: str | None) -> Source:
-    kind = next((kind for kind, has in KINDS.items() if has(dataset)), None)
-    if kind is None:
+    kind = kind_of(dataset)
+    if kind not in MAKERS:
         raise InputError(
             f"{name or 'a dataset'} is no result that a report can show: give what"
-            f" {', '.join(KINDS)} wrote, or a recording"
+            f" {', '.join(MAKERS)} returned or wrote, or a recording"
         )
     said = {str(k): str(v) for k, v in dataset.attrs.items()}
     return Source(name or kind, kind, dataset, said)
