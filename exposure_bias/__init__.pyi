@@ -47,8 +47,8 @@ from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
-from .tables import table as table
 from .reporting import report as report
+from .tables import table as table
 from .training.trainer import train as train
 
 __version__: str

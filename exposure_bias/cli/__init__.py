@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(options, "out", None):
                 from exposure_bias.files import check_writable
 
-                check_writable(options.out, folder=options.run is not commands.record)
+                check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
             options.run(options)
+            commands.report_of(options, given)
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2

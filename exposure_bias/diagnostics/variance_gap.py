@@ -151,8 +151,8 @@ class _Spread:
 class PooledGap:
     """A gap by step with what its standard error is made of (`diagnostics.target`).
 
-    value: of all pixels. estimate, sums: for `jackknife`, of the pixels or cells kept by group. further: the
-    standard error from data that were not recorded.
+    value: of all pixels. estimate, sums: for `jackknife`, of the pixels or cells kept by group.
+    further: the standard error from data that were not recorded.
     """
 
     value: Array

@@ -15,6 +15,7 @@ from exposure_bias.jackknife import T_QUANTILE, interval
 from exposure_bias.plots.strips import limits, pictures, strip
 from exposure_bias.plots.style import COLUMN, PALETTE, REFERENCE, STEP_LABEL, style
 
+
 def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
     """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y,
     x), then all pooled.

@@ -5,10 +5,8 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -21,7 +19,7 @@ from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.glossary import kind_of, term
 from exposure_bias.headlines import details, headline
 from exposure_bias.recording import Recording
-from exposure_bias.tables import MAKERS, Table, tables
+from exposure_bias.tables import MAKERS, Table
 
 LARGEST_SVG = 400_000
 
@@ -90,8 +88,8 @@ TOPICS = {
     ),
     "spectrum": Topic(
         "Spectra",
-        "Which details are missing or too many? Power by spatial frequency: coarse shapes left, fine"
-        " texture right. A ratio below one means details that the chain loses.",
+        "Which details are missing or too many? Power by spatial frequency: coarse shapes left,"
+        " fine texture right. A ratio below one means details that the chain loses.",
         (plots.spectrum,),
     ),
     "epsilon_norm": Topic(
@@ -120,8 +118,8 @@ TOPICS = {
     ),
     "telescope": Topic(
         "Where it arises",
-        "Which part of the chain makes the gap? Each block's effect on the end, carried there by the"
-        " model's own chain.",
+        "Which part of the chain makes the gap? Each block's effect on the end, carried there by"
+        " the model's own chain.",
         (plots.telescope,),
     ),
     "compare": Topic(
@@ -132,8 +130,8 @@ TOPICS = {
     ),
     "chain_length_fid": Topic(
         "Quality by chain length",
-        "How many steps are worth taking? Distance of the samples' features from real ones; lower is"
-        " better, the grey band is what real images show against real images.",
+        "How many steps are worth taking? Distance of the samples' features from real ones; lower"
+        " is better, the grey band is what real images show against real images.",
         (plots.chain_length_fid,),
     ),
     "chain_errors": Topic(
@@ -180,14 +178,14 @@ def section(result: xr.Dataset) -> Section:
     kind = str(kind_of(result))
     kind = "error_budget" if kind == "diagnose" else kind
     topic = TOPICS.get(kind, OTHER)
-    told = [line for line in details(result) if line != headline(result)]
+    sentence = headline(result)
     return Section(
         kind.replace("_", "-"),
         topic.title,
         topic.asks,
-        headline(result),
-        told,
-        [picture(draw(result), f"{topic.title}: {headline(result)}") for draw in _drawn(topic, result)],
+        sentence,
+        [line for line in details(result) if line != sentence],
+        [picture(draw(result), f"{topic.title}: {sentence}") for draw in _drawn(topic, result)],
         [shown(table, kind) for table in MAKERS[kind](result)] if kind in MAKERS else [],
     )
 
@@ -237,5 +235,3 @@ def _explanation(kind: str, name: str) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
