@@ -6,16 +6,19 @@ it: HDF5 itself loads a flipped byte silently and can crash on a truncated file 
 bytes are made in memory and checked there."""
 
 import hashlib
-import io
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import xarray as xr
 
+from exposure_bias import netcdf
 from exposure_bias.errors import InputError
+
+Check = Callable[[dict[str, Any], netcdf.Headers], None]
 
 _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
@@ -91,19 +94,20 @@ def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict
     """Write labelled data with its provenance, which must be JSON, to one netCDF file."""
     tree = tree.copy()
     tree.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
-    content = bytes(tree.to_netcdf(engine="h5netcdf"))
+    content = netcdf.packed(tree)
     write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
 
 
-def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]]:
+def read_tree(
+    path: str | os.PathLike[str], check: Check | None = None
+) -> tuple[xr.DataTree, dict[str, Any]]:
     """Read what `write_tree` wrote, into memory.
 
-    Raises InputError if the file is missing, was not written by this package, or differs in a
-    single bit."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    check: called with the provenance and every variable's header before any values are read.
+    Raises InputError if the file is missing, was not written by this package, differs in a single
+    bit, or holds what this package does not write."""
+    with opened(path) as file:
+        content = file.read()
     body, trailer = content[:-_TRAILER], content[-_TRAILER:]
     if not trailer.startswith(_MARK):
         raise InputError(
@@ -114,9 +118,26 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]
         raise InputError(
             f"{path} is corrupt: its checksum does not match; restore it or make it again"
         )
-    with xr.open_datatree(io.BytesIO(body), engine="h5netcdf") as file:
-        tree = file.load()
-    return tree, json.loads(tree.attrs.pop("provenance"))
+    try:
+        stored = netcdf.Stored(body)
+        provenance = _provenance(stored.attrs.get("provenance"))
+        if check is not None:
+            check(provenance, stored.headers)
+        tree = stored.tree()
+    except InputError as error:
+        raise InputError(f"cannot use {path}: {error}") from error
+    tree.attrs.pop("provenance")
+    return tree, provenance
+
+
+def _provenance(text: Any) -> dict[str, Any]:
+    try:
+        known = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError("it does not say where it comes from") from error
+    if not isinstance(known, dict):
+        raise InputError("it does not say where it comes from")
+    return known
 
 
 def read_dataset(path: str | os.PathLike[str], kind: str) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""A model declared wrongly is no denoiser of its data, and says so before any number is believed."""
+"""A model declared wrongly is no denoiser of its data, and says so before a number is believed."""
 
 from typing import Any
 

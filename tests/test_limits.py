@@ -1,6 +1,7 @@
 """The chains of a model's limit: exact for Gaussian data (SDE), of second order (ODE)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_the_sde_chain_of_gaussian_data_is_exact_at_any_number_of_steps(
     levels = SCHEDULES[name].levels(steps)
     sampler = CorrectedSDE(residual(levels), (4,))
     variance = levels[0].alpha ** 2 * VARIANCES + levels[0].sigma ** 2
-    for s, t in zip(levels[:-2], levels[1:-1], strict=True):
+    for s, t in pairwise(levels[:-1]):
         state, noise = affine(sampler, s, t)
         variance = state**2 * variance + noise**2
         np.testing.assert_allclose(variance, t.alpha**2 * VARIANCES + t.sigma**2, rtol=1e-10)
@@ -75,7 +76,7 @@ def test_without_the_correction_the_sde_chain_is_too_narrow() -> None:
     levels = SCHEDULES["linear"].levels(10)
     nothing = Residual(np.array([0.0]), np.log(np.full((1, 4), 1e-300)))
     variance = levels[0].alpha ** 2 * VARIANCES + levels[0].sigma ** 2
-    for s, t in zip(levels[:-2], levels[1:-1], strict=True):
+    for s, t in pairwise(levels[:-1]):
         state, noise = affine(CorrectedSDE(nothing, (4,)), s, t)
         variance = state**2 * variance + noise**2
     target = levels[-2].alpha ** 2 * VARIANCES + levels[-2].sigma ** 2
@@ -85,7 +86,7 @@ def test_without_the_correction_the_sde_chain_is_too_narrow() -> None:
 def end_error(sampler: OneStep, levels: Sequence[Level], scale: float) -> np.ndarray:
     """log of the ODE map's factor to the last noisy level, against that of 4,000 steps."""
     x = torch.ones(1, 4, dtype=torch.float64)
-    for s, t in zip(levels[:-2], levels[1:-1], strict=True):
+    for s, t in pairwise(levels[:-1]):
         x = sampler.step(x, said(x, s, scale), s, t, None, lambda y, at: said(y, at, scale))
     return np.log(x.numpy()[0])
 
@@ -140,14 +141,14 @@ def test_the_limit_of_the_sde_does_not_depend_on_the_correction() -> None:
             exact = residual(finer)
             table = Residual(exact.log_snr, exact.log_power + np.log(wrong))
             variance = finer[0].alpha ** 2 * VARIANCES + finer[0].sigma ** 2
-            for s, t in zip(finer[:-2], finer[1:-1], strict=True):
+            for s, t in pairwise(finer[:-1]):
                 if t.sigma < levels[-2].sigma * (1 - 1e-9):
                     break
                 state, noise = affine(CorrectedSDE(table, (4,)), s, t)
                 variance = state**2 * variance + noise**2
             spread.append(variance)
         ends.append(spread)
-    (two, four, fine), (two_, four_, fine_) = ends
+    (two, four, fine), (_, four_, fine_) = ends
     assert np.abs(fine / fine_ - 1).max() < 0.25 * np.abs(four / four_ - 1).max()
     once, twice = np.abs(2 * four - two - fine) / fine, np.abs(four - fine) / fine
     assert (once < twice + 1e-12).all()

@@ -446,6 +446,11 @@ def chain_length_fid(parser: Parser) -> None:
         "--real", help="other real images for the noise floor (default: the other split, or halves)"
     )
     parser.add_argument(
+        "--limit",
+        action="store_true",
+        help="split each point into the solver's part and the network's: 7 x 50 more calls a sample",
+    )
+    parser.add_argument(
         "--start",
         default="noise",
         help="noise, or data for the reconstruction curve (default: noise)",

@@ -300,6 +300,7 @@ def _curve(options: Options) -> "xr.Dataset":
         "batch_size",
         "checkpoint",
         "device",
+        "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
