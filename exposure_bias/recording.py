@@ -30,7 +30,6 @@ from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
 RECORDING = "recording"
-PACKING = ("zlib", "shuffle", "complevel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +214,6 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
         elif not variable.attrs.get("constant"):
             total = sum(d[name].values for d in datasets)
             result[name] = (variable.dims, total, variable.attrs)
-            result[name].encoding = {k: v for k, v in variable.encoding.items() if k in PACKING}
     return result.assign_coords(samples.isel(sample=order).coords)
 
 

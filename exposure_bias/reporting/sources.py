@@ -12,7 +12,7 @@ import xarray as xr
 from exposure_bias import files
 from exposure_bias.errors import InputError
 from exposure_bias.glossary import kind_of
-from exposure_bias.recording import RECORDING, Recording, from_tree
+from exposure_bias.recording import RECORDING, Recording, load_partial
 from exposure_bias.tables import MAKERS
 
 # What several results of one report must agree in.
@@ -77,7 +77,7 @@ def _source(item: Any) -> Source:
         )
     tree, known = files.read_tree(item)
     if known.get("kind") == RECORDING:
-        recording = from_tree(tree, known, item)
+        recording = load_partial(item)
         return Source(str(item), RECORDING, recording, recording.description, recording.made)
     dataset = tree.to_dataset()
     attributes = known.get("attributes")

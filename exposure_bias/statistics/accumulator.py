@@ -96,13 +96,12 @@ class Sums:
 
     An array with a leading `sample` dimension is no sum: it is filled in row by row, and merges by
     concatenation. state: the arrays; dims: their dimensions; coords: (dimension, values[,
-    attributes]) by name. packed: the arrays that a file holds compressed."""
+    attributes]) by name."""
 
     def __init__(self) -> None:
         self.state: dict[str, NDArray[Any]] = {}
         self.dims: dict[str, tuple[str, ...]] = {}
         self.coords: dict[str, Any] = {}
-        self.packed: set[str] = set()
 
     def add_sum(self, name: str, **sizes: int) -> NDArray[Any]:
         """Declare a sum, float64 and zero, with its dimensions and their sizes."""

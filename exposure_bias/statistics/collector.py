@@ -36,7 +36,6 @@ GROUPED_BYTES = 2 * 2**20
 GROUPED_ARRAYS = 5  # of a paired chain: alike for all streams, which keep the same pixels
 DIRECTIONS = 16
 BLOCK = 2**18
-PACKED = {"zlib": True, "shuffle": True, "complevel": 1}
 
 # Makes a stranger's accumulator for a stream, or None for one that it leaves out.
 Statistic = Callable[[Layout], Accumulator | None]
@@ -171,10 +170,7 @@ class Collector:
             coords |= accumulator.coords
         for name, values in zip(Level._fields, np.array(self.levels).T, strict=True):
             coords[name] = ("step", values)
-        dataset = xr.Dataset(arrays, coords)
-        for name in (name for accumulator in self.accumulators for name in accumulator.packed):
-            dataset[name].encoding = PACKED
-        return dataset
+        return xr.Dataset(arrays, coords)
 
     def restore(self, dataset: xr.Dataset) -> None:
         """Continue from what `to_dataset` gave."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exposure_bias.states import dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
@@ -21,7 +22,7 @@ class KeptSamples(Accumulator):
     """States of the samples whose numbers are below `layout.keep`, at up to 12 of the recorded
     levels.
 
-    On disk (kept, kept_step, *state axes), of float16's precision: `kept_state`, x̂ or x;
+    On disk (kept, kept_step, *state axes), float16: `kept_state`, x̂ or x;
     `kept_prediction`, x̂_0, NaN at the clean end; `kept_truth`, the teacher's x_t of a paired chain.
     `kept_step` counts the recorded steps. A recording of other samples holds zeros, so that
     recordings merge by adding."""
@@ -35,8 +36,7 @@ class KeptSamples(Accumulator):
         for field in fields:
             name = f"kept_{field}"
             self.add_sum(name, kept=layout.keep, kept_step=len(self.rows), **axes)
-            self.state[name] = self.state[name].astype(np.float32)
-        self.packed = set(self.state)
+            self.state[name] = self.state[name].astype(np.float16)
         self.coords = {"kept_step": self.rows}
 
     def update(self, rows: slice, batch: Batch) -> None:
@@ -66,8 +66,7 @@ def kept_rows(steps: int, numbers: int) -> list[int]:
     return rows
 
 
-def _rounded(values: "Tensor") -> np.ndarray:
-    """To float16's precision: netCDF has no such numbers, but float32 packs to their size."""
+def _rounded(values: "Tensor") -> NDArray[np.float16]:
+    """To float16, which ends at 65504."""
     plain = values.detach().cpu().numpy()
-    rounded: np.ndarray = np.clip(plain, -HALF, HALF).astype(np.float16).astype(np.float32)
-    return rounded
+    return np.clip(plain, -HALF, HALF).astype(np.float16)
