@@ -96,9 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(options, "out", None) is not None:
                 from exposure_bias.files import check_writable
 
-                check_writable(options.out, folder=options.run is not commands.record)
+                check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
             with _watching(options):
                 options.run(options)
+            commands.report_of(options, given)
             sys.stdout.flush()
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)

@@ -283,6 +283,33 @@ def reading(parser: Parser) -> None:
     _printing(parser)
 
 
+def report(parser: Parser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="recordings and results, or folders of them"
+    )
+    parser.add_argument(
+        "-o", "--out", default="report.html", metavar="FILE", help="default: report.html"
+    )
+    _saying(parser)
+
+
+def strip(parser: Parser) -> None:
+    parser.add_argument(
+        "saved",
+        nargs="?",
+        metavar="RECORDING",
+        help="what `record` wrote; without it, record first",
+    )
+    _running(parser)
+    _recording(parser)
+    parser.add_argument("--samples", type=int, default=3, help="rows of three (default: 3)")
+    parser.add_argument("--levels", type=int, default=7, help="columns (default: 7)")
+    parser.add_argument(
+        "-o", "--out", default="strip.png", metavar="FILE", help=".png or .pdf (default: strip.png)"
+    )
+    _saying(parser)
+
+
 def epsilon_norm(parser: Parser) -> None:
     reading(parser)
     parser.add_argument(

@@ -1,8 +1,7 @@
 """Datasets to figures: one function for each diagnostic, one style. Plots never compute
 statistics."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,30 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from exposure_bias.jackknife import T_QUANTILE, interval
-
-PALETTE = "colorblind"
-REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
-COLUMN = 3.3  # inches
-STEP_LABEL = "step (0 = noise)"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The one look of all figures: readable at a paper's column width, safe for colour-blind
-    readers."""
-    settings = {
-        **sns.axes_style("ticks"),
-        **sns.plotting_context("paper"),
-        "axes.prop_cycle": plt.cycler(color=sns.color_palette(PALETTE)),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-        "savefig.dpi": 200,
-        "pdf.fonttype": 42,
-    }
-    with plt.rc_context(settings):
-        yield
+from exposure_bias.plots.strips import limits, pictures, strip
+from exposure_bias.plots.style import COLUMN, PALETTE, REFERENCE, STEP_LABEL, style
 
 
 def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
@@ -792,3 +769,26 @@ def _solver_curve(result: xr.Dataset) -> Figure:
         bars.set(xlabel=f"steps of {first['sampler'].item()}", ylabel="relative variance")
         sns.despine(figure)
     return figure
+
+
+__all__ = [
+    "budget",
+    "chain_length_fid",
+    "compare",
+    "diagnosis",
+    "epsilon_norm",
+    "error_histograms",
+    "error_std",
+    "limits",
+    "normality",
+    "pictures",
+    "published_delta",
+    "rank_histogram",
+    "rollouts",
+    "spectrum",
+    "state_error",
+    "strip",
+    "style",
+    "telescope",
+    "variance_gap",
+]
