@@ -123,12 +123,7 @@ def error_std(errors: xr.Dataset) -> Figure:
         for row, (name, label) in enumerate(rows):
             for column, length in enumerate(lengths):
                 axis = axes[row, column]
-                drawn = axis.imshow(
-                    errors[name].sel(length=length).mean("channel"),
-                    vmin=0,
-                    vmax=top,
-                    cmap="viridis",
-                )
+                drawn = _picture(axis, errors[name].sel(length=length), top)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(f"length {length}", fontsize=8)
@@ -136,6 +131,17 @@ def error_std(errors: xr.Dataset) -> Figure:
                     axis.set_ylabel(label)
         figure.colorbar(drawn, ax=axes, label=r"std of $e_t$ (mean over channels)", shrink=0.8)
     return figure
+
+
+def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
+    """A number for each element of a state, channels averaged: an image; a vector or signal as one
+    row, frames side by side."""
+    array = np.asarray(values)
+    array = np.atleast_2d(array if array.ndim == 1 else array.mean(0))
+    if array.ndim == 3:
+        array = np.concatenate(list(array), axis=1)
+    aspect = "auto" if len(array) == 1 else "equal"
+    return axis.imshow(array, vmin=0, vmax=top, cmap="viridis", aspect=aspect)
 
 
 def state_error(errors: xr.Dataset) -> Figure:
@@ -163,9 +169,7 @@ def state_error(errors: xr.Dataset) -> Figure:
         panels = right.subplots(1, len(shown), squeeze=False)[0]
         top = float(errors["rmse"].isel(step=shown).max())
         for panel, step in zip(panels, shown, strict=True):
-            drawn = panel.imshow(
-                errors["rmse"].isel(step=step).mean("channel"), vmin=0, vmax=top, cmap="viridis"
-            )
+            drawn = _picture(panel, errors["rmse"].isel(step=step), top)
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
         right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
@@ -383,16 +387,15 @@ def compare(compared: xr.Dataset) -> Figure:
         "state_rmse": r"RMSE of $\hat x_t - x_t$",
     }
     shown = [name for name in curves if name in compared]
+    scalar, title, unit = _scalar(compared)
     with style():
         figure, axes = plt.subplots(
             1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5)
         )
         bars, *panels = axes
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            half = T_QUANTILE * float(compared["hf_se"][i])
-            bars.errorbar(
-                i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry
-            )
+            value, half = float(scalar[0][i]), T_QUANTILE * float(scalar[1][i])
+            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(panels, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
@@ -412,9 +415,7 @@ def compare(compared: xr.Dataset) -> Figure:
                     linewidth=0,
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        bars.set(
-            xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies"
-        )
+        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel=unit, title=title)
         for axis, name in zip(panels, shown, strict=True):
             axis.set(xlabel="step (0 = noise)", title=curves[name])
         panels[0].set_ylabel(f"difference from {entries[0]}")
@@ -425,6 +426,15 @@ def compare(compared: xr.Dataset) -> Figure:
         )
         sns.despine(figure)
     return figure
+
+
+def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
+    """What stands at the left of a comparison: high frequencies, or of states without space the
+    gap at the clean end."""
+    if "hf" in compared:
+        return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
+    gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
+    return (gap, error), "variance at the clean end", "variance gap"
 
 
 def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
