@@ -394,8 +394,8 @@ def compare(compared: xr.Dataset) -> Figure:
         )
         bars, *panels = axes
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            value, half = float(scalar[0][i]), T_QUANTILE * float(scalar[1][i])
-            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
+            middle, half = float(scalar[0][i]), T_QUANTILE * float(scalar[1][i])
+            bars.errorbar(i, middle, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(panels, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
