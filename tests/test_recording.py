@@ -159,6 +159,8 @@ def write(path: Path, content: bytes) -> Path:
         ("chain/step", 1, "steps are not those of its run"),
         ("chain/state_square", -1.0, "negative"),
         ("chain/state_sum", np.nan, "NaN"),
+        ("chain/state_sum", 1e3, "more than its squares allow"),
+        ("forward/state_projection_sum", -1e300, "more than its squares allow"),
         ("chain/pixel", 7, "no places"),
         ("data/eigenvalue", np.inf, "infinity"),
     ],
@@ -178,7 +180,7 @@ def test_more_values_than_the_file_has_bytes() -> None:
         for i in range(100):
             file[f"large{i}"] = file["large"]
 
-    content = netcdf.packed(xr.DataTree(xr.Dataset({"large": ("x", np.zeros(1000))})))
+    content = netcdf.packed({"": xr.Dataset({"large": ("x", np.zeros(1000))})})
     assert netcdf.Stored(content).headers[""]["large"].shape == (1000,)
     forged = forgeries.changed(forgeries.signed(content), change)()
     with pytest.raises(eb.InputError, match=r"more bytes than the file has"):

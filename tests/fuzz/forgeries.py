@@ -214,7 +214,8 @@ def _set(name: str, number: float) -> Change:
             variable[0] = str(number)
         elif variable.shape:
             whole = int(np.clip(np.nan_to_num(number), -(2**62), 2**62))
-            variable[(0,) * variable.ndim] = whole if variable.dtype.kind == "i" else number
+            with np.errstate(over="ignore"):
+                variable[(0,) * variable.ndim] = whole if variable.dtype.kind == "i" else number
 
     return change
 
