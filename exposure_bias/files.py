@@ -31,6 +31,10 @@ _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
 
 
+class CannotWrite(InputError):
+    """A file that could not be written; what was there before is as it was."""
+
+
 def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
     """Raise InputError unless `path` can be written, before a long run: as a folder of results, or
     as one file.
@@ -156,7 +160,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise InputError(
+        raise CannotWrite(
             f"cannot write {path}: {_reason(error)}; what was there before is unchanged"
         ) from error
     finally:

@@ -23,6 +23,9 @@ POWER = "step group channel"
 DIMENSIONS = {
     r"count": "group",
     r"(state|prediction|error)_(sum|square|cross)": "step *",
+    r"kept_(state|prediction|truth)": "kept kept_step *",
+    r"kept_step": "kept_step",
+    r"state_cell_(sum|square)": "step group cell",
     r"(state|prediction|error)_group_(sum|square|cross)": "step group pixel",
     r"state_projection_(sum|square|cross)": "step group direction",
     r"(state|prediction)_spectrum": f"{POWER} frequency",
@@ -53,7 +56,8 @@ DIMENSIONS = {
     r"frames_frequency(_modes)?": "frames_frequency",
 }
 DTYPES = {
-    r"step|sample|image|pixel|histogram_pixel": np.dtype(np.int64),
+    r"step|sample|image|pixel|histogram_pixel|kept_step": np.dtype(np.int64),
+    r"kept_(state|prediction|truth)": np.dtype(np.float16),
     r"band": np.dtype(object),
     r"epsilon_norm|outside|prediction_error|error_norm|eigenvector": np.dtype(np.float32),
     r".*": np.dtype(np.float64),
@@ -127,14 +131,13 @@ def _required(run: Run, name: str, stream: Mapping[str, Header]) -> Iterator[str
     """What every recording of this run has in a stream."""
     space = len(stream["state_sum"].dims) > 2
     calls, errs = name in CALLS, name == Stream.CHAIN and run.paired
-    fields = ["state", *(["prediction"] if calls else []), *(["error"] if errs else [])]
     yield from ("count", *COORDINATES)
-    for field in fields:
-        crossed = field == "state" and run.paired
+    for field in ("state", *(["error"] if errs else [])):
+        crossed = field == "state" and run.paired and name in (Stream.CHAIN, Stream.TEACHER)
         for part in ("sum", "square", *(["cross"] if crossed else [])):
             yield from (f"{field}_{part}", f"{field}_group_{part}")
-        if space and field != "error":
-            yield from (f"{field}_spectrum", f"{field}_high")
+    for field in ("state", *(["prediction"] if calls else [])) if space else ():
+        yield from (f"{field}_spectrum", f"{field}_high")
     if space:
         yield from ("frequency", "frequency_modes", "state_haar", "band", "band_modes")
     if name == DATA:
@@ -158,6 +161,9 @@ def _check_sizes(run: Run, name: str, stream: Mapping[str, Header]) -> None:
         "component": (len(COMPONENTS), len(COMPONENTS)),
         "step": (1, steps),
         "pixel": (1, size),
+        "cell": (1, size),
+        "kept": (1, 2**20),
+        "kept_step": (1, steps),
         "histogram_pixel": (1, size),
         "direction": (1, size),
         "mode": (0, size),
@@ -187,7 +193,7 @@ def check_values(run: Run, streams: Mapping[str, xr.Dataset], done: int) -> None
 
 def _check_numbers(name: str, stream: xr.Dataset) -> None:
     for variable, values in stream.variables.items():
-        kept_by_sample = values.dims[:1] == ("sample",)  # not a number where nothing was said
+        kept_by_sample = values.dims[:1] in (("sample",), ("kept",))  # NaN where nothing was said
         numbers = values.values
         if numbers.dtype.kind != "f" or _known(str(variable)) is None:
             continue
@@ -205,6 +211,8 @@ def _check_squares(name: str, stream: xr.Dataset) -> None:
     for variable in known:
         squares = known.get(f"{str(variable).removesuffix('_sum')}_square")
         if squares is None or not str(variable).endswith("_sum"):
+            continue
+        if "cell" in squares.dims:  # a cell's sum is under random signs
             continue
         samples = count[:, None] if "group" in squares.dims else count.sum()
         with np.errstate(over="ignore"):
