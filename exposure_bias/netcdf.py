@@ -52,14 +52,14 @@ Headers = dict[str, dict[str, Header]]  # by group, the root's name empty, and b
 # Writing ------------------------------------------------------------------------------------------
 
 
-def packed(tree: xr.DataTree) -> bytes:
-    """A tree of at most one floor as the bytes of a netCDF file."""
+def packed(groups: Mapping[str, xr.Dataset]) -> bytes:
+    """Datasets by group, the root's name empty, as the bytes of a netCDF file."""
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         file.attrs["_NCProperties"] = f"version=2,h5py={h5py.__version__}"
         scales = _Scales()
-        _write_group(file, tree.to_dataset(inherit=False), scales)
-        for name, node in tree.children.items():
-            _write_group(file.create_group(str(name)), node.to_dataset(inherit=False), scales)
+        for name, dataset in groups.items():
+            group = file.create_group(name) if name else file
+            _write_group(group, dataset, scales)
         scales.close()
         file.flush()
         return bytes(file.id.get_file_image())
@@ -164,15 +164,14 @@ class Stored:
         """Every variable by group and name."""
         return {name: group.headers for name, group in self._groups.items()}
 
-    def tree(self) -> xr.DataTree:
-        """The values, all read into memory."""
+    def datasets(self) -> dict[str, xr.Dataset]:
+        """The values by group, all read into memory."""
         try:
-            datasets = {f"/{name}": group.dataset() for name, group in self._groups.items()}
+            return {name: group.dataset() for name, group in self._groups.items()}
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"it is damaged within ({type(error).__name__})") from error
-        return xr.DataTree.from_dict(datasets)
 
     def _found(self) -> "Iterator[tuple[str, _Group]]":
         root = h5g.open(self._file, b"/")
