@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,7 +92,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             f"cannot write {path}: {reason}; what was there before is unchanged"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, or gone
+            temporary.unlink(missing_ok=True)
 
 
 def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:
