@@ -31,6 +31,8 @@ from exposure_bias.training import checkpoints
 from exposure_bias.training.objectives import DEFAULT_GAMMA, Draw, objective
 from exposure_bias.training.trainer import ema_in_words
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # diffusers' own, of NumPy 2
+
 SHAPE = (1, 4, 4)
 SCHEDULE = eb.schedules.linear(1000)
 
@@ -217,7 +219,6 @@ def test_noise_by_other_means_is_refused(draw: Any, monkeypatch: pytest.MonkeyPa
         sampler_for(Elsewhere(beta_schedule="linear"), of(Tenth()), 4)
 
 
-@pytest.mark.filterwarnings("ignore:__array__")  # diffusers' own, of NumPy 2
 def test_clipping_of_schedulers() -> None:
     """What clips says its range; CogVideoX's has the option and never reads it."""
     for cls, convention in (
@@ -585,7 +586,8 @@ def test_a_cache_that_cannot_be_written_only_warns(
     costly = replace(given, costly=True)
     with pytest.warns(UserWarning, match="features are not kept for the next time"):
         found = features.extract_real(costly, images(), np.arange(32), quantise=False)
-    np.testing.assert_allclose(found.pool.features, images().images[:32].reshape(32, -1), rtol=1e-6)
+    expected = images().images[:32].reshape(32, -1)
+    np.testing.assert_allclose(found.pool.features, expected, atol=1e-6)
 
 
 # The command line
@@ -648,3 +650,24 @@ def test_every_option_is_read(
 
 def _no_step(run: Any) -> None:
     raise eb.InputError("far enough")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "-o", "x", "--fine-tune", "digits", "--schedule", "cosine"],
+            "leave out --sched",
+        ),
+        (["train", "-o", "x", "--objective", "ddpm", "wd", "--gamma", "0.2"], "--gamma is for ip"),
+        (["train", "-o", "x", "--objective", "ip", "--lambda", "0.2"], "--lambda is for gp and wd"),
+        (["chain-fid", "--samplers", "ddpm", "ddim", "--sampler", "heun"], "leave out --sampler"),
+        (["budget", "--samplers", "ddpm", "ddim", "--sampler", "heun"], "leave out --sampler"),
+        (["chain-fid", "--checkpoints", ".", "--model", "patches"], "leave out --model"),
+    ],
+)
+def test_an_option_that_another_decides(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
