@@ -462,7 +462,7 @@ def test_the_classifier_classifies_held_out_digits():
     with torch.no_grad():
         said = classifier.load()(torch.from_numpy(data.images)).argmax(1).numpy()
     assert (said == data.labels).mean() > 0.98
-    assert (classifier.FOLDER / classifier.FILE).stat().st_size <= 100_000
+    assert (classifier.Digits.folder / classifier.FILE).stat().st_size <= 100_000
     assert "digits-classifier" not in eb.bundled.models()
 
 

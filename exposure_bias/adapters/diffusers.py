@@ -6,7 +6,7 @@ a kind will do:
     scheduler                                schedule                      the network returns
     with betas (DDPM, DDIM, Euler, DPM, …)   ᾱ_t = Π (1 − β_s)             its `prediction_type`
     FlowMatch…, or with flow sigmas          α = 1 − t, σ = t, label T·t   ε − x_0
-    EDM…                                     α = 1, label σ                F of D = c_skip x + c_out F(c_in x, ¼ ln σ)
+    EDM…                                     α = 1, label σ  F of c_skip x + c_out F(c_in x, ¼ ln σ)
 
 ᾱ is the float64 product of the float32 betas, because a scheduler's own float32 ᾱ carries an error
 of 0.03 % in σ² at the cleanest level. Betas rescaled to zero terminal SNR (Lin et al. 2023, arXiv

@@ -52,6 +52,7 @@ from exposure_bias.fidelity.features import (
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DELETED,
     Groups,
@@ -74,6 +75,7 @@ KIND = "chain-fid"
 LIMIT_STEPS = 50
 
 
+@explained("chain_length_fid")
 def chain_length_fid(
     model: Any,
     data: Any,
@@ -236,6 +238,7 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+@explained("chain_length_fid")
 def speed_up(
     candidate: xr.Dataset, baseline: xr.Dataset, along: str = "iteration", measure: str = "frechet"
 ) -> xr.Dataset:

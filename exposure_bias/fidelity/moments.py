@@ -1,7 +1,7 @@
 """Moments of features by group of images: sums, so that batches, shards and restarts all add. No
 torch here.
 
-    n_g,  m_g (d,),  S_g = Σ (x − m_g)(x − m_g)ᵀ (d, d)   over samples of images in group g = id mod 16
+    n_g,  m_g (d,),  S_g = Σ (x − m_g)(x − m_g)ᵀ (d, d), images of group g = id mod 16
     μ = Σ n_g m_g/n,   Σ = [Σ S_g + Σ n_g (m_g − μ)(m_g − μ)ᵀ]/(n − 1)
 
 Each S_g is around its own mean: Σ x xᵀ − n μ μᵀ would lose 1e−16 · μ²/σ² of the spread, which at a

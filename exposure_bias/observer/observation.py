@@ -27,6 +27,7 @@ from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level
 from exposure_bias.setup import identities, kept_steps, made
 from exposure_bias.statistics.collector import Collector, Layout, Subjects
+from exposure_bias.statistics.kept import KEEP
 from exposure_bias.statistics.law import Law, law
 from exposure_bias.streams import Step, forward, in_network_coordinates
 
@@ -244,7 +245,9 @@ class Observation(ABC):
     def _collector(
         self, stream: str, kept: Sequence[int], levels: Sequence[Level], samples: int, law: Law
     ) -> Collector:
-        return Collector(Layout(stream, len(kept), samples, law, False, self.seed), kept, levels)
+        first = self.first + (self.n if stream == "chain" else 0)
+        layout = Layout(stream, len(kept), samples, law, False, self.seed, first=first, keep=KEEP)
+        return Collector(layout, kept, levels)
 
     def _take(self, seen: Seen) -> None:
         """Add the next step of the batch under way."""

@@ -1,9 +1,9 @@
 """Checkpoints: a folder for each, whole or not there, and two links, `last` and `best`, to folders.
 
-    runs/x/iteration-0005000/     a diffusers pipeline of the EMA weights (model_index.json, unet/, scheduler/)
+    runs/x/iteration-0005000/     the EMA weights as a diffusers pipeline
                               training.json   provenance: settings, data, split, losses, versions
                               training.csv    the log up to here
-                              trainer.pt      network, EMA and optimizer, readable with weights_only=True
+                              trainer.pt      network, EMA, optimizer (weights_only=True reads it)
     runs/x/last, runs/x/best      links, replaced atomically; what neither names is removed
     runs/x/training.csv           the log so far; runs/x/split.json: which images were held out
 
@@ -65,8 +65,8 @@ def write(
     except Exception as error:  # torch and safetensors report a full disk each in their own way
         shutil.rmtree(partial, ignore_errors=True)
         raise CannotWrite(
-            f"cannot write the checkpoint of iteration {iteration}: {reason(error)}; the earlier one is"
-            " kept"
+            f"cannot write the checkpoint of iteration {iteration}: {reason(error)}; the earlier"
+            " one is kept"
         ) from error
     kept = {os.path.realpath(run / name) for name in LINKS}
     for old in run.glob("iteration-*"):
@@ -117,8 +117,8 @@ def save_network(model: Denoiser, folder: Path) -> None:
 
 
 def _plain_unet(net: Any) -> Any:
-    """A UNet2DModel itself; one of a subclass that computes what that does, as one; None for others,
-    which diffusers could not make again."""
+    """A UNet2DModel itself; one of a subclass that computes what that does, as one; None for
+    others, which diffusers could not make again."""
     base: Any = next((c for c in type(net).__mro__ if c.__name__ == "UNet2DModel"), None)
     if base is None or type(net) is base:
         return net if base is not None else None

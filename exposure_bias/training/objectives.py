@@ -4,13 +4,13 @@ Every objective draws (x_0, t, ε, ξ) with ε and ξ standard normal and compar
 at an input y with a target, in the mean over everything. γ ξ imitates exposure bias: the network
 sees inputs noisier than its label says.
 
-    name      y                          target                        besides
-    ddpm      α x_0 + σ ε                a x_0 + b ε                                Ho et al. 2020, 2006.11239, eq. 14
-    ip        α x_0 + σ (ε + γ_t ξ)      ε                                          Ning et al. 2023, 2301.11706, Alg. 1
-    ddpm-y    α x_0 + σ (ε + γ_t ξ)      (ε + γ_t ξ)/√(1 + γ_t²)                    ibid., §5, its control
-    gp        α x_0 + σ ε                ε                             + λ ‖∂ε̂/∂y‖_F²      ibid., its regulariser GP
-    wd        α x_0 + σ ε                ε                             + λ ‖θ‖²            ibid., its regulariser WD
-    hybrid    α x_0 + σ ε                ε                             + (T/1000) L_t      Nichol 2021, eq. 16
+    name      y                          target, besides          source
+    ddpm      α x_0 + σ ε                a x_0 + b ε              Ho et al. 2020, 2006.11239, eq. 14
+    ip        α x_0 + σ (ε + γ_t ξ)      ε                        Ning et al. 2023, 2301.11706
+    ddpm-y    α x_0 + σ (ε + γ_t ξ)      (ε + γ_t ξ)/√(1 + γ_t²)  ibid., §5, its control
+    gp        α x_0 + σ ε                ε, + λ ‖∂ε̂/∂y‖_F²        ibid., its regulariser GP
+    wd        α x_0 + σ ε                ε, + λ ‖θ‖²              ibid., its regulariser WD
+    hybrid    α x_0 + σ ε                ε, + (T/1000) L_t        Nichol 2021, eq. 16
 
 (a, b) belong to the network's prediction type; all objectives but ddpm train ε-networks. The
 minimisers are known for any data, with ε* that of ddpm and σ' = σ √(1 + γ²):
