@@ -75,10 +75,10 @@ def every(function: Callable[..., Any]) -> Callable[..., Any]:
     return counted
 
 
-RUN = ["--model", "kills:model", "--data", "kills:images", "-n", "96", "--batch-size", "16"]
-STEPS = [*RUN, "--steps", "12"]
+RUN = ["--model", "kills:model", "--data", "kills:images", "-n", "96", "--batch-size", "32"]
+STEPS = [*RUN, "--steps", "6"]
 TRAIN = [
-    *("--data", "kills:images", "--iterations", "12", "--batch-size", "8", "--warmup", "2"),
+    *("--data", "kills:images", "--iterations", "8", "--batch-size", "8", "--warmup", "2"),
     *("--log-every", "2", "--evaluate-every", "4", "--checkpoint-every", "2"),
     *("--sample-every", "0"),
 ]
@@ -86,10 +86,10 @@ NETWORK = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "record": (STEPS, ""),
     "train": (TRAIN, "last/weights"),
-    "chain-fid": ([*RUN, "--lengths", "4", "8", "--features", "pixel"], "chain-fid.nc"),
+    "chain-fid": ([*RUN, "--lengths", "3", "5", "--features", "pixel"], "chain-fid.nc"),
     "rollouts": (STEPS, "rollout.nc"),
     "telescope": (STEPS, "telescope.nc"),
-    "error-hist": ([*RUN, "--lengths", "5", "10", "--per-test", "16"], "errors.nc"),
+    "error-hist": ([*RUN, "--lengths", "3", "6", "--per-test", "16"], "errors.nc"),
     "diagnose": (STEPS, "diagnosis.nc"),
     "compare": (
         ["kills:model", "kills:model + es:1.01", *STEPS[2:], "--lengths", "4"],
@@ -162,12 +162,13 @@ def trials(command: str, kills: int, seed: int, folder: Path) -> tuple[list[str]
 def kill(kills: int, seed: int, names: list[str]) -> int:
     """All of it; the number of problems."""
     problems = []
-    print(f"{'command':<12}{'events':>8}{'kills':>7}{'again':>7}{'wrong':>7}")
+    print(f"{'command':<12}{'events':>7}{'kills':>7}{'again':>7}{'wrong':>7}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for command in names:
             found, row = trials(command, kills, seed, Path(folder))
             problems += found
-            print("".join(f"{v!s:<12}" if k == "command" else f"{v!s:>7}" for k, v in row.items()))
+            cells = (f"{v!s:<12}" if k == "command" else f"{v!s:>7}" for k, v in row.items())
+            print("".join(cells), flush=True)
     print(*problems, sep="\n")
     return len(problems)
 
