@@ -167,6 +167,14 @@ def train(options: Options) -> None:
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
+    if options.fine_tune:
+        _refuse_beside(options, "--fine-tune", *NEW_NETWORK)
+    for setting, of in (("gamma", PERTURBED), ("strength", DEFAULT_STRENGTH)):
+        if getattr(options, setting) is not None and not {*options.objective} & {*of}:
+            name = {"gamma": "--gamma", "strength": "--lambda"}[setting]
+            raise InputError(
+                f"{name} is for {' and '.join(of)}, none of which is trained: leave it out"
+            )
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
     folders = []
@@ -255,6 +263,21 @@ def models(options: Options) -> None:
     output.say(options, "models", sentence, found, more)
 
 
+# What a network brings along when it is fine-tuned.
+NEW_NETWORK = ("net", "schedule", "prediction_type", "learned_variance")
+
+
+def _refuse_beside(options: Options, given: str, *names: str) -> None:
+    """Raise InputError where options were given that another one decides."""
+    beside = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if getattr(options, name) != options.defaults[name]
+    ]
+    if beside:
+        raise InputError(f"{given} decides that already: leave out {', '.join(beside)}, or {given}")
+
+
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
     """The dataset that was given, or that of a new run; with -o a run that was killed goes on."""
     if options.saved:
@@ -324,6 +347,8 @@ def _curve(options: Options) -> "xr.Dataset":
         "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     settings["sampler"] = options.samplers or options.sampler
     if options.real is not None:
         settings["real"] = _read(options, options.real)
@@ -331,8 +356,7 @@ def _curve(options: Options) -> "xr.Dataset":
         settings["quantise"] = False
     lengths = options.lengths or LENGTHS
     if options.checkpoints:
-        if options.against:
-            raise InputError("--checkpoints already compares models: leave out --against")
+        _refuse_beside(options, "--checkpoints", "model", "against")
         found = checkpoints(options.checkpoints)
         models = [_remedied(options, _loaded(options, path)) for path in found.values()]
         several = curve(models, _images(options), lengths, **settings)
@@ -350,6 +374,8 @@ def _budget(options: Options) -> "xr.Dataset":
     settings: dict[str, Any] = _chain(options)
     settings |= {"margin": options.margin, "start": options.start, "folder": options.out}
     sampler, steps = settings.pop("sampler"), settings.pop("steps")
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     samplers = options.samplers or [sampler]
     if len(samplers) == len(steps) == 1:
         settings["restarts"] = options.restarts
