@@ -144,8 +144,8 @@ def _with_ends(dataset: xr.Dataset, names: list[str]) -> xr.Dataset:
     """The variables; those whose error is on another scale have their interval's ends, too."""
     ends = {}
     for name in names:
-        bare = f"{name}_se" in names and f"{name}_low" not in dataset
-        if bare and dataset[f"{name}_se"].attrs.get("scale", "linear") != "linear":
+        scale = dataset[f"{name}_se"].attrs.get("scale") if f"{name}_se" in names else None
+        if scale in ("log", "log1p") and f"{name}_low" not in dataset:
             ends[f"{name}_low"], ends[f"{name}_high"] = interval(dataset, name)
     return dataset[names].assign(ends)
 
