@@ -161,6 +161,7 @@ def train(options: Options) -> None:
     from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
+    from exposure_bias.parallel import world
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
@@ -186,7 +187,8 @@ def train(options: Options) -> None:
         folders.append(out)
         if not options.quiet:
             output.message(f"wrote {out}: give it as --model, or to compare")
-    output.say_trained(options, folders)
+    if world()[0] == 0:
+        output.say_trained(options, folders)
 
 
 def compare(options: Options) -> None:
