@@ -163,6 +163,7 @@ def spread_rows(count: int) -> list[int]:
 
 
 LEVEL = Column("timestep t", "timestep", write=level)
+START = Column("start t", "start", write=lambda row: f"{row['start']:g}")
 
 
 def _curve(name: str, title: str, dataset: xr.Dataset, *columns: Column) -> Table:
@@ -398,7 +399,7 @@ def _shape(
 
 
 def _rollouts(results: xr.Dataset) -> list[Table]:
-    start = Column("start t", "start")
+    start = START
     columns: tuple[Column, ...] = (
         start,
         Column("one-step error S (data units²)", "S"),
@@ -590,7 +591,7 @@ def _budget(result: xr.Dataset) -> list[Table]:
     found = [Table("budget", "error budget", frame, (name, *parts), rows, main=True)]
     if "W_over_U" in result:
         shown = (
-            Column("start t", "start"),
+            START,
             Column("spread over skill W/U", "W_over_U"),
             Column("added mean error (%)", "U_minus_S_relative", 100, True),
         )
