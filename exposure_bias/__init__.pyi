@@ -42,12 +42,14 @@ from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance
+from .monitor import Monitor as Monitor
 from .observer.observation import Observation as Observation
 from .observer.observe import observe as observe
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
+from .reporting import report as report
 from .tables import table as table
 from .training.trainer import train as train
 

@@ -5,6 +5,7 @@ Results go to stdout, progress and messages to stderr."""
 
 import argparse
 import ctypes
+import errno
 import os
 import sys
 import warnings
@@ -92,12 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
             _check_read(options)
-            if getattr(options, "out", None):
+            if getattr(options, "out", None) is not None:
                 from exposure_bias.files import check_writable
 
-                check_writable(options.out, folder=options.run is not commands.record)
+                check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
             with _watching(options):
                 options.run(options)
+            commands.report_of(options, given)
+            sys.stdout.flush()
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
@@ -105,7 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence()
+        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -138,6 +147,11 @@ def _kept(options: argparse.Namespace) -> str:
     trains = options.run is commands.train
     again = "the same command with --resume" if trains else "the same command"
     return f"; {kept} keeps what was finished, {again} goes on from there"
+
+
+def _silence() -> None:
+    """Let what is still to be printed go nowhere, so that nothing fails once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -158,6 +158,7 @@ def record(parser: Parser) -> None:
 TRAINING = (
     "schedule",
     "prediction_type",
+    "learned_variance",
     "device",
     "compile",
     "checkpoint_every",
@@ -214,6 +215,11 @@ def train(parser: Parser) -> None:
         "--prediction-type",
         default="epsilon",
         help="epsilon, sample or v_prediction (default: epsilon)",
+    )
+    add(
+        "--learned-variance",
+        action="store_true",
+        help="ip: the network learns its variance too, as in DDPM-IP (hybrid: always)",
     )
     add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
     add("--iterations", type=int, default=10_000)
@@ -275,6 +281,33 @@ def reading(parser: Parser) -> None:
     _running(parser)
     _recording(parser)
     _printing(parser)
+
+
+def report(parser: Parser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="recordings and results, or folders of them"
+    )
+    parser.add_argument(
+        "-o", "--out", default="report.html", metavar="FILE", help="default: report.html"
+    )
+    _saying(parser)
+
+
+def strip(parser: Parser) -> None:
+    parser.add_argument(
+        "saved",
+        nargs="?",
+        metavar="RECORDING",
+        help="what `record` wrote; without it, record first",
+    )
+    _running(parser)
+    _recording(parser)
+    parser.add_argument("--samples", type=int, default=3, help="rows of three (default: 3)")
+    parser.add_argument("--levels", type=int, default=7, help="columns (default: 7)")
+    parser.add_argument(
+        "-o", "--out", default="strip.png", metavar="FILE", help=".png or .pdf (default: strip.png)"
+    )
+    _saying(parser)
 
 
 def epsilon_norm(parser: Parser) -> None:

@@ -1,13 +1,16 @@
 """The subcommands: each runs one public function. Heavy imports wait until a command runs."""
 
 import argparse
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exposure_bias.cli import arguments
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from exposure_bias.recording import Recording
@@ -185,10 +188,29 @@ def train(options: Options) -> None:
             **{name: getattr(options, name) for name in arguments.TRAINING},
         )
         folders.append(out)
-        if not options.quiet:
-            output.message(f"wrote {out}: give it as --model, or to compare")
+        _say_what_is_kept(out, options)
     if world()[0] == 0:
         output.say_trained(options, folders)
+
+
+def _say_what_is_kept(out: "Path", options: Options) -> None:
+    """Raise InputError where no checkpoint of a training run could be written."""
+    from exposure_bias.cli import output
+    from exposure_bias.training.checkpoints import last_iteration
+    from exposure_bias.training.trainer import ema_in_words
+
+    last, total = last_iteration(out), options.iterations
+    if last is None:
+        raise InputError(f"no checkpoint could be written to {out}: nothing of this run is kept")
+    if last < total:
+        output.message(
+            f"{out} keeps iteration {last} of {total}: the checkpoints after it could not be"
+            " written; --resume goes on from there"
+        )
+        return
+    if not options.quiet:
+        output.message(f"wrote {out}: give it as --model, or to compare")
+        output.message(ema_in_words(options.ema, total))
 
 
 def compare(options: Options) -> None:
@@ -470,6 +492,64 @@ def _start(text: str) -> str | float:
         ) from None
 
 
+def report(options: Options) -> None:
+    """`eb-analyze report`: one HTML page of recordings and results."""
+    import os
+
+    from exposure_bias.cli import output
+    from exposure_bias.reporting import in_folder
+    from exposure_bias.reporting import report as written
+
+    found: list[Any] = []
+    for name in options.files:
+        inside = in_folder(name) if os.path.isdir(name) else [name]
+        if not inside:
+            raise InputError(f"{name} holds no result: give a folder that a command's -o wrote")
+        found += inside
+    path = written(*found, path=options.out)
+    size = path.stat().st_size / 1e6
+    output.say(options, "report", f"{path} shows {len(found)} results in {size:.1f} MB.")
+
+
+def strip(options: Options) -> None:
+    """`eb-analyze strip`: x_t, x̂_t and x̂_0 of a few samples in one grid."""
+    import io
+
+    from exposure_bias import files, plots
+    from exposure_bias.cli import output
+
+    kind = options.out.rpartition(".")[2].lower()
+    if kind not in ("png", "pdf", "svg"):
+        raise InputError(f"a strip is a picture: -o NAME.png, .pdf or .svg, got {options.out}")
+    # A recording beside a picture would be a surprise.
+    out, options.out = options.out, None
+    recording = _recording(options)
+    options.out = out
+    figure = plots.strip(recording, samples=options.samples, levels=options.levels)
+    buffer = io.BytesIO()
+    with plots.style():
+        figure.savefig(buffer, format=kind)
+    files.write_bytes(out, buffer.getvalue())
+    output.say(options, "strip", f"{out} shows {options.samples} of {recording.n} samples.")
+
+
+# Commands whose -o is one file, not a folder of results.
+TO_ONE_FILE = (record, report, strip)
+
+
+def report_of(options: Options, arguments: Sequence[str]) -> None:
+    """`report.html` beside what a command has just written."""
+    folder = getattr(options, "out", None)
+    if not folder or options.run in (*TO_ONE_FILE, train):
+        return
+    from exposure_bias.cli import output
+    from exposure_bias.reporting import report_folder
+
+    path = report_folder(folder, [shlex.join(["eb-analyze", *arguments])])
+    if path is not None and not options.quiet:
+        output.message(f"wrote {path}")
+
+
 class Command(NamedTuple):
     """A subcommand: what runs it, what adds its options, and what it is for."""
 
@@ -517,6 +597,10 @@ COMMANDS = {
     "compare": Command(
         compare, arguments.compare, "several models or remedies on the same images and noise"
     ),
+    "report": Command(
+        report, arguments.report, "recordings and results as one HTML page to look at"
+    ),
+    "strip": Command(strip, arguments.strip, "a few samples along the chain, as one picture"),
     "train": Command(
         train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"
     ),
