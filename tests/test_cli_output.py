@@ -349,6 +349,8 @@ def test_table_refuses(recording: eb.Recording) -> None:
         (0.5, float("nan"), True, "+0.5"),
         (float("nan"), 1, True, "–"),
         (1.0, 1e-9, False, "1.00000 ± 0.00000"),
+        (3072.4, float("nan"), False, "3072"),
+        (-2.5e7, float("nan"), False, "−2.5e+07"),
     ],
 )
 def test_numbers(value: float, half: float, signed: bool, text: str) -> None:

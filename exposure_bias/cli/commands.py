@@ -164,6 +164,7 @@ def train(options: Options) -> None:
     from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
+    from exposure_bias.parallel import world
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
@@ -196,7 +197,8 @@ def train(options: Options) -> None:
         )
         folders.append(out)
         _say_what_is_kept(out, options)
-    output.say_trained(options, folders)
+    if world()[0] == 0:
+        output.say_trained(options, folders)
 
 
 def _say_what_is_kept(out: "Path", options: Options) -> None:
