@@ -24,6 +24,7 @@ from exposure_bias.plots.style import (
     legend,
     panels,
     plain,
+    save,
     style,
     unless_empty,
 )
@@ -776,6 +777,7 @@ __all__ = [
     "published_delta",
     "rank_histogram",
     "rollouts",
+    "save",
     "spectrum",
     "state_error",
     "strip",

@@ -103,3 +103,12 @@ def unless_empty(axis: Any, values: Any) -> None:
     """Say why a panel is empty, where no value is a number."""
     if not np.isfinite(np.asarray(values, dtype=float)).any():
         axis.text(0.5, 0.5, "too few samples", ha="center", color="0.35", transform=axis.transAxes)
+
+
+def save(figure: Figure, where: Any, **options: Any) -> None:
+    """Write a figure as a paper wants it: 300 dots an inch, in PDF with embedded TrueType fonts.
+
+    where, options: as of `Figure.savefig`.
+    """
+    with style():
+        figure.savefig(where, **options)
