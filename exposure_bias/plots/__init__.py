@@ -129,7 +129,7 @@ def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -
     )
     top = max(float(errors[name].max()) for name, _ in rows)
     with style():
-        figure, places = grid(len(rows), len(lengths), axes, column, 1.5)
+        figure, places = grid(len(rows), len(lengths), axes, column, 1.5, 1.5 * len(lengths) + 1.2)
         for row, (name, label) in enumerate(rows):
             for k, length in enumerate(lengths):
                 axis = places[row, k]
@@ -555,7 +555,7 @@ def rank_histogram(results: xr.Dataset, *, axes: Any = None, column: str = "doub
             )
             axis.title.set_fontsize(8)
         places[0, 0].set_ylabel("share")
-        legend(places[0, 0], 1)
+        _below(figure, places[0, 0], axes, column)
     return figure
 
 

@@ -72,15 +72,24 @@ def panels(
 
 
 def grid(
-    rows: int, columns: int, axes: Any, column: str, height: float, **options: Any
+    rows: int,
+    columns: int,
+    axes: Any,
+    column: str,
+    height: float,
+    most: float = 2 * COLUMN,
+    **options: Any,
 ) -> tuple[Figure, Any]:
-    """A grid of small panels, an array (rows, columns) of Axes: those given, or a new figure's."""
+    """A grid of small panels, an array (rows, columns) of Axes: those given, or a new figure's, at
+    most so many inches wide.
+    """
     if axes is not None:
         figure, given = panels(rows * columns, axes, column)
         return figure, np.array(given, dtype=object).reshape(rows, columns)
     if column not in ("single", "double"):
         raise InputError(f"column is {column!r:.40}: allowed are single, double")
-    size = ((1 if column == "single" else 2) * COLUMN, height * rows + 0.6)
+    width = (1 if column == "single" else 2) * COLUMN
+    size = (min(width, most), height * rows + 0.6)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
