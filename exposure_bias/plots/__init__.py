@@ -27,6 +27,7 @@ from exposure_bias.plots.style import (
     save,
     style,
     unless_empty,
+    wrapped,
 )
 
 
@@ -187,7 +188,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
     corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
     frechet = "frechet_corrected" if corrected else "frechet"
     title = curve.attrs["measure"] + (
-        ",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}"
+        ", bias-corrected" if corrected else f", plug-in, n = {curve.attrs['n']}"
     )
     kernel = (
         "KID" if curve.attrs["measure"] == "FID" else "kernel distance (features)"
@@ -197,7 +198,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
     others = [dim for dim in curve[frechet].dims if dim != along]
     lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
     with style():
-        figure, places = panels(len(shown), axes, column, 2.3)
+        figure, places = panels(len(shown), axes, column, 2.5)
         for axis, (name, label) in zip(places, shown, strict=True):
             floor = float(curve[f"floor_{name}"])
             if f"floor_{name}_se" in curve and np.isfinite(curve[f"floor_{name}_se"]):
@@ -222,7 +223,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
                     )
             axis.set(
                 xlabel="training iteration" if along == "iteration" else "chain length $T'$",
-                ylabel=label,
+                ylabel=wrapped(label),
             )
             if along == "length":
                 axis.set_xscale("log")
@@ -411,7 +412,7 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
         for axis, name in zip(others, shown, strict=True):
             axis.set(xlabel=STEP_LABEL, title=curves[name])
         if others:
-            others[0].set_ylabel(f"difference from {entries[0]}")
+            others[0].set_ylabel(wrapped(f"difference from {entries[0]}"))
         _below(figure, bars, axes, column)
     return figure
 

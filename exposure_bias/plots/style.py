@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -99,6 +100,11 @@ def plain(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def wrapped(text: str, width: int = 26) -> str:
+    """A long label in several lines."""
+    return fill(text, width)
 
 
 def legend(axis: Any, columns: int = 2, **options: Any) -> None:
