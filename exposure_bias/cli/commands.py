@@ -553,8 +553,7 @@ def strip(options: Options) -> None:
     options.out = out
     figure = plots.strip(recording, samples=options.samples, levels=options.levels)
     buffer = io.BytesIO()
-    with plots.style():
-        figure.savefig(buffer, format=kind)
+    plots.save(figure, buffer, format=kind)
     files.write_bytes(out, buffer.getvalue())
     output.say(options, "strip", f"{out} shows {options.samples} of {recording.n} samples.")
 

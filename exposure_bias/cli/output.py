@@ -158,9 +158,8 @@ def _write(
         figure = function(dataset, *(extra if not suffix else ()))
         for kind in ("png", "pdf"):
             buffer = io.BytesIO()
-            figure.savefig(
-                buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None
-            )
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            plots.save(figure, buffer, format=kind, metadata=metadata)
             files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
     for table in found:
         content = table.frame.to_csv(index=False).encode()
