@@ -16,7 +16,7 @@ opposite or too small (all at once, so that their number needs no correction); o
 
 times as many images, and training seeds where there are any, would decide it at about 90 % power
 (t with 15 degrees of freedom; distance: from the estimate to zero or to the least effect, whichever
-is farther). It is the rule of `eb.error_budget`'s needed_n, with intervals of 95 % on both sides."""
+is farther). It is the rule of `eb.error_budget`'s needed_n, with 95 % intervals on both sides."""
 
 import json
 from collections.abc import Callable, Iterable
