@@ -116,7 +116,6 @@ def test_patches_tile_their_side_of_each_photograph() -> None:
     assert load_data("patches").hash == test.hash
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 def test_clothes_are_those_of_fashion_mnist() -> None:
     """Averages of 2×2 blocks, of distinct images, with their classes and their licence."""
     train, test = load_data("fashion", "train"), load_data("fashion", "test")
@@ -139,6 +138,7 @@ def test_clothes_are_those_of_fashion_mnist() -> None:
     assert 40 < found < 130  # a fifth of them
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 def test_every_source_gives_the_same_images(tmp_path: Path, channels: int) -> None:
     images = pixels(channels=channels)
     folder = write_folder(tmp_path / "images", images)
