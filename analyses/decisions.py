@@ -15,8 +15,9 @@ opposite or too small (all at once, so that their number needs no correction); o
     F = max((3.5 se / least)², (2.13 se / distance)²),   se = half-width / 2.13,
 
 times as many images, and training seeds where there are any, would decide it at about 90 % power
-(t with 15 degrees of freedom; distance: from the estimate to zero or to the least effect, whichever
-is farther). It is the rule of `eb.error_budget`'s needed_n, with 95 % intervals on both sides."""
+(t with 15 degrees of freedom; distance: from the estimate to zero or to the least effect,
+whichever is farther). It is the rule of `eb.error_budget`'s needed_n, with intervals of 95 % on
+both sides."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
 from exposure_bias.loop import batches
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import RECORDING, Recording
@@ -15,6 +15,7 @@ from exposure_bias.run import Stream
 from exposure_bias.setup import Samples, Setup, made, prepare
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Layout, Statistic, Subjects
+from exposure_bias.statistics.kept import KEEP
 from exposure_bias.streams import Step, chain, forward, noised, prior
 
 
@@ -37,6 +38,7 @@ def record(
     first: int = 0,
     spectra: Sequence[str] = (),
     statistics: Sequence[Statistic] = (),
+    keep: int = KEEP,
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
 
@@ -56,7 +58,8 @@ def record(
     was killed; in the end it is the recording's file. first: the first sample's number, for
     recordings that are to be merged; sample i uses image i mod N. spectra: bases besides the
     default ones in which the states' power is kept (`statistics.bands`). statistics: strangers'
-    accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md.
+    accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md. keep: the samples
+    numbered below this are kept as they are at up to 12 levels, for pictures (`statistics.kept`).
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
     always.
@@ -83,7 +86,7 @@ def record(
         batch_size=batch_size,
         first=first,
         streams=chosen,
-        options={"statistics": [_named(s) for s in statistics]} if statistics else {},
+        options=_options(statistics, whole_number(keep, "keep, the number of samples kept,", 0)),
         spectra=[basis for basis in spectra if basis != "dct"],
     )
     for basis in setup.run.spectra:
@@ -116,6 +119,12 @@ def recorded(
                 turn.report(len(batch.ids) if step.prediction is not None else 0)
     how = made(batch_size=batch_size, device=str(setup.model.device))
     return Recording(ledger.datasets(setup.n), setup.run, setup.n, how)
+
+
+def _options(statistics: Sequence[Statistic], keep: int) -> dict[str, Any]:
+    """What only this kind of run has, as far as it is not the default."""
+    named = {"statistics": [_named(s) for s in statistics]} if statistics else {}
+    return named | ({} if keep == KEEP else {"keep": keep})
 
 
 def _streams(streams: Sequence[str]) -> tuple[Stream, ...]:
@@ -160,6 +169,8 @@ class _Ledger:
             run.paired and not setup.light,
             run.seed,
             setup.light,
+            setup.first,
+            0 if setup.light else run.options.get("keep", KEEP),
         )
         return Collector(layout, kept, levels, run.spectra, statistics)
 

@@ -5,13 +5,17 @@ Results go to stdout, progress and messages to stderr."""
 
 import argparse
 import ctypes
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
+from typing import Any, NoReturn
 
 from exposure_bias.cli import commands
+from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError
 
 # Options of a new run, which mean nothing where the result of one is read.
@@ -55,49 +59,115 @@ RUN = (
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"eb-analyze: {message} (see {self.prog} --help)\n")
+
+
+class Completion(argparse.Action):
+    """Print what makes a shell complete commands and options, and leave."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, *__: Any
+    ) -> None:
+        try:
+            from shtab import complete
+        except ModuleNotFoundError:
+            parser.error("--print-completion needs shtab: pip install 'exposure-bias[completion]'")
+        print(complete(parser, shell))
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
-    options = parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
+    given = _renamed(list(sys.argv[1:] if arguments is None else arguments))
     _keep_freed_memory()
+    options = argparse.Namespace()
     try:
+        root = parser()
+        configure(root, given)
+        options = root.parse_args(given)
         with warnings.catch_warnings():
-            warnings.simplefilter("default")
+            warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
             _check_read(options)
-            if getattr(options, "out", None):
+            if getattr(options, "out", None) is not None:
                 from exposure_bias.files import check_writable
 
-                check_writable(options.out, folder=options.run is not commands.record)
-            options.run(options)
+                check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
+            with _watching(options):
+                options.run(options)
+            commands.report_of(options, given)
+            sys.stdout.flush()
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = getattr(options, "checkpoint", None)
-        again = (
-            "the same command with --resume"
-            if options.run is commands.train
-            else "the same command"
-        )
-        hint = f"; {kept} keeps what was finished, {again} goes on from there"
-        print(
-            f"eb-analyze: interrupted{hint if kept and os.path.exists(kept) else ''}",
-            file=sys.stderr,
-        )
+        print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence()
+        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        return 2
     return 0
+
+
+def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Say what a command that runs a network will take, and how far it is."""
+    if options.quiet or not hasattr(options, "sampler") or _reads(options):
+        return nullcontext()
+    from exposure_bias.cli.plan import planned
+    from exposure_bias.parallel import world
+    from exposure_bias.progress import Watch, say, watched
+
+    if world()[0] > 0:
+        return nullcontext()
+    lines = not sys.stderr.isatty()
+    return watched(Watch(planned(options), say, lines, options.verbose))
+
+
+def _reads(options: argparse.Namespace) -> bool:
+    """Whether the result of an earlier run is given."""
+    saved = getattr(options, "saved", None)
+    a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
+    return saved is not None and not a_model
+
+
+def _kept(options: argparse.Namespace) -> str:
+    """What an interrupted run has kept, in words."""
+    kept = getattr(options, "checkpoint", None)
+    if not kept or not os.path.exists(kept):
+        return ""
+    trains = options.run is commands.train
+    again = "the same command with --resume" if trains else "the same command"
+    return f"; {kept} keeps what was finished, {again} goes on from there"
+
+
+def _silence() -> None:
+    """Let what is still to be printed go nowhere, so that nothing fails once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="eb-analyze",
         description="Does a diffusion model suffer from exposure bias: where, why, at what cost?",
     )
     root.add_argument(
         "--version", action="version", version=f"exposure_bias {version('exposure-bias')}"
+    )
+    root.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh"),
+        action=Completion,
+        help="what makes that shell complete commands and options",
     )
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in commands.COMMANDS.items():
@@ -109,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
         defaults = {
             action.dest: subparser.get_default(action.dest) for action in subparser._actions
         }
-        subparser.set_defaults(run=command.run, defaults=defaults)
+        subparser.set_defaults(run=command.run, name=name, defaults=defaults)
     return root
 
 
@@ -129,7 +199,7 @@ def _check_read(options: argparse.Namespace) -> None:
     saved = getattr(options, "saved", None)
     if saved is None:
         return
-    a_model = options.run is commands.diagnose and not saved.endswith(".nc")
+    a_model = not _reads(options)
     ignored = ("model",) if a_model else RUN
     given = [
         f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"

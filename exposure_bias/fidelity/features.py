@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,10 @@ def extract_real(
         )
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        files.write_bytes(path, buffer.getvalue())
+        try:
+            files.write_bytes(path, buffer.getvalue())
+        except InputError as error:  # a cache saves time and decides nothing
+            warnings.warn(f"features are not kept for the next time: {error}", stacklevel=2)
         return found
     return Features(
         FeatureSet(arrays["pool"], ids),
