@@ -23,6 +23,7 @@ from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device, probe
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.parallel import team
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
 from exposure_bias.samplers import Sampler, named
@@ -190,6 +191,7 @@ def prepare(
     chosen = sampler_for(sampler, model, steps, spacing)
     clip = clip_of(clip, chosen)
     check_fit(model, data, n, clip)
+    check_processes(n)
     whole = chosen.levels(model.schedule, steps, spacing)
     begin = start_of(start, whole)
     levels, places = model.schedule.refined(whole[begin[1] :], refine)
@@ -302,6 +304,14 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
         warnings.warn(
             f"{n} samples of {len(data)} images: images recur, each time with fresh noise",
             stacklevel=4,
+        )
+
+
+def check_processes(n: int) -> None:
+    """Raise InputError for more processes than samples, some of which would have nothing to do."""
+    if n < team().size:
+        raise InputError(
+            f"{team().size} processes for {n} samples: start at most as many as there are samples"
         )
 
 

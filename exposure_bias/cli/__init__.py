@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from exposure_bias import parallel
 from exposure_bias.cli import commands
 from exposure_bias.errors import InputError
 
@@ -62,13 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             _check_read(options)
-            if getattr(options, "out", None):
-                from exposure_bias.files import check_writable
-
-                check_writable(options.out, folder=options.run is not commands.record)
-            options.run(options)
+            _check_shareable(options)
+            with parallel.joined() as team:
+                if team.size > 1:
+                    parallel.agree(_told(options), "options")
+                if getattr(options, "out", None):
+                    _check_out(options)
+                options.run(options)
     except InputError as error:
-        print(f"eb-analyze: {error}", file=sys.stderr)
+        if parallel.tells(error):
+            print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = getattr(options, "checkpoint", None)
@@ -139,6 +143,34 @@ def _check_read(options: argparse.Namespace) -> None:
         raise InputError(f"{saved} {what}: leave out {', '.join(given)}, or {saved}")
 
 
+def _check_shareable(options: argparse.Namespace) -> None:
+    """Raise InputError where several processes were started for what one does."""
+    alone = options.run is commands.models or (
+        getattr(options, "saved", None) is not None
+        and (options.run is not commands.diagnose or options.saved.endswith(".nc"))
+    )
+    if alone and parallel.world().size > 1:
+        raise InputError(
+            "this runs no network, so that there is nothing to share among processes: start it"
+            " without torchrun"
+        )
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Raise InputError where results cannot be written, or not seen by all processes."""
+    from exposure_bias.files import check_writable
+
+    alone = options.run is commands.record
+    check_writable(options.out, folder=not alone)
+    parallel.check_shared(os.path.dirname(options.out) or "." if alone else options.out)
+
+
+def _told(options: argparse.Namespace) -> dict[str, str]:
+    """The options by name, as text."""
+    known = {k: v for k, v in vars(options).items() if k not in ("run", "defaults")}
+    return {k: str(v) for k, v in known.items()}
+
+
 def _keep_freed_memory() -> None:
     """Have glibc reuse freed memory instead of returning it to the system after every layer of a
     network.
@@ -153,4 +185,5 @@ def _keep_freed_memory() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"eb-analyze: warning: {message}", file=sys.stderr)
+    if parallel.team().first:
+        print(f"eb-analyze: warning: {message}", file=sys.stderr)

@@ -18,12 +18,11 @@ Options = argparse.Namespace
 def record(options: Options) -> None:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
-    from exposure_bias.parallel import record_shared
+    from exposure_bias.recorder import record
 
     options.checkpoint = options.out
-    recording = record_shared(_model(options), out=options.out, **_recording_options(options))
-    if recording is not None:
-        output.message(f"wrote {options.out}: {recording!r}")
+    recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
+    output.message(f"wrote {options.out}: {recording!r}")
 
 
 def spectrum(options: Options) -> None:

@@ -16,6 +16,7 @@ import xarray as xr
 
 from exposure_bias import files
 from exposure_bias.errors import InputError
+from exposure_bias.parallel import team
 
 Tables = dict[str, pd.DataFrame]
 # What a result says in words, above its tables.
@@ -25,7 +26,8 @@ Pixel = tuple[int, int, int]
 
 def message(text: str) -> None:
     """A line for the person at the terminal."""
-    print(text, file=sys.stderr)
+    if team().first:
+        print(text, file=sys.stderr)
 
 
 def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
@@ -40,6 +42,8 @@ def show(
 ) -> None:
     """With -o write the tables, the figures and the dataset; then print the tables, as text or
     JSON."""
+    if not team().first:
+        return
     if options.out:
         _write(options.out, name, dataset, tables, *extra)
         if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
