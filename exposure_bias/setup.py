@@ -21,7 +21,7 @@ from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Denoiser, on_device, probe
+from exposure_bias.denoisers import AS_IT_IS, Denoiser, Speed, on_device, probe
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.parallel import team
 from exposure_bias.paths import Noise, PathNoise, Paths
@@ -226,6 +226,7 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
         model.classes,
         model.guidance,
         source_of(model),
+        model.computed,
     )
     about = DataId()
     if data is not None:
@@ -345,16 +346,16 @@ def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
 
 
-def placed(model: Any, device: str | None) -> Denoiser:
+def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:
     """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own
-    business, stays.
+    business, stays. speed: how it is to be computed.
 
     Raises InputError for a device that is not there.
     """
     denoiser = adapt(model)
     if device is not None and isinstance(denoiser.net, torch.nn.Module):
         denoiser.net.to(on_device(device).device)
-    return denoiser
+    return denoiser.computed_with(speed)
 
 
 def made(**extra: Any) -> dict[str, Any]:

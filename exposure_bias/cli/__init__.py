@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from exposure_bias import parallel
-from exposure_bias.cli import commands
+from exposure_bias.cli import commands, threads
 from exposure_bias.errors import InputError
 
 # Options of a new run, which mean nothing where the result of one is read.
@@ -29,6 +29,9 @@ RUN = (
     "seed",
     "batch_size",
     "device",
+    "precision",
+    "compile",
+    "channels_last",
     "steps",
     "timestep_spacing",
     "start",
@@ -51,12 +54,20 @@ RUN = (
     "no_quantise",
     "checkpoints",
 )
+# --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
+BATCH_SIZES = (1024, 256)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     options = parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
+    # Threads and the like concern the whole process, which is ours where no arguments are passed.
+    options.own_process = arguments is None
+    if options.own_process:
+        threads.wait_passively()
+    if getattr(options, "batch_size", None) == "auto":
+        options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
     _keep_freed_memory()
     try:
         with warnings.catch_warnings():
@@ -167,7 +178,7 @@ def _check_out(options: argparse.Namespace) -> None:
 
 def _told(options: argparse.Namespace) -> dict[str, str]:
     """The options by name, as text."""
-    known = {k: v for k, v in vars(options).items() if k not in ("run", "defaults")}
+    known = {k: v for k, v in vars(options).items() if k not in ("run", "defaults", "own_process")}
     return {k: str(v) for k, v in known.items()}
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exposure_bias.cli import arguments
+from exposure_bias.cli import arguments, threads
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
@@ -185,13 +185,15 @@ def compare(options: Options) -> None:
     """`eb-analyze compare`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
+    from exposure_bias.parallel import local
 
     compared = compare(
         options.models,
         _images(options),
         start=_start(options.start),
         lengths=options.lengths,
-        device=options.device,
+        device=local(options.device),
+        speed=_speed(options),
         **_chain(options),
     )
     output.show(options, "compare", compared, output.compare_tables(compared))
@@ -286,7 +288,6 @@ def _curve(options: Options) -> "xr.Dataset":
         "seed",
         "batch_size",
         "checkpoint",
-        "device",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
@@ -402,7 +403,17 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.parallel import local
     from exposure_bias.setup import placed
 
-    return placed(load_model(name, options.preset), local(options.device))
+    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    if options.own_process:
+        threads.choose(model)
+    return model
+
+
+def _speed(options: Options) -> Any:
+    """How networks are to be computed."""
+    from exposure_bias.denoisers import Speed
+
+    return Speed(options.precision, options.compile, options.channels_last)
 
 
 def _remedied(options: Options, model: Any) -> Any:
