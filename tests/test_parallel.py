@@ -203,35 +203,30 @@ print(meet(dies, 3))
     assert codes == "[2, 9, 2]"
 
 
-@pytest.mark.parametrize(
-    ("work", "expected"),
-    [
-        ("eb.record(model(0.1 + rank()), images(), n=8, steps=2)", "different models"),
-        ("eb.record(model(), images(seed=rank()), n=8, steps=2)", "data hash"),
-        ("eb.record(model(), images(), n=8, steps=2 + rank())", "steps: 2 against 3"),
-        ("eb.record(model(), images(), n=8 + rank(), steps=2)", "samples"),
-        ("eb.record(model(), images(), n=1, steps=2)", "2 processes for 1 samples"),
-        ("parallel.agree({'seed': rank()}, 'options')", "seed: 0 against 1"),
-        ("parallel.check_shared(f'{out}/{rank()}')", "is not the same folder for all processes"),
-    ],
-)
-def test_processes_that_differ_say_in_what(work: str, expected: str, tmp_path: Path) -> None:
-    script = f"rank = lambda: parallel.team().rank\nprint(meet(lambda: {work}))"
-    *told, codes = drive(script, tmp_path)
-    assert codes == "[2, 2]"
-    assert len(told) == 1
-    assert expected in told[0]
+# What processes do that are unlike, and what the one line about it names.
+UNLIKE = {
+    "eb.record(model(0.1 + rank()), images(), n=8, steps=2)": "model weights",
+    "eb.record(model(), images(seed=rank()), n=8, steps=2)": "data hash",
+    "eb.record(model(), images(), n=8, steps=2 + rank())": "steps: 2 against 3",
+    "eb.record(model(), images(), n=8 + rank(), steps=2)": "8 samples against 9",
+    "eb.record(model(), images(), n=1, steps=2)": "2 processes for 1 samples",
+    "parallel.agree({'seed': rank()}, 'options')": "seed: 0 against 1",
+    "parallel.check_shared(f'{out}/{rank()}')": "is not the same folder for all processes",
+    "parallel.once(fails)": "no such thing",
+}
 
 
-def test_the_first_process_raises_for_all(tmp_path: Path) -> None:
+def test_processes_that_differ_say_in_what(tmp_path: Path) -> None:
     script = """
+rank = lambda: parallel.team().rank
 def fails():
-    def f():
-        raise eb.InputError("no such thing")
-    parallel.once(f)
-print(meet(fails))
+    raise eb.InputError("no such thing")
 """
-    assert drive(script, tmp_path) == ["InputError no such thing", "[2, 2]"]
+    script += "".join(f"print(meet(lambda: {work}))\n" for work in UNLIKE)
+    lines = drive(script, tmp_path, len(UNLIKE))
+    assert lines[1::2] == ["[2, 2]"] * len(UNLIKE)
+    for told, expected in zip(lines[::2], UNLIKE.values(), strict=True):
+        assert expected in told
 
 
 def test_recordings_of_observed_loops_are_gathered(tmp_path: Path) -> None:
