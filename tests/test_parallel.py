@@ -107,7 +107,7 @@ def everything():
         compare=lambda: eb.compare([model(), model(0.12)], images(), steps=3, lengths=(2,),
                                    budget=False, **common),
     )
-    recording = eb.record(model(), images(), steps=3, checkpoint=f"{out}/recording-{size}.nc", **common)
+    eb.record(model(), images(), steps=3, checkpoint=f"{out}/recording-{size}.nc", **common)
     for name, run in found.items():
         result = run()
         if parallel.team().first:
