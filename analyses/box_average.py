@@ -1,6 +1,6 @@
 """Average images over blocks of pixels, as an .npz that --data takes.
 
-    python analyses/box_average.py cifar10-train.zip cifar16.npz            # 2×2 blocks: 32×32 becomes 16×16
+    python analyses/box_average.py cifar10-train.zip cifar16.npz   # 2×2 blocks: 32×32 to 16×16
     python analyses/box_average.py cifar10-train.zip cifar8.npz --factor 4
 
 JPEGs with halved chroma hold no colour finer than 2×2 pixels; what the average leaves is whole in

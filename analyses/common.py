@@ -5,9 +5,11 @@ A study is a claim, the numbers published for it, and a function `measure(s, out
 files into `out` and returns what it found. Its settings are the constants at the top of its file,
 each also an option of its command line:
 
-    python analyses/STUDY.py                  # the default scale; nothing happens where this was done already
-    python analyses/STUDY.py --smoke          # seconds, on an exact denoiser, into a temporary folder
-    python analyses/STUDY.py --data patches   # any other data, into results/STUDY-DATA; a model is --model, or --ip
+    python analyses/STUDY.py                  # the default scale; nothing if it was done already
+    python analyses/STUDY.py --smoke          # an exact denoiser, seconds, a temporary folder
+    python analyses/STUDY.py --data patches   # other data, into results/STUDY-DATA
+
+A model of other data is --model, or --ip for its twin.
 
 A difference is called one only if its 95 % interval excludes zero. Between trained models the
 interval counts images (delete-one-group jackknife, 16 groups, the same images and noise for all)
@@ -294,7 +296,7 @@ def with_interval(
 def frechet(values: Array) -> tuple[Array, Array]:
     """(bias-corrected distance, standard error) of the numbers `frechet_jackknife` of a
     chain-length curve."""
-    from exposure_bias.fidelity.jackknife import corrected
+    from exposure_bias.jackknife import corrected
 
     return corrected(values)
 

@@ -35,17 +35,20 @@ DEFAULT = {
 SMOKE = {"n": 256, "lengths": (100, 200)}
 
 
-class MeanOnly(eb.samplers.Sampler):
-    """Ancestral sampling without its noise."""
+class MeanOnly(eb.samplers.DDPM):
+    """Ancestral sampling without its noise: no draw of p(x_0 | x_t), and no limit that is known."""
+
+    stochastic = ancestral = exact_teacher = False
+    limit = None
 
     def __str__(self) -> str:
         return "ddpm without noise"
 
-    def step(self, x, now, s, t, z, predict, path):
-        return super().step(x, now, s, t, 0.0, predict, path)
+    def step(self, x, now, s, t, z, predict):
+        return super().step(x, now, s, t, 0.0, predict)
 
 
-CHAINS = {"means alone": MeanOnly("ddpm"), "ancestral": "ddpm", "DDIM": "ddim"}
+CHAINS = {"means alone": MeanOnly(), "ancestral": "ddpm", "DDIM": "ddim"}
 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:

@@ -4,12 +4,11 @@ By theory ε_IP(x, t) = ε*(x at noise σ√(1+γ²)) / √(1+γ²) for any data
 the same without the division, and near that is ε*/(1+γ²). All are made from models trained here on
 the same draws, over seeds.
 
-    slope     Σ c c* / Σ c*², c and c* the DCT coefficients of ε̂ of a candidate and of a DDPM of another training seed
-              on the same x_t, per level and band of frequency. Noise in c* pulls all slopes below 1
-              alike, since no
-              candidate shares its seed: the control, DDPM itself, shows by how much. For Gaussian
-              data, and without such noise, the slope of IP is (α²S + σ²)/(α²S + σ²(1+γ²)), S the
-              data's power.
+    slope     Σ c c* / Σ c*², c and c* the DCT coefficients of ε̂ of a candidate and of a DDPM of
+              another training seed on the same x_t, per level and band of frequency. Noise in c*
+              pulls all slopes below 1 alike, since no candidate shares its seed: the control, DDPM
+              itself, shows by how much. For Gaussian data, and without such noise, the slope of IP
+              is (α²S + σ²)/(α²S + σ²(1+γ²)), S the data's power.
     distance  of samples, Fréchet; hf: their high frequencies against the data's in dB
 
 Two things are near each other where one lies within half of the difference of DDPM from trained IP,

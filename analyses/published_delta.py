@@ -1,7 +1,7 @@
 """The published CIFAR-10 δ_t log against what δ_t is without any exposure bias.
 
-    python analyses/published_delta.py                          # needs ../shared/data/cifar10-train.zip
-    python analyses/published_delta.py --data FOLDER_OR_ZIP     # any copy of the CIFAR-10 training images
+    python analyses/published_delta.py                        # ../shared/data/cifar10-train.zip
+    python analyses/published_delta.py --data FOLDER_OR_ZIP   # any copy of those images
 
 The log is the author's, in issue 4 of github.com/forever208/ADM-ES (2025-02-23): ADM on CIFAR-10,
 20 steps of the ancestral sampler on the cosine schedule, x̂_0 clipped, learned variance. A value
@@ -9,7 +9,8 @@ logged under t belongs to the state one index below t (`published_delta`'s docst
 stand
 
     perfect     a perfect ancestral sampler: Var_i = σ² + 2α²(1 − SNR_T/SNR_t)σ_i², any data
-    small       a perfect denoiser with the same 20 steps and the variance β̃, on Gaussian data of CIFAR's covariance
+    small       a perfect denoiser with the same 20 steps and the variance β̃, on Gaussian data of
+                CIFAR's covariance
     large       the same with β; the learned variance lies between the two
 
 None of the three knows of clipping. Writes results/published_delta/: table.csv, conclusion.txt and

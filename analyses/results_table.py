@@ -9,24 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import common
+import decisions
 import studies
 
 PAGE = common.ROOT / "docs" / "results.md"
 HEAD = """# The talk, claim by claim
 
-Made by `python analyses/results_table.py` from `results/*/run.json`; do not edit. Numbers in brackets are 95 %
-intervals; a difference is called one only if its interval excludes zero. Between trained models it counts images and
-training seeds (`analyses/common.py`).
+Made by `python analyses/results_table.py` from `results/*/run.json`; do not edit. Numbers in
+brackets are 95 % intervals; a difference is called one only if its interval excludes zero. Between
+trained models it counts images and training seeds (`analyses/common.py`).
 
-A difference published with a sign is *reproduced* where all of a study's intervals lie on that side, *not reproduced*
-where all lie on the other, and *undecided* otherwise: of several intervals one may exclude zero by chance, and none is
-corrected for their number unless a study says so. Times are those of the last call on two busy cores; it may have gone
-on from what other studies had trained and sampled.
+A claim has a sign and often a size. An interval that lies on the claimed side of zero *shows* it,
+one on the other side is *opposite*; one that excludes half of the published effect, relative to its
+baseline, or 5 % where no size was published, says the effect is *too small*; any other is *open*. A
+claim is *reproduced* where all of a study's intervals show it, *not reproduced* where each is
+opposite or too small, and otherwise *undecided*: then the text says how many images and training
+seeds would decide at about 90 % power (`analyses/decisions.py`). All intervals must agree, so that
+their number needs no correction. Times are those of the last call on two busy cores; it may have
+gone on from what other studies had trained and sampled.
 
-*Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks of a fifth of a
-million parameters, features of a small classifier): none of our numbers is an FID, none contradicts a number measured
-on CIFAR-10. "Published" is what the talk or the paper says: tables are in `figures/reference/published.csv`, what was
-read off a figure stands here only.
+*Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks
+of a fifth of a million parameters, features of a small classifier): none of our numbers is an FID,
+none contradicts a number measured on CIFAR-10. "Published" is what the talk or the paper says:
+tables are in `figures/reference/published.csv`, what was read off a figure stands here only.
 
 | claim | published | verdict | command |
 |---|---|---|---|
@@ -34,23 +39,26 @@ read off a figure stands here only.
 LARGER = """
 ## Other data
 
-The same studies on other data, by the commands beside them. `patches` are the bundled 16×16 colour patches, MNIST is
-lossless, 28×28. No GPU was to be had: the MNIST run took about 1.4 CPU hours in all. CIFAR-10 was not run; its copy in
-`../shared/data` are JPEGs of quality about 75 with halved chroma, to be averaged to 16×16 first
-(`analyses/box_average.py`), so that nothing would compare with the literature's.
+The same studies on other data, by the commands beside them. `patches` are the bundled 16×16 colour
+patches, MNIST is lossless, 28×28. No GPU was to be had: the MNIST run took about 1.4 CPU hours in
+all. CIFAR-10 was not run; its copy in `../shared/data` are JPEGs of quality about 75 with halved
+chroma, to be averaged to 16×16 first (`analyses/box_average.py`), so that nothing would compare
+with the literature's.
 
 """
 GPU = """
 ## With a GPU
 
-Sized so that DDPM and IP should each train in less than 25 minutes on one modern GPU; neither run nor timed. Trainings
-and points of the curve resume.
+Sized so that DDPM and IP should each train in less than 25 minutes on one modern GPU; neither run
+nor timed. Trainings and points of the curve resume.
 
 ```sh
-eb-analyze train --data mnist-train.zip --objective ddpm ip --seed 0 1 2 --net unet-small --iterations 20000 \\
-    --batch-size 256 --precision bf16 --channels-last --device cuda -o runs/mnist
-eb-analyze chain-fid --model runs/mnist/ddpm-seed0 --against runs/mnist/ip-seed0 --data mnist-train.zip --device cuda \\
-    --features inception --lengths 80 100 300 1000 -n 50000 -o runs/mnist/curve
+eb-analyze train --data mnist-train.zip --objective ddpm ip --seed 0 1 2 \\
+    --net unet-small --iterations 20000 --batch-size 256 --precision bf16 \\
+    --channels-last --device cuda -o runs/mnist
+eb-analyze chain-fid --model runs/mnist/ddpm-seed0 --against runs/mnist/ip-seed0 \\
+    --data mnist-train.zip --device cuda --features inception --lengths 80 100 300 1000 -n 50000 \\
+    -o runs/mnist/curve
 ```
 """
 
@@ -67,7 +75,7 @@ def page() -> str:
                 f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |"
             )
             continue
-        run = read(path)
+        run = judged(name, read(path))
         rows.append(
             f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name})"
             f" | {command} |"
@@ -77,6 +85,14 @@ def page() -> str:
     measured = HEAD + "\n".join(rows) + "\n\n## What we measured\n\n" + "\n".join(details)
     larger = [detail(path.parent.name, run := read(path), run["command"]) for path in elsewhere()]
     return measured + (LARGER + "\n".join(larger) if larger else "") + GPU
+
+
+def judged(name: str, run: dict[str, Any]) -> dict[str, Any]:
+    """A run with the verdict of `decisions`, and what decides it or would, where that has one."""
+    found = decisions.decided(name)
+    if found is None:
+        return run
+    return run | {"verdict": found[0], "text": f"{run['text']} {found[1]}"}
 
 
 def published_log() -> str:

@@ -1,9 +1,9 @@
 """Train and freeze the bundled models: digits, digits-ip, patches and patches-ip (input
 perturbation, γ = 0.1).
 
-    python analyses/train_bundled.py                         # all, one after the other, into exposure_bias/models/
-    python analyses/train_bundled.py --only patches-ip       # one; run several in as many shells to save time
-    python analyses/train_bundled.py --smoke                 # a few iterations into a temporary folder
+    python analyses/train_bundled.py                    # all, into exposure_bias/models/
+    python analyses/train_bundled.py --only patches-ip  # one; several in as many shells save time
+    python analyses/train_bundled.py --smoke            # a few iterations, a temporary folder
 
 The two of a pair share seed, budget, image order and noise draws, so that the objective is all that
 differs between them. Each folder is an ordinary diffusers DDPMPipeline (EMA weights in fp16, to be

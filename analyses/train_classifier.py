@@ -1,6 +1,6 @@
 """Train and freeze the classifier of digits that gives the features `classifier`.
 
-    python analyses/train_classifier.py            # into exposure_bias/models/digits-classifier/, about a minute
+    python analyses/train_classifier.py   # into exposure_bias/models/digits-classifier/, a minute
     python analyses/train_classifier.py --smoke    # a few iterations into a temporary folder
 
 It sees the train split only, shifted by up to a pixel each way; the accuracy on the test split

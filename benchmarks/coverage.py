@@ -7,8 +7,8 @@ the mean of its repetitions, for it is unbiased."""
 
 import numpy as np
 
-from exposure_bias.fidelity.jackknife import T_QUANTILE, corrected
 from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values
+from exposure_bias.jackknife import T_QUANTILE, corrected
 
 DIMENSION, SAMPLES, REPETITIONS = 64, 1792, 300
 CASES = {

@@ -37,6 +37,7 @@ from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.rollouts import rollouts as rollouts
+from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance
 from .observer.observation import Observation as Observation

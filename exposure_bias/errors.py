@@ -8,8 +8,18 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message says what came, what is allowed and what to
     do.
 
-    The command line prints it in one line and exits with code 2. Anything else that escapes is our
+    It is one line: what cannot be printed, such as a newline in a file's name, is written with a
+    backslash. The command line prints it and exits with code 2. Anything else that escapes is our
     bug."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(map(_printable, message)))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def whole_number(value: Any, what: str, least: int = 1) -> int:

@@ -6,15 +6,19 @@ it: HDF5 itself loads a flipped byte silently and can crash on a truncated file 
 bytes are made in memory and checked there."""
 
 import hashlib
-import io
 import json
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xarray as xr
 
+from exposure_bias import netcdf
 from exposure_bias.errors import InputError
+
+Check = Callable[[dict[str, Any], netcdf.Headers], None]
 
 _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
@@ -39,6 +43,27 @@ def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
         raise InputError(f"cannot write {path}: {place} is a file, not a folder; give another name")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {path}: {place} is not writable; give another place")
+
+
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file for reading: a device or a pipe could go on for ever. Raises InputError."""
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"cannot read {path}: it is a device or a pipe; give a file")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a pipe without waiting for who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -69,19 +94,20 @@ def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict
     """Write labelled data with its provenance, which must be JSON, to one netCDF file."""
     tree = tree.copy()
     tree.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
-    content = bytes(tree.to_netcdf(engine="h5netcdf"))
+    content = netcdf.packed(tree)
     write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
 
 
-def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]]:
+def read_tree(
+    path: str | os.PathLike[str], check: Check | None = None
+) -> tuple[xr.DataTree, dict[str, Any]]:
     """Read what `write_tree` wrote, into memory.
 
-    Raises InputError if the file is missing, was not written by this package, or differs in a
-    single bit."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    check: called with the provenance and every variable's header before any values are read.
+    Raises InputError if the file is missing, was not written by this package, differs in a single
+    bit, or holds what this package does not write."""
+    with opened(path) as file:
+        content = file.read()
     body, trailer = content[:-_TRAILER], content[-_TRAILER:]
     if not trailer.startswith(_MARK):
         raise InputError(
@@ -92,9 +118,26 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]
         raise InputError(
             f"{path} is corrupt: its checksum does not match; restore it or make it again"
         )
-    with xr.open_datatree(io.BytesIO(body), engine="h5netcdf") as file:
-        tree = file.load()
-    return tree, json.loads(tree.attrs.pop("provenance"))
+    try:
+        stored = netcdf.Stored(body)
+        provenance = _provenance(stored.attrs.get("provenance"))
+        if check is not None:
+            check(provenance, stored.headers)
+        tree = stored.tree()
+    except InputError as error:
+        raise InputError(f"cannot use {path}: {error}") from error
+    tree.attrs.pop("provenance")
+    return tree, provenance
+
+
+def _provenance(text: Any) -> dict[str, Any]:
+    try:
+        known = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError("it does not say where it comes from") from error
+    if not isinstance(known, dict):
+        raise InputError("it does not say where it comes from")
+    return known
 
 
 def read_dataset(path: str | os.PathLike[str], kind: str) -> xr.Dataset:

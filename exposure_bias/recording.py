@@ -16,14 +16,15 @@ of different samples merge by adding sums and concatenating samples."""
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from exposure_bias import files
+from exposure_bias import files, schema
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
+from exposure_bias.netcdf import Headers
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
@@ -130,35 +131,53 @@ def load(path: str | os.PathLike[str]) -> Recording:
 
 
 def load_partial(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording or the checkpoint of one."""
-    tree, known = files.read_tree(path)
-    return from_tree(tree, known, path)
+    """Read a recording or the checkpoint of one.
+
+    Raises InputError for whatever `schema` does not know."""
+    tree, known = files.read_tree(path, _check)
+    stated = _stated(known)
+    streams = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    try:
+        schema.check_values(stated.run, streams, stated.done)
+    except InputError as error:
+        raise InputError(f"cannot use {path}: {error}") from error
+    return Recording(streams, stated.run, stated.planned, stated.made)
 
 
-def from_tree(tree: xr.DataTree, known: dict[str, Any], path: str | os.PathLike[str]) -> Recording:
-    """The recording in a file's tree. Raises InputError if it is none."""
-    schema = known.get("schema")
-    if schema == 2:
+def _check(known: dict[str, Any], headers: Headers) -> None:
+    schema.check_headers(_stated(known).run, headers)
+
+
+class _Stated(NamedTuple):
+    """What a file says of itself."""
+
+    run: Run
+    planned: int
+    done: int
+    made: dict[str, Any]
+
+
+def _stated(known: dict[str, Any]) -> _Stated:
+    """The provenance of a recording, read. Raises InputError if it is none."""
+    number = known.get("schema")
+    if number == 2:
         known = _converted(known)
-    elif schema != SCHEMA or known.get("kind") != RECORDING:
+    elif number != SCHEMA or known.get("kind") != RECORDING:
         kind = known.get("kind")
         found = (
-            f"a recording of schema {schema}"
+            f"a recording of schema {number!r:.40}"
             if kind == RECORDING
-            else f"no recording but {kind or 'another file'}"
+            else f"no recording but {kind or 'another file'!r:.40}"
         )
-        raise InputError(
-            f"{path} is {found}: this version reads recordings of schema 2 and {SCHEMA}"
-        )
-    streams = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
-    planned, made = known.get("n"), known.get("made", {})
-    if not streams or not isinstance(planned, int) or not isinstance(made, dict):
-        raise InputError(f"{path} is no whole recording: it lacks its streams or their number")
-    try:
-        run = Run.from_json(known.get("run"))
-    except InputError as error:
-        raise InputError(f"{path} is no recording that this version knows: {error}") from error
-    return Recording(streams, run, planned, made)
+        raise InputError(f"it is {found}: this version reads recordings of schema 2 and {SCHEMA}")
+    made = known.get("made", {})
+    if not isinstance(made, dict):
+        raise InputError("it does not say how it was made")
+    planned = whole_number(known.get("n"), "its number of samples")
+    done = whole_number(known.get("done", planned), "its number of finished samples")
+    if done > planned:
+        raise InputError(f"it holds {done} of {planned} samples")
+    return _Stated(Run.from_json(known.get("run")), planned, done, made)
 
 
 def merge(recordings: Sequence[Recording]) -> Recording:

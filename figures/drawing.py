@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from exposure_bias.diagnostics.jackknife import T_QUANTILE as T_QUANTILE
+from exposure_bias.jackknife import T_QUANTILE as T_QUANTILE
 from exposure_bias.plots import COLUMN as COLUMN
 from exposure_bias.plots import REFERENCE as REFERENCE
 from exposure_bias.plots import style as style

@@ -3,9 +3,11 @@
 import io
 import json
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from exposure_bias.data import Data, load_data
+from exposure_bias.data.limits import limit_of
 from exposure_bias.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -391,7 +394,9 @@ def test_bad_npz_contents(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with fails("x.npz", "no 'arr_0'", "np.savez"):
         load_data(write_npz(path, images=nhwc))
-    for wrong in (nhwc / 127.5 - 1, nhwc[0], pixels(), nhwc.astype(np.int64)):
+    with fails("x.npz", "(6, 5, 7, 3)", "channels-last", "(N, C, H, W)"):
+        load_data(write_npz(path, nhwc / 127.5 - 1))
+    for wrong in (nhwc[0], pixels(), nhwc.astype(np.int64)):
         with fails("x.npz", str(wrong.dtype), str(wrong.shape), "uint8 (N, H, W, C)"):
             load_data(write_npz(path, wrong))
     for labels in (np.arange(5), np.arange(6) / 2, np.ones((6, 2), int)):
@@ -418,7 +423,8 @@ def with_value(index: int, value: float) -> np.ndarray:
         (torch.full((2, 1, 5, 7), 255.0), ("255", "0..255", "127.5")),
         (pixels().transpose(0, 2, 3, 1), ("(6, 5, 7, 3)", "channels-last", "(N, C, H, W)")),
         (np.zeros((6, 8, 8, 1)), ("(6, 8, 8, 1)", "channels-last", "transpose")),
-        (np.zeros((5, 7)), ("(5, 7)", "(N, C, H, W)", "reshape")),
+        (np.zeros(5), ("(5,)", "(N, D)", "(N, C, H, W)", "reshape")),
+        (np.zeros((2, 1, 1, 1, 1, 1)), ("(2, 1, 1, 1, 1, 1)", "(N, C, F, H, W)", "reshape")),
         (np.zeros((0, 1, 5, 7)), ("no images", "(0, 1, 5, 7)", "at least one")),
         (np.zeros((6, 3, 5, 7), np.int64), ("int64", "uint8", "convert")),
         (torch.zeros((6, 3, 5, 7), dtype=torch.bool), ("bool", "uint8", "convert")),
@@ -480,3 +486,204 @@ def test_images_from_0_to_1_are_warned_about() -> None:
         load_data(images)
     load_data(2 * images - 1)
     load_data(images, value_range=None)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 9), (1, 3, 4), (3, 4, 5, 6), (1, 1), (1, 1, 1, 2)])
+def test_states_of_any_rank(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """An array of states is read alike from memory, .npy and .npz, and fitted to the shape that a
+    model has."""
+    states = np.random.default_rng(0).uniform(-1, 1, (7, *shape)).astype(np.float32)
+    np.save(tmp_path / "states.npy", states)
+    write_npz(tmp_path / "states.npz", states, np.arange(7))
+    sources = [states, torch.tensor(states), tmp_path / "states.npy", tmp_path / "states.npz"]
+    read = [load_data(source).fitted(shape) for source in sources]
+    for data in read:
+        assert data.shape == shape
+        np.testing.assert_array_equal(data.batch([3, 0]), states[[3, 0]])
+    assert len({data.hash for data in read}) == 1
+    assert read[-1].labels.tolist() == list(range(7))
+
+
+def test_an_ambiguous_array_is_an_image_until_a_model_says_otherwise() -> None:
+    states = np.zeros((6, 8, 8), np.float32)
+    data = load_data(states)
+    assert data.shape == (1, 8, 8)
+    assert data.fitted((8, 8)).shape == (8, 8)
+    assert load_data(states[:, None, None]).fitted((8, 8)).shape == (8, 8)
+    for other in ((64,), (8, 8, 1), (2, 4, 8)):  # the same number of values, but other axes
+        assert data.fitted(other) is data
+
+
+def test_latents_in_files(tmp_path: Path) -> None:
+    latents = np.random.default_rng(0).normal(0, 5, (4, 2, 6))
+    np.save(tmp_path / "latents.npy", latents)
+    with fails("allowed is [-1, 1]", "value_range=None", "--any-range"):
+        load_data(tmp_path / "latents.npy")
+    data = load_data(tmp_path / "latents.npy", value_range=None).fitted((2, 6))
+    np.testing.assert_array_equal(data.batch(range(4)), latents.astype(np.float32))
+
+
+def test_a_large_archive_is_turned_in_place(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (150, 5, 7, 3), dtype=np.uint8)
+    for order in (images, np.asfortranarray(images)):
+        data = load_data(write_npz(tmp_path / "x.npz", order))
+        np.testing.assert_array_equal(data.images, images.transpose(0, 3, 1, 2))
+
+
+def test_masks_and_imaginary_parts_are_not_lost() -> None:
+    masked = np.ma.masked_greater(np.linspace(-1, 1, 24).reshape(6, 4), 0.5)
+    with fails("masked", "filled"):
+        load_data(masked)
+    assert load_data(np.ma.masked_array(masked.data)).shape == (4,)
+    with fails("complex64", "real and imaginary parts to channels"):
+        load_data(torch.zeros((6, 4), dtype=torch.complex64))
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    png = encoded(to_image(pixels()[0]))
+    hidden = {
+        ".ipynb_checkpoints/a-checkpoint.png": 1,
+        "class/.thumbnails/a.png": 1,
+        "@eaDir/a.png/SYNOFILE_THUMB_M.jpg": 1,
+        ".a.png": 1,
+        "__MACOSX/._a.png": 0,
+        "class/._a.png": 0,
+    }
+    files_ = dict.fromkeys(hidden, b"no image") | {"a.png": png, "class/b.png": png}
+    write_zip(tmp_path / "some.zip", files_)
+    for name, content in files_.items():
+        (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "some" / name).write_bytes(content)
+    for source in (tmp_path / "some", tmp_path / "some.zip"):
+        with pytest.warns(UserWarning, match=rf"left out: {sum(hidden.values())} in hidden"):
+            assert len(load_data(source)) == 2
+
+
+def test_images_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    write_folder(tmp_path, pixels())
+    for name in ("a.gif", "b.GIF", "c.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(UserWarning, match=r"3 of kinds .*\(\.gif, \.heic\), 1 that are no files"):
+        assert len(load_data(tmp_path)) == 6
+    for path in tmp_path.glob("0*"):
+        path.rename(tmp_path / f".{path.name}")
+    with fails("no images", "6 in hidden", "3 of kinds"):
+        load_data(tmp_path)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", pixels())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "class").symlink_to(tmp_path / "elsewhere")
+    assert len(load_data(tmp_path / "data")) == 6
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    with fails("class/back", "leads back", "remove"):
+        load_data(tmp_path / "data")
+
+
+def test_a_folder_in_the_shadow_of_bundled_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "digits", pixels())
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"bundled data; for the folder .* '\./digits'"):
+        assert load_data("digits").shape == (1, 8, 8)
+    assert load_data("./digits").shape == (3, 5, 7)
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".webp", ".png"])
+def test_several_frames_are_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [to_image(image) for image in pixels()]
+    animated = encoded(frames[0], suffix, save_all=True, append_images=frames[1:])
+    with fails(f"a{suffix}", "several frames", "convert"):
+        load_data(write_zip(tmp_path / "a.zip", {f"a{suffix}": animated}))
+
+
+def deep_png() -> bytes:
+    """A PNG of 16 bits a channel, 2 × 1 pixels, RGB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + zlib.crc32(kind + content).to_bytes(4)
+        )
+
+    rows = b"\0" + struct.pack(">6H", *range(0, 60000, 10000))
+    header = struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def deep_tiff() -> bytes:
+    """The same as an uncompressed TIFF."""
+    entries = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<2H2I", *entry) for entry in entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<9H", *[16] * 3, *range(6))
+
+
+def deep_ppm() -> bytes:
+    return b"P6 2 1 65535\n" + struct.pack(">6H", *range(0, 60000, 10000))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.png", deep_png()), ("a.tiff", deep_tiff()), ("a.ppm", deep_ppm())]
+)
+def test_16_bits_are_not_cut_to_8(tmp_path: Path, name: str, content: bytes) -> None:
+    assert Image.open(io.BytesIO(content)).mode == "RGB"  # Pillow cuts them
+    with fails(name, "16 bits", "cut to 8"):
+        load_data(write_zip(tmp_path / "a.zip", {name: content}))
+
+
+def test_formats_that_are_not_named_are_not_opened(tmp_path: Path) -> None:
+    """EPS would start Ghostscript."""
+    image = to_image(pixels()[0])
+    for suffix in (".eps", ".gif", ".tga", ".ico", ".pcx"):
+        renamed = write_zip(tmp_path / "a.zip", {"a.png": encoded(image, suffix)})
+        with fails("a.png", "cannot read", "UnidentifiedImageError"):
+            load_data(renamed)
+
+
+@pytest.mark.parametrize("given", ["8GB", "8 gb", 8 * 10**9, "8000 MB", "8000000000"])
+def test_the_limit_of_data(given: object) -> None:
+    assert limit_of(given).bytes == 8 * 10**9
+
+
+@pytest.mark.parametrize("given", ["", "8 TB", "-1", 0, 1.5, True, "GB"])
+def test_bad_limits(given: object) -> None:
+    with fails("the limit of data", "8GB"):
+        load_data(pixels(), limit=given)
+
+
+def test_sizes_are_checked_against_the_limit(tmp_path: Path) -> None:
+    images = pixels(60)
+    folder = write_folder(tmp_path / "images", images)
+    names = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.png")}
+    sources = [
+        folder,
+        write_zip(tmp_path / "images.zip", names),
+        write_npz(tmp_path / "images.npz", images.transpose(0, 2, 3, 1)),
+        tmp_path / "images.npy",
+    ]
+    np.save(sources[-1], images)
+    for source in sources:
+        assert len(load_data(source, limit="1MB")) == 60
+        with fails(source.name, "limit of 4.88 KiB", "--limit-data"):
+            load_data(source, limit=5000)
+
+
+def test_an_empty_name() -> None:
+    with fails("empty", "'digits'"):
+        load_data("")
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "two\nlines\x1b[31m"
+    folder.mkdir()
+    (folder / "a\rb.png").write_bytes(b"no image")
+    with fails(r"two\nlines\x1b[31m/a\rb.png", "cannot read"):
+        load_data(folder)

@@ -366,3 +366,17 @@ def test_a_diffusers_scheduler_is_a_sampler(gaussian, start):
     assert curve["sampler"].values[1].startswith("DDIMScheduler:timestep_spacing")
     one, other = curve["frechet"].values.ravel()
     assert abs(one - other) < 0.02
+
+
+def test_the_limit_splits_a_point_into_the_solvers_part_and_the_networks(gaussian):
+    """An exact network's limit is the data's law: all of its distance is the solver's, and that is
+    sharper than the distance itself, because both walk the same paths."""
+    model, data = gaussian
+    found = eb.chain_length_fid(model, data, (4, 16), features="pixel", n=1024, limit=True)
+    assert abs(found["limit"]) <= 1.3 * T_QUANTILE * found["limit_se"]
+    total = found["frechet_corrected"]
+    assert np.allclose(found["discretisation"], total - found["limit"])
+    assert (found["discretisation"] > T_QUANTILE * found["discretisation_se"]).any()
+    assert abs(found["limit_bias"]) < 0.02 * float(total.max())
+    short = eb.chain_length_fid(model, data, (4,), features="pixel", n=1024, limit=True)
+    assert float(short["limit_steps"]) == 4

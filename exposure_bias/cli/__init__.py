@@ -22,6 +22,8 @@ RUN = (
     "remedy",
     "data",
     "split",
+    "any_range",
+    "limit_data",
     "n",
     "sampler",
     "samplers",

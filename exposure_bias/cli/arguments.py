@@ -30,6 +30,20 @@ def _running(parser: Parser) -> None:
     _data(parser)
 
 
+def _reading(parser: Parser) -> None:
+    """How data are read."""
+    parser.add_argument(
+        "--any-range",
+        action="store_true",
+        help="accept float data beyond [-1, 1]: latents, vectors, synthetic data",
+    )
+    parser.add_argument(
+        "--limit-data",
+        metavar="SIZE",
+        help="what a file of data may take once decoded, as 8GB (default: 1 GiB)",
+    )
+
+
 def _data(parser: Parser) -> None:
     parser.add_argument(
         "--data",
@@ -37,6 +51,7 @@ def _data(parser: Parser) -> None:
             "bundled name, folder, .npy, .npz or .zip (default: digits, or the bundled model's own)"
         ),
     )
+    _reading(parser)
     parser.add_argument(
         "--split", choices=("train", "test"), help="of bundled data (default: test)"
     )
@@ -160,6 +175,7 @@ def train(parser: Parser) -> None:
     add = parser.add_argument
     add("-o", "--out", required=True, metavar="DIR", help="checkpoints, log and samples go here")
     add("--data", default="digits", help="bundled name, folder, .npz or .zip (default: digits)")
+    _reading(parser)
     add(
         "--objective",
         nargs="+",
@@ -387,6 +403,11 @@ def chain_length_fid(parser: Parser) -> None:
     )
     parser.add_argument(
         "--real", help="other real images for the noise floor (default: the other split, or halves)"
+    )
+    parser.add_argument(
+        "--limit",
+        action="store_true",
+        help="split each point into the solver's part and the network's: 7 x 50 more calls a sample",
     )
     parser.add_argument(
         "--start",

@@ -156,6 +156,7 @@ def diagnose(options: Options) -> None:
 
 def train(options: Options) -> None:
     """`eb-analyze train`: a run for each objective and seed."""
+    from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
@@ -163,12 +164,13 @@ def train(options: Options) -> None:
 
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
+    data = options.data if options.data in bundled.DATA else _read(options, options.data)
     for objective, seed in runs:
         out = output.run_folder(options, objective, seed)
         options.checkpoint = str(out / "last")
         alone = len(options.objective) == 1
         train(
-            options.data,
+            data,
             net=net,
             out=out,
             objective=objective,
@@ -288,9 +290,12 @@ def _curve(options: Options) -> "xr.Dataset":
         "seed",
         "batch_size",
         "checkpoint",
+        "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     settings["sampler"] = options.samplers or options.sampler
+    if options.real is not None:
+        settings["real"] = _read(options, options.real)
     if options.no_quantise:
         settings["quantise"] = False
     lengths = options.lengths or LENGTHS
@@ -336,11 +341,9 @@ def _diagnosis(options: Options) -> "xr.Dataset":
         from exposure_bias.recording import load
 
         return diagnose(load(options.saved))
-    from exposure_bias.data import load_data
-
     options.model = options.saved or options.model
     options.checkpoint = options.out
-    images = load_data(options.images) if options.images is not None else None
+    images = _read(options, options.images) if options.images is not None else None
     return diagnose(
         _model(options),
         _images(options),
@@ -386,11 +389,18 @@ def _recording_options(options: Options) -> dict[str, Any]:
 def _images(options: Options) -> Any:
     """The data given, or those that a bundled model was trained on."""
     from exposure_bias import bundled
-    from exposure_bias.data import load_data
 
     if options.data is not None:
-        return load_data(options.data, options.split)
-    return load_data(bundled.data_of(getattr(options, "model", "")), options.split)
+        return _read(options, options.data, options.split)
+    return _read(options, bundled.data_of(getattr(options, "model", "")), options.split)
+
+
+def _read(options: Options, source: str, split: str | None = None) -> Any:
+    """Data as the options of reading say."""
+    from exposure_bias.data import UNIT_RANGE, load_data
+
+    bounds = None if options.any_range else UNIT_RANGE
+    return load_data(source, split, value_range=bounds, limit=options.limit_data)
 
 
 def _model(options: Options) -> Any:

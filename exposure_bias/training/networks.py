@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exposure_bias.errors import InputError
+from exposure_bias.states import State, described
 
 # Widths by level, residual blocks at each, whether the levels below the first attend, groups of a
 # normalisation. unet-ddpm is the network of Ho et al. 2020 (arXiv 2006.11239, appendix B) for 32×32
@@ -26,14 +27,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def unet(
-    net: str | dict[str, Any], shape: tuple[int, int, int], learned_variance: bool = False
-) -> Any:
+def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False) -> Any:
     """A fresh `UNet2DModel` for images of shape (C, H, W): a preset's name, a JSON file of its
     options, or the options.
 
     Raises InputError for an unknown preset, an unreadable file, or options that do not fit the
     images."""
+    if len(shape) != 3:
+        raise InputError(
+            f"a UNet works on images (C, H, W), the data are {described(shape)}: give a network of"
+            " your own"
+        )
     channels, height, width = shape
     options = (
         dict(net) if isinstance(net, dict) else dict(PRESETS[net]) if net in PRESETS else _read(net)

@@ -1,0 +1,117 @@
+"""`Data`: states and where they came from."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exposure_bias.errors import InputError
+from exposure_bias.states import State
+
+Range = tuple[float, float]
+Labels = NDArray[np.int64] | None
+
+UNIT_RANGE: Range = (-1.0, 1.0)
+# The hash sees values in 4096ths of a grey level: an 8-bit value lies on that grid and float32
+# round-off does not leave it, so an image hashes alike as uint8 and as float32, whichever way it
+# was scaled.
+HASH_SCALE = np.float32(127.5 * 4096)
+HASH_CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """N states and where they came from; build one with `load_data`.
+
+    images: (N, *shape), uint8 0…255 or float32, images or whatever else is diffused; not copied
+    from the caller, so leave it unchanged. Use `batch`.
+    split: "train" or "test" where the source records a split, else None. labels: int64 (N,) or
+    None.
+    note: what a reader of a spectrum must know, for example that the images were JPEG; else empty.
+    value_range: (−1, 1), or None where `load_data` was told not to check it.
+    """
+
+    images: NDArray[Any] = field(repr=False)
+    name: str
+    split: str | None = None
+    labels: Labels = field(default=None, repr=False)
+    note: str = ""
+    value_range: Range | None = UNIT_RANGE
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> State:
+        """That of one state: (D,), (C, T), (C, H, W) or (C, F, H, W)."""
+        return self.images.shape[1:]
+
+    def fitted(self, shape: State) -> "Data":
+        """The same values as states of a model's shape, where the two differ in leading axes of
+        length one alone; else the data as they are.
+
+        An array (N, a, b) is read as images (1, a, b), and this makes signals (a, b) of them."""
+        if _without_leading_ones(self.shape) != _without_leading_ones(shape):
+            return self
+        return replace(self, images=self.images.reshape(len(self), *shape))
+
+    def batch(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """A fresh float32 array (len(ids), *shape) of the states `ids`, in [−1, 1] unless
+        value_range is None."""
+        images = self.images[np.asarray(ids, dtype=np.int64)]
+        return (
+            np.divide(images, 127.5, dtype=np.float32) - 1 if images.dtype == np.uint8 else images
+        )
+
+    def labels_of(self, ids: ArrayLike) -> Labels:
+        """int64 (len(ids),): the classes of the images `ids`, or None where the data hold none."""
+        return None if self.labels is None else self.labels[np.asarray(ids, dtype=np.int64)]
+
+    @property
+    def label_hash(self) -> str | None:
+        """16 hexadecimal digits of a SHA-256 over the labels in order, or None where the data hold
+        none."""
+        return (
+            None
+            if self.labels is None
+            else hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()[:16]
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits of a SHA-256 over shape, values (to 2e−6) and order; not over
+        labels or dtype."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        for start in range(0, len(self), HASH_CHUNK):
+            images = self.batch(np.arange(start, min(start + HASH_CHUNK, len(self))))
+            grid = np.rint(images * HASH_SCALE) + 0.0  # + 0 turns −0 into 0
+            digest.update(grid.astype("<f4").tobytes())
+        return digest.hexdigest()[:16]
+
+
+def checked_labels(labels: ArrayLike, count: int, name: str) -> NDArray[np.int64]:
+    """The classes of `count` images as int64. Raises InputError unless they are as many
+    integers."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        came = f"{name}: {labels.dtype} of shape {labels.shape}"
+        raise InputError(
+            f"{came}, allowed are {count} integer labels, one for each image; correct or leave"
+            " them out"
+        )
+    return labels.astype(np.int64)
+
+
+def unreadable(path: Any, kind: str, error: Exception) -> InputError:
+    """What to raise for a file that is not what its name says."""
+    return InputError(
+        f"cannot read {path} as {kind} ({type(error).__name__}): replace it or leave it out"
+    )
+
+
+def _without_leading_ones(shape: State) -> State:
+    first = next((i for i, size in enumerate(shape) if size > 1), len(shape))
+    return tuple(shape[first:])

@@ -1,0 +1,277 @@
+"""The error budget against closed forms: linear networks on Gaussian data, whose chains and limits
+are affine, so that every part is known."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import exposure_bias as eb
+from exposure_bias.experiments import budget
+from exposure_bias.experiments.budget import Answer, fixed_answer, needed, too_coarse
+from exposure_bias.samplers import Prediction
+from exposure_bias.schedules import Level, Schedule
+
+SHAPE = (1, 4, 4)
+VARIANCES = np.geomspace(0.02, 1.0, 16)
+LINEAR = eb.schedules.linear()
+SDES, ODES = ("ddpm", "ddpm:fixed_large", "ddim:1"), ("ddim", "euler", "heun")
+
+
+def images(n: int = 1024, seed: int = 0) -> Any:
+    x = np.random.default_rng(seed).normal(size=(n, *SHAPE)) * np.sqrt(VARIANCES).reshape(SHAPE)
+    return eb.load_data(x.astype(np.float32), value_range=None)
+
+
+def oracle(schedule: Schedule = LINEAR) -> eb.Denoiser:
+    return eb.oracles.GaussianOracle(np.zeros(SHAPE), VARIANCES, schedule)
+
+
+def network(scale: float, schedule: Schedule = LINEAR) -> eb.Denoiser:
+    return eb.remedies.epsilon_scaled(oracle(schedule), 1 / scale)
+
+
+def gap_of(sampler: Any, scale: float, levels: tuple[Level, ...], last: Level) -> float:
+    """Σ Var x̂_t / Σ Var x_t − 1 at a level, of the chain whose step functions are affine."""
+
+    def said(x: torch.Tensor, level: Level) -> Prediction:
+        gain = level.alpha * VARIANCES / (level.alpha**2 * VARIANCES + level.sigma**2)
+        epsilon = scale * torch.from_numpy((1 - level.alpha * gain) / level.sigma) * x
+        return Prediction((x - level.sigma * epsilon) / level.alpha, epsilon)
+
+    one = torch.ones(1, 16, dtype=torch.float64)
+    variance = levels[0].alpha ** 2 * VARIANCES + levels[0].sigma ** 2
+    for s, t in pairwise(levels):
+        if t.sigma < last.sigma * (1 - 1e-9):
+            break
+        state = sampler.step(one, said(one, s), s, t, 0 * one, said).numpy()[0]
+        noise = sampler.step(0 * one, said(0 * one, s), s, t, one, said).numpy()[0]
+        variance = state**2 * variance + noise**2
+    return float(variance.sum() / (last.alpha**2 * VARIANCES + last.sigma**2).sum() - 1)
+
+
+def closed_form(name: str, steps: int, scale: float) -> dict[str, float]:
+    """The parts, the limit from 64 times finer chains."""
+    levels = LINEAR.levels(steps)
+    fine, _ = LINEAR.refined(levels, 64, True)
+    sde = name in SDES
+    end: Any = eb.samplers.DDPM() if sde else eb.samplers.Heun()
+    score = gap_of(end, scale, fine, levels[-2])
+    total = gap_of(eb.samplers.parse(name), scale, levels, levels[-2])
+    return {"total": total, "discretisation": total - score, "score": score}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.03])
+@pytest.mark.parametrize("name", [*SDES, *ODES])
+def test_every_part_is_what_it_is(name: str, scale: float) -> None:
+    found = eb.error_budget(network(scale), images(512), sampler=name, steps=20, n=512, restarts=())
+    row = found.sel(statistic="gap")
+    for part, truth in closed_form(name, 20, scale).items():
+        error = float(row[f"{part}_se"])
+        slack = 0.012 if part != "total" else 0.0  # what the extrapolation leaves, and 64 times
+        assert abs(float(row[part]) - truth) < 4 * error + slack, (part, truth, float(row[part]))
+        assert 0 < error < 0.1
+    assert float(row["initialisation"]) == 0
+    if abs(truth := closed_form(name, 20, scale)["score"]) > 0.1:
+        answer = str(row["answer"].item())
+        assert answer in (Answer.POSITIVE if truth > 0 else Answer.NEGATIVE, Answer.COARSE)
+
+
+def test_the_parts_add_up_and_intervals_are_theirs() -> None:
+    found = eb.error_budget(network(1.02), images(512), steps=20, n=512)
+    parts = found["initialisation"] + found["discretisation"] + found["score"]
+    rows = found["statistic"].values != "last step"
+    np.testing.assert_allclose(parts.values[rows], found["total"].values[rows], atol=1e-12)
+    for part in ("total", "discretisation", "score"):
+        middle = (found[f"{part}_low"] + found[f"{part}_high"]) / 2
+        np.testing.assert_allclose(middle.values[rows], found[part].values[rows], atol=1e-12)
+    assert (found["score_by_level_band_low"] <= found["score_by_level"]).all()
+    assert {"gap", "hf", "mean shift", "last step"} <= set(found["statistic"].values)
+    assert sum(str(s).startswith("restart") for s in found["statistic"].values) >= 1
+
+
+def test_initialisation_is_the_start_from_noise() -> None:
+    """At α_T = 0.5 pure noise is not q(x_T); its chain's end is known in closed form."""
+    schedule = eb.schedules.linear(1000, beta_end=0.0027)
+    model = oracle(schedule)
+    found = eb.error_budget(
+        model, images(1024), sampler="ddim", steps=20, n=1024, start="noise", restarts=()
+    )
+    row = found.sel(statistic="gap")
+    levels = schedule.levels(20)
+    assert levels[0].alpha > 0.4
+    here = levels[0].alpha ** 2 * VARIANCES + levels[0].sigma ** 2
+    end = levels[-2].alpha ** 2 * VARIANCES + levels[-2].sigma ** 2
+    factor = np.ones(16)
+    for s, t in pairwise(levels[:-1]):
+        gain = s.alpha * VARIANCES / (s.alpha**2 * VARIANCES + s.sigma**2)
+        factor *= t.alpha * gain + t.sigma / s.sigma * (1 - s.alpha * gain)
+    truth = float((factor**2 * (1 - here)).sum() / end.sum())  # pure noise has variance 1
+    assert float(row["initialisation"]) == pytest.approx(
+        truth, abs=4 * float(row["initialisation_se"])
+    )
+    assert abs(truth) > 4 * float(row["initialisation_se"])
+
+
+def mixture(seed: int) -> tuple[eb.Denoiser, Any]:
+    rng = np.random.default_rng(seed)
+    means = rng.normal(0, 0.6, (4, *SHAPE))
+    model = eb.oracles.MixtureOracle(np.ones(4), means, 0.05, LINEAR)
+    x = means[rng.integers(4, size=256)] + np.sqrt(0.05) * rng.normal(size=(256, *SHAPE))
+    return model, eb.load_data(x.astype(np.float32), value_range=None)
+
+
+def scores(change: Callable[[eb.Denoiser], eb.Denoiser], runs: int) -> np.ndarray:
+    """Score error over its standard error, of independent laws, images and paths."""
+    found = []
+    for seed in range(runs):
+        model, data = mixture(seed)
+        row = eb.error_budget(
+            change(model), data, sampler="ddim", steps=12, n=256, seed=seed, restarts=()
+        ).sel(statistic="gap")
+        found.append(float(row["score"]) / float(row["score_se"]))
+    return np.array(found)
+
+
+def test_a_perfect_model_is_rarely_accused_and_a_wrong_one_never_with_the_wrong_sign() -> None:
+    z = scores(lambda model: model, 24)
+    assert (np.abs(z) > budget.T_QUANTILE).sum() <= 5  # P = 0.1 % at 5 %
+    assert 0.5 < z.std() < 1.6
+    wrong = scores(lambda model: eb.remedies.epsilon_scaled(model, 1 / 1.05), 8)
+    assert (wrong < budget.T_QUANTILE).all()
+    assert wrong.mean() < z.mean() - 2
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "bias", "answer"),
+    [
+        (0.0, 0.01, (0.0, 0.01), Answer.NONE),
+        (0.0, 0.05, (0.0, 0.01), Answer.OPEN),
+        (0.3, 0.05, (0.0, 0.01), Answer.POSITIVE),
+        (-0.3, 0.05, (0.0, 0.01), Answer.NEGATIVE),
+        (0.01, 0.001, (0.0, 0.001), Answer.POSITIVE),  # within the margin, and no doubt of it
+        (0.3, 0.05, (0.2, 0.01), Answer.COARSE),
+        (0.0, float("nan"), (0.0, 0.01), Answer.OPEN),
+        (0.04, 0.01, (float("nan"), float("nan")), Answer.POSITIVE),
+    ],
+)
+def test_the_rule(score: float, error: float, bias: tuple[float, float], answer: str) -> None:
+    assert fixed_answer(score, error, bias, 0.05) == answer
+
+
+def test_an_extrapolation_is_too_coarse_only_where_it_matters_and_is_certain() -> None:
+    assert too_coarse(0.02, 0.001, 0.05, 0.01)
+    assert not too_coarse(0.02, 0.02, 0.05, 0.01)
+    assert not too_coarse(0.004, 0.0001, 0.05, 0.01)
+
+
+def test_as_many_images_as_are_said_to_be_needed_decide() -> None:
+    n = needed(512, 0.0, 0.05, 0.05)
+    assert n == pytest.approx(512 * 3.1**2, abs=1)
+    error = 0.05 * np.sqrt(512 / n)
+    assert fixed_answer(0.5 * error, error, (0.0, 1.0), 0.05) == Answer.NONE
+    assert needed(512, 0.04, 0.02, 0.05) > 512
+
+
+def test_a_sampler_without_a_known_limit_has_its_total_alone() -> None:
+    row = eb.error_budget(oracle(), images(256), sampler="ddim:0.5", steps=10, restarts=()).sel(
+        statistic="gap"
+    )
+    assert str(row["answer"].item()) == Answer.UNKNOWN
+    assert np.isfinite(row["total"])
+    assert np.isnan(row["score"])
+
+
+def test_what_denoises_nothing_has_no_budget() -> None:
+    class Negative(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return -x
+
+    model = eb.Denoiser(Negative(), schedule=LINEAR, prediction_type="epsilon", shape=SHAPE)
+    found = eb.error_budget(model, images(256), steps=10)
+    assert [str(a) for a in found["answer"].values] == [Answer.NO_DENOISER]
+    assert "prediction_type" in found.attrs["denoising_sentence"]
+
+
+def test_fewer_than_256_images_give_no_interval_and_say_so() -> None:
+    found = eb.error_budget(oracle(), images(64), steps=10, restarts=())
+    row = found.sel(statistic="gap")
+    assert np.isfinite(row["score"])
+    assert np.isnan(row["score_se"])
+    assert str(row["answer"].item()) == Answer.OPEN
+    assert any("256" in str(v) for v in found.attrs.values())
+
+
+def test_clipping_clips_the_limit_too() -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, (256, *SHAPE)).astype(np.float32)
+    model = eb.oracles.GaussianOracle(np.zeros(SHAPE), 1 / 3, LINEAR)
+    found = eb.error_budget(model, eb.load_data(x), steps=10, clip=True, restarts=())
+    assert "clipped as the chain is" in found.attrs["limit_clip"]
+
+
+class Whole(torch.nn.Module):
+    """A network with a table of timesteps, which refuses those between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exact = oracle()
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if (t != t.round()).any():
+            raise ValueError("whole timesteps only")
+        level = LINEAR.level(float(t[0]))
+        x0 = self.exact(x.double(), level)
+        return ((x.double() - level.alpha * x0) / level.sigma).to(x)
+
+
+def test_networks_of_whole_timesteps_are_refined_at_whole_ones() -> None:
+    model = eb.Denoiser(Whole(), schedule=LINEAR, prediction_type="epsilon", shape=SHAPE)
+    row = eb.error_budget(model, images(512), sampler="ddpm", steps=25, n=512, restarts=()).sel(
+        statistic="gap"
+    )
+    truth = closed_form("ddpm", 25, 1.0)
+    assert float(row["score"]) == pytest.approx(truth["score"], abs=4 * float(row["score_se"]))
+    with pytest.raises(eb.InputError, match="at most 250 steps"):
+        eb.error_budget(model, images(64), steps=600, restarts=())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"margin": 0.0}, "above 0"),
+        ({"margin": -1.0}, "above 0"),
+        ({"start": 555}, "data or noise"),
+        ({"steps": 0}, "steps"),
+        ({"sampler": "dpm9"}, "dpm9"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(eb.InputError, match=says):
+        eb.error_budget(oracle(), images(64), **{"steps": 10, **options})
+
+
+def test_a_budget_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, options = images(256), {"steps": 5, "n": 256, "batch_size": 128}
+    straight = eb.error_budget(oracle(), data, folder=tmp_path / "straight", **options)
+    true, calls = eb.oracles.GaussianOracle.__call__, [0]
+
+    def failing(self: Any, x: torch.Tensor, level: Level) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] in (9, 40, 90):
+            raise KeyboardInterrupt
+        return true(self, x, level)
+
+    monkeypatch.setattr(eb.oracles.GaussianOracle, "__call__", failing)
+    stops = 0
+    while True:
+        try:
+            found = eb.error_budget(oracle(), data, folder=tmp_path / "stopped", **options)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops == 3
+    assert found.drop_attrs().identical(straight.drop_attrs())

@@ -1,0 +1,65 @@
+"""The solver's share by sampler and steps: one budget for each chain, network calls counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_budget import images, oracle
+
+import exposure_bias as eb
+from exposure_bias.experiments.budget import Answer
+from exposure_bias.experiments.solvers import network_calls
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [("ddpm", 10), ("ddim", 10), ("euler", 10), ("heun", 19)],
+)
+def test_a_chains_network_calls(sampler: str, calls: int) -> None:
+    levels = eb.schedules.linear().levels(10)
+    assert network_calls(eb.samplers.parse(sampler), levels) == calls
+
+
+def test_each_chain_has_the_budget_it_has_alone() -> None:
+    model, data, samplers = oracle(), images(256), ["ddpm", "ddim", "ddim:0.5"]
+    found = eb.solver_curve(model, data, samplers, [8, 4], n=256)
+    assert found["steps"].values.tolist() == [4, 8]
+    for sampler in ("ddpm", "ddim"):
+        for steps in (4, 8):
+            alone = eb.error_budget(
+                model, data, sampler=sampler, steps=steps, n=256, restarts=()
+            ).sel(statistic="gap")
+            here = found.sel(sampler=str(eb.samplers.parse(sampler)), steps=steps, statistic="gap")
+            for part in ("total", "discretisation", "score", "score_se"):
+                assert float(here[part]) == pytest.approx(float(alone[part]), abs=1e-9)
+    unknown = found.isel(sampler=2)
+    assert (unknown["answer"] == Answer.UNKNOWN).all()
+    assert np.isnan(unknown["discretisation"]).all()
+
+
+def test_a_curve_is_kept_in_its_folder(tmp_path: Path) -> None:
+    model, data = oracle(), images(256)
+    plain = eb.solver_curve(model, data, ["heun"], [3], n=256)
+    for _ in range(2):
+        kept = eb.solver_curve(model, data, ["heun"], [3], n=256, folder=tmp_path / "kept")
+        assert kept.drop_attrs().identical(plain.drop_attrs())
+
+
+def test_more_steps_have_less_of_an_error() -> None:
+    found = eb.solver_curve(oracle(), images(256), ["ddim", "heun"], [5, 10, 20], n=256)
+    error = np.abs(found["discretisation"].sel(statistic="gap"))
+    assert (error.diff("steps") < 0).all()
+    assert error.sel(sampler="heun", steps=20) < 0.3 * error.isel(sampler=0).sel(steps=20)
+
+
+@pytest.mark.parametrize(
+    ("samplers", "steps", "says"),
+    [
+        ([], [5], "at least one"),
+        (["ddim"], [], "at least one"),
+        (["ddim", "ddim:0"], [5], "must be different"),
+    ],
+)
+def test_what_does_not_fit_is_refused(samplers: list[str], steps: list[int], says: str) -> None:
+    with pytest.raises(eb.InputError, match=says):
+        eb.solver_curve(oracle(), images(40), samplers, steps)
