@@ -14,6 +14,7 @@ so instead of hanging, at once if the connection broke, else when its patience e
 
 import atexit
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
 PATIENCE = 1800.0  # seconds that a process waits for the others
+FAREWELL = 3.0  # seconds that a process that failed waits for others that do
 PATIENCE_VARIABLE = "EXPOSURE_BIAS_PATIENCE"
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -277,15 +279,18 @@ def tells(error: InputError) -> bool:
 
     if not dist.is_initialized():
         return True
-    key = "exposure_bias/error"
+    key, size = "exposure_bias/error", world().size
     try:
         store = _store()
         before = store.add(key, 1) > 1
-        if isinstance(error, Gone):
-            return not before
-        return int(store.add(f"{key}/{error}", 1)) == 1
-    except RuntimeError:  # who kept the store is gone as well
+        first = not before if isinstance(error, Gone) else store.add(f"{key}/{error}", 1) == 1
+        # Who keeps the store lets the others look.
+        until = time.monotonic() + FAREWELL
+        while store.add(key, 0) < size and time.monotonic() < until:
+            time.sleep(0.05)
+    except RuntimeError:  # who kept the store is gone
         return True
+    return first
 
 
 def _store() -> Any:
