@@ -196,14 +196,16 @@ def test_bad_images(run, tmp_path):
         for i, size in enumerate(sizes):
             Image.new(mode, (size, size)).save(folder / f"{i}.png")
     floats = np.zeros((4, 8, 8, 1), dtype=np.float32)
-    np.savez(tmp_path / "nan.npz", arr_0=np.full_like(floats, np.nan))
+    np.savez(tmp_path / "last.npz", arr_0=floats)
+    np.savez(tmp_path / "nan.npz", arr_0=np.full((4, 1, 8, 8), np.nan, np.float32))
     np.savez(tmp_path / "range.npz", arr_0=floats + 200)
     (tmp_path / "empty").mkdir()
     cases = {
         mixed: "8x8.*9x9",
         colour: "1×8×8.*3×8×8",
-        tmp_path / "nan.npz": "uint8",
-        tmp_path / "range.npz": "uint8",
+        tmp_path / "last.npz": "channels-last",
+        tmp_path / "nan.npz": "NaN|finite",
+        tmp_path / "range.npz": "channels-last",
         tmp_path / "empty": "no images",
     }
     for path, message in cases.items():
