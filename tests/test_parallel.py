@@ -145,7 +145,7 @@ class Counted(torch.nn.Module):
                 die()
         return 0.5 * x
 def die():
-    """Once all others are about to die as well, so that none dies of another's death."""
+    # Once all others are about to, so that none dies of another's death.
     team, folder = parallel.team(), pathlib.Path(out, f"dying-{next(deaths)}")
     folder.mkdir(exist_ok=True)
     (folder / str(team.rank)).touch()
