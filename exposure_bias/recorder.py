@@ -15,7 +15,7 @@ from exposure_bias.oracles import Teacher
 from exposure_bias.parallel import team
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.run import Stream
-from exposure_bias.setup import Samples, Setup, made, prepare
+from exposure_bias.setup import MEMORY, Samples, Setup, made, prepare
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Layout, Statistic, Subjects
@@ -41,6 +41,7 @@ def record(
     first: int = 0,
     spectra: Sequence[str] = (),
     statistics: Sequence[Statistic] = (),
+    memory: int = MEMORY,
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
 
@@ -63,7 +64,7 @@ def record(
     accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md.
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
-    always.
+    always; of large states only as many as `memory` bytes hold the moments by pixel of.
 
     A model that does not denoise the data (`denoising_check`) is recorded with a warning.
 
@@ -89,6 +90,7 @@ def record(
         streams=chosen,
         options={"statistics": [_named(s) for s in statistics]} if statistics else {},
         spectra=[basis for basis in spectra if basis != "dct"],
+        memory=memory,
     )
     for basis in setup.run.spectra:
         spectrum_bands(basis, setup.model.shape)
@@ -164,6 +166,7 @@ class _Ledger:
             run.paired and not setup.light,
             run.seed,
             setup.light,
+            setup.memory,
         )
         return Collector(layout, kept, levels, run.spectra, statistics)
 

@@ -39,6 +39,7 @@ RUN = (
     "start",
     "starts",
     "streams",
+    "memory",
     "statistic",
     "lengths",
     "mode",

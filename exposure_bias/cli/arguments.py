@@ -115,6 +115,13 @@ def _recording(parser: Parser) -> None:
     _start(parser)
     parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
     parser.add_argument(
+        "--memory",
+        type=int,
+        default=128,
+        metavar="MIB",
+        help="for moments by pixel, which says at how many levels large states are recorded",
+    )
+    parser.add_argument(
         "--statistic",
         action="append",
         default=[],

@@ -383,6 +383,7 @@ def _recording_options(options: Options) -> dict[str, Any]:
         "streams": options.streams.split(","),
         "spectra": options.spectra.split(",") if getattr(options, "spectra", None) else (),
         "statistics": [imported(text, "statistic") for text in options.statistic],
+        "memory": options.memory * 2**20,
     }
 
 

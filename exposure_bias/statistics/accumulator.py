@@ -72,7 +72,8 @@ class Layout:
     stream: data, forward, chain or teacher. steps: how many are recorded. samples: how many will
     come.
     law: the data's. paired: whether every sample has its own x_0. seed: for what is drawn at
-    random. light: whether only moments and power of the states are wanted."""
+    random. light: whether only moments and power of the states are wanted. memory: bytes for moments
+    by pixel, None for as many as it takes."""
 
     stream: str
     steps: int
@@ -81,6 +82,7 @@ class Layout:
     paired: bool
     seed: int = 0
     light: bool = False
+    memory: int | None = None
 
     @property
     def shape(self) -> State:

@@ -15,7 +15,7 @@ from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 from exposure_bias.statistics.bands import BandPower, default_bases, haar, spectrum_bands
 from exposure_bias.statistics.histogram import ErrorHistogram
-from exposure_bias.statistics.law import Law
+from exposure_bias.statistics.law import DENSE, Law
 from exposure_bias.statistics.moments import PixelMoments, grouped_pixels
 from exposure_bias.statistics.projections import Projections
 from exposure_bias.statistics.scalars import SampleScalars
@@ -220,7 +220,10 @@ def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulato
     if scalars:
         yield SampleScalars(layout, tuple(scalars))
     size = layout.law.mean.size
-    pixels = grouped_pixels(size, layout.steps, 3 * len(fields), GROUPED_BYTES, layout.seed)
+    room = GROUPED_BYTES
+    if size > DENSE and layout.memory is not None:
+        room = min(room, layout.memory // 8)
+    pixels = grouped_pixels(size, layout.steps, 3 * len(fields), room, layout.seed)
     for field in fields:
         yield PixelMoments(layout, field, pixels, cross=field == "state" and layout.paired)
     yield from _powers(layout, fields, spectra)
