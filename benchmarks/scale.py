@@ -1,11 +1,11 @@
 """Scale, measured: two processes against one, the parts of a large campaign, features at 50,000.
 
-    python benchmarks/scale.py processes     # every command on one process and on two, one thread each
-    python benchmarks/scale.py parts         # noise, statistics, file and sums of one batch, by states
-    python benchmarks/scale.py large         # 64 images of 3×256×256 at 50 steps; the law of 1,000
-    python benchmarks/scale.py features      # Fréchet and KID at 50,000 × 2048 beside plain formulas
-    python benchmarks/scale.py threads       # two commands side by side, and one after the other
-    python benchmarks/scale.py imports       # `eb-analyze gap` on a saved recording
+    python benchmarks/scale.py processes  # every command on one process and on two, one thread each
+    python benchmarks/scale.py parts      # noise, statistics, file and sums of a batch, by states
+    python benchmarks/scale.py large      # 64 images of 3×256×256 at 50 steps; the law of 1,000
+    python benchmarks/scale.py features   # Fréchet and KID at 50,000 × 2048 beside plain formulas
+    python benchmarks/scale.py threads    # two commands side by side, and one after the other
+    python benchmarks/scale.py imports    # `eb-analyze gap` on a saved recording
 
 Elapsed times mean something on a machine that does nothing else; the load is printed with them."""
 
@@ -141,8 +141,9 @@ def parts() -> None:
             if "sample" not in v.dims
         )
         print(
-            f"{shape}: {1e6 * path / n / steps:.0f} µs of noise and {1e6 * whole / n / steps:.0f} µs"
-            f" of everything a sample and step (processor time, one thread), both streams; sums"
+            f"{shape}: {1e6 * path / n / steps:.0f} µs of noise and"
+            f" {1e6 * whole / n / steps:.0f} µs of everything a sample and step (processor time,"
+            " one thread), both streams; sums"
             f" {sums / 1e6:.1f} MB, file of {n} samples {size / 1e6:.1f} MB"
         )
 

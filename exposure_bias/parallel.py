@@ -235,14 +235,14 @@ def check_shared(folder: str | os.PathLike[str]) -> None:
     if team().size == 1:
         return
     place = Path(folder)
-    name = once(lambda: _left(place))
+    name, called = once(lambda: (_left(place), str(folder)))
     seen = gathered_objects((place / name).exists())
     if team().first:
         (place / name).unlink(missing_ok=True)
     if not all(seen):
         blind = ", ".join(str(rank) for rank, sees in enumerate(seen) if not sees)
         raise InputError(
-            f"{folder} is not the same folder for all processes (not for {blind}): give one on a"
+            f"{called} is not the same folder for all processes (not for {blind}): give one on a"
             " file system that all of them share"
         )
 
