@@ -359,11 +359,12 @@ def _diagnosis(options: Options) -> "xr.Dataset":
 
 def _recording(options: Options) -> "Recording":
     """The recording that was given, or a new one."""
-    from exposure_bias.recorder import record
-    from exposure_bias.recording import load
-
     if options.saved:
+        from exposure_bias.recording import load
+
         return load(options.saved)
+    from exposure_bias.recorder import record
+
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
     return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
 
