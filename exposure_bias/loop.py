@@ -29,6 +29,8 @@ from exposure_bias.setup import Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
+# A batch takes some thirty times as many float64 numbers at once.
+BATCH_NUMBERS = 3 * 2**20
 
 Rows = NDArray[np.int64]
 
@@ -95,6 +97,7 @@ def batches(
     progress bar. Raises InputError for a checkpoint of another run, and for processes that differ
     in theirs."""
     check_alike(setup)
+    size = min(size, room(setup))
     saved = None if checkpoint is None else _Saved(Path(checkpoint), setup, size)
     # The first process takes over what there is, and all learn which samples that is.
     done = parallel.once(lambda: saved.restored(ledger)) if saved else np.arange(0)
@@ -105,6 +108,12 @@ def batches(
     add_up(ledger, np.concatenate(mine))
     if saved and len(done) < setup.n:
         saved.finish(ledger)
+
+
+def room(setup: Setup) -> int:
+    """How many samples of large states a batch may have; what a GPU holds is the user's to say."""
+    numbers = BATCH_NUMBERS // int(np.prod(setup.model.shape))
+    return max(1, numbers) if setup.model.device.type == "cpu" else setup.n
 
 
 def plan(n: int, done: Rows, size: int, processes: int) -> list[slice]:

@@ -36,7 +36,7 @@ DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
 # Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
-MEMORY, MOMENTS = 128 * 2**20, 12
+MEMORY, MOMENTS = 96 * 2**20, 12
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
 
 Array = NDArray[np.float64]

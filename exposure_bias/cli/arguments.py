@@ -117,7 +117,7 @@ def _recording(parser: Parser) -> None:
     parser.add_argument(
         "--memory",
         type=int,
-        default=128,
+        default=96,
         metavar="MIB",
         help="for moments by pixel, which says at how many levels large states are recorded",
     )
