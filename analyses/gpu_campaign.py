@@ -7,7 +7,7 @@ on real images.
     python analyses/gpu_campaign.py diagnose fashion-mnist ddpm 0
     python analyses/gpu_campaign.py compare fashion-mnist
     python analyses/gpu_campaign.py curve fashion-mnist
-    python analyses/gpu_campaign.py --rehearse          # all parts, tiny and on the CPU: two minutes
+    python analyses/gpu_campaign.py --rehearse          # all parts, tiny, on the CPU: two minutes
 
 Every part goes on where it was stopped: training from its last checkpoint, chains from theirs. When
 its time is up it stops by itself and the same command goes on. What is kept for the repository lies
@@ -46,7 +46,6 @@ class Scale(NamedTuple):
     device: str
     iterations: int
     train_batch: int
-    slice_iterations: int
     n: int
     steps: int
     lengths: tuple[int, ...]
@@ -57,10 +56,10 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
-    "cuda", 60_000, 256, 4_000, 2_048, 100, (10, 20, 50, 100, 300), 1024, 30, ("adm-cifar10",), None
+    "cuda", 60_000, 256, 2_048, 100, (10, 20, 50, 100, 300), 1024, 30, ("adm-cifar10",), None
 )
 TINY = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
-REHEARSAL = Scale("cpu", 2, 8, 2, 32, 4, (2, 3), 32, 1, (), TINY)
+REHEARSAL = Scale("cpu", 2, 8, 32, 4, (2, 3), 32, 1, (), TINY)
 
 
 class Campaign:
