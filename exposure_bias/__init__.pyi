@@ -5,6 +5,7 @@ from . import denoisers as denoisers
 from . import diagnostics as diagnostics
 from . import experiments as experiments
 from . import fidelity as fidelity
+from . import glossary as glossary
 from . import jackknife as jackknife
 from . import oracles as oracles
 from . import parallel as parallel
@@ -16,6 +17,7 @@ from . import samplers as samplers
 from . import schedules as schedules
 from . import sentences as sentences
 from . import streams as streams
+from . import tables as tables
 from . import training as training
 from .adapters import adapt as adapt
 from .adapters import load_model as load_model
@@ -40,12 +42,15 @@ from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance
+from .monitor import Monitor as Monitor
 from .observer.observation import Observation as Observation
 from .observer.observe import observe as observe
 from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
+from .reporting import report as report
+from .tables import table as table
 from .training.trainer import train as train
 
 __version__: str

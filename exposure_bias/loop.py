@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from exposure_bias import files, parallel
 from exposure_bias.errors import InputError
+from exposure_bias.progress import progress
 from exposure_bias.recording import SCHEMA, provenance
 from exposure_bias.run import Run
 from exposure_bias.setup import Setup, made
@@ -103,8 +103,8 @@ def batches(
     done = parallel.once(lambda: saved.restored(ledger)) if saved else np.arange(0)
     planned = plan(setup.n, done, size, parallel.team().size)
     mine = [done] if parallel.team().first else [done[:0]]
-    with setup.model.evaluating(), _progress(setup, evaluations, len(done)) as bar:
-        yield _turns(planned, mine, ledger, saved, bar)
+    with setup.model.evaluating(), progress(setup, evaluations, len(done)) as report:
+        yield _turns(planned, mine, ledger, saved, report)
     add_up(ledger, np.concatenate(mine))
     if saved and len(done) < setup.n:
         saved.finish(ledger)
@@ -134,12 +134,18 @@ def plan(n: int, done: Rows, size: int, processes: int) -> list[slice]:
 
 
 def _turns(
-    planned: Sequence[slice], mine: list[Rows], ledger: Ledger, saved: "_Saved | None", bar: Any
+    planned: Sequence[slice],
+    mine: list[Rows],
+    ledger: Ledger,
+    saved: "_Saved | None",
+    report: Callable[[int], Any],
 ) -> Iterator[Turn]:
     """This process's batches. mine: the rows that it has done, which grows."""
+    # The others are about as far as this one.
+    size = parallel.team().size
     for number in parallel.handed_out(len(planned)):
         rows = planned[number]
-        yield Turn(rows, bar.update)
+        yield Turn(rows, lambda steps: report(steps * size))
         mine.append(np.arange(rows.start, rows.stop))
         if saved:
             saved.keep(ledger, mine)
@@ -262,19 +268,3 @@ def _spans(rows: Rows) -> list[list[int]]:
         return [[0, 0]]
     runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     return [[int(run[0]), int(run[-1]) + 1] for run in runs]
-
-
-def _progress(setup: Setup, evaluations: float, done: int) -> Any:
-    # A quick run shows nothing; a bar that is not on a terminal is left out. Of several processes
-    # the first one shows its own share.
-    rank, size = parallel.team()
-    return tqdm(
-        total=evaluations * setup.n / size,
-        initial=evaluations * done / size,
-        unit="eval",
-        unit_scale=True,
-        desc=setup.run.kind,
-        disable=None if rank == 0 else True,
-        leave=False,
-        delay=1.0,
-    )

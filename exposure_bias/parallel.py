@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 if TYPE_CHECKING:
     from exposure_bias.recording import Recording
@@ -143,7 +143,7 @@ def joined() -> Iterator[Team]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        why = str(error).splitlines()[0].partition(". ")[0]
+        why = reason(error).partition(". ")[0]
         raise Gone(
             f"process {here.rank} of {here.size}: another process of this run is gone ({why})"
         ) from error

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
 from exposure_bias.loop import batches
 from exposure_bias.oracles import Teacher
 from exposure_bias.parallel import team
@@ -19,6 +19,7 @@ from exposure_bias.setup import MEMORY, Samples, Setup, made, prepare
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Layout, Statistic, Subjects
+from exposure_bias.statistics.kept import KEEP
 from exposure_bias.streams import Step, chain, forward, noised, prior
 
 
@@ -42,6 +43,7 @@ def record(
     spectra: Sequence[str] = (),
     statistics: Sequence[Statistic] = (),
     memory: int = MEMORY,
+    keep: int = KEEP,
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
 
@@ -61,7 +63,8 @@ def record(
     was killed; in the end it is the recording's file. first: the first sample's number, for
     recordings that are to be merged; sample i uses image i mod N. spectra: bases besides the
     default ones in which the states' power is kept (`statistics.bands`). statistics: strangers'
-    accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md.
+    accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md. keep: the samples
+    numbered below this are kept as they are at up to 12 levels, for pictures (`statistics.kept`).
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
     always; of large states only as many as `memory` bytes hold the moments by pixel of.
@@ -88,7 +91,7 @@ def record(
         batch_size=batch_size,
         first=first,
         streams=chosen,
-        options={"statistics": [_named(s) for s in statistics]} if statistics else {},
+        options=_options(statistics, whole_number(keep, "keep, the number of samples kept,", 0)),
         spectra=[basis for basis in spectra if basis != "dct"],
         memory=memory,
     )
@@ -122,6 +125,12 @@ def recorded(
                 turn.report(len(batch.ids) if step.prediction is not None else 0)
     how = made(batch_size=batch_size, device=str(setup.model.device), processes=team().size)
     return Recording(ledger.datasets(np.arange(setup.n)), setup.run, setup.n, how)
+
+
+def _options(statistics: Sequence[Statistic], keep: int) -> dict[str, Any]:
+    """What only this kind of run has, as far as it is not the default."""
+    named = {"statistics": [_named(s) for s in statistics]} if statistics else {}
+    return named | ({} if keep == KEEP else {"keep": keep})
 
 
 def _streams(streams: Sequence[str]) -> tuple[Stream, ...]:
@@ -166,7 +175,8 @@ class _Ledger:
             run.paired and not setup.light,
             run.seed,
             setup.light,
-            setup.memory,
+            setup.first,
+            0 if setup.light else run.options.get("keep", KEEP),
         )
         return Collector(layout, kept, levels, run.spectra, statistics)
 

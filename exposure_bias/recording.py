@@ -3,13 +3,14 @@ here.
 
 One netCDF file with a group for each stream:
 
-    /data               the data's law: mean, variance, eigenvalues, eigenvectors; and the recorded images' own sums
-    /forward            at x_t ~ q(x_t | x_0)
-    /chain              at the model's own states
-    /teacher            the teacher chain
+    /data    the data's law: mean, variance, eigenvalues, eigenvectors; the images' own sums
+    /forward at x_t ~ q(x_t | x_0)
+    /chain   at the model's own states
+    /teacher the teacher chain
 
 Dimensions: step, group (of images, for the jackknife), the state's axes (channel, z, y, x, the last
-ones of them), frequency, band, direction, pixel, sample. Every variable with a `step` dimension has
+ones of them), frequency, band, direction, pixel, cell, sample; kept and kept_step, of a few samples
+kept for pictures. Every variable with a `step` dimension has
 the coordinates timestep, alpha and sigma. `statistics/` says what each variable is. Two recordings
 of different samples merge by adding sums and concatenating samples."""
 
@@ -211,7 +212,8 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
             joined = np.concatenate([d[name].values for d in datasets])[order]
             result[name] = (variable.dims, joined)
         elif not variable.attrs.get("constant"):
-            result[name] = (variable.dims, sum(d[name].values for d in datasets), variable.attrs)
+            total = sum(d[name].values for d in datasets)
+            result[name] = (variable.dims, total, variable.attrs)
     return result.assign_coords(samples.isel(sample=order).coords)
 
 

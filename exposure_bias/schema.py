@@ -23,6 +23,9 @@ POWER = "step group channel"
 DIMENSIONS = {
     r"count": "group",
     r"(state|prediction|error)_(sum|square|cross)": "step *",
+    r"kept_(state|prediction|truth)": "kept kept_step *",
+    r"kept_step": "kept_step",
+    r"state_cell_(sum|square)": "step group cell",
     r"(state|prediction|error)_group_(sum|square|cross)": "step group pixel",
     r"state_projection_(sum|square|cross)": "step group direction",
     r"(state|prediction)_spectrum": f"{POWER} frequency",
@@ -52,7 +55,7 @@ DIMENSIONS = {
     r"plane_frequency(_modes)?": "plane_frequency",
     r"frames_frequency(_modes)?": "frames_frequency",
 }
-INTEGERS = ("step", "sample", "image", "pixel", "histogram_pixel")
+INTEGERS = ("step", "sample", "image", "pixel", "histogram_pixel", "kept_step")
 TEXTS = ("band",)
 COORDINATES = ("step", "sample", "image", "timestep", "alpha", "sigma", "pixel")
 LAW = ("mean", "variance", "eigenvalue", "eigenvector")
@@ -122,14 +125,13 @@ def _required(run: Run, name: str, stream: Mapping[str, Header]) -> Iterator[str
     """What every recording of this run has in a stream."""
     space = len(stream["state_sum"].dims) > 2
     calls, errs = name in CALLS, name == Stream.CHAIN and run.paired
-    fields = ["state", *(["prediction"] if calls else []), *(["error"] if errs else [])]
     yield from ("count", *COORDINATES)
-    for field in fields:
-        crossed = field == "state" and run.paired
+    for field in ("state", *(["error"] if errs else [])):
+        crossed = field == "state" and run.paired and name in (Stream.CHAIN, Stream.TEACHER)
         for part in ("sum", "square", *(["cross"] if crossed else [])):
             yield from (f"{field}_{part}", f"{field}_group_{part}")
-        if space and field != "error":
-            yield from (f"{field}_spectrum", f"{field}_high")
+    for field in ("state", *(["prediction"] if calls else [])) if space else ():
+        yield from (f"{field}_spectrum", f"{field}_high")
     if space:
         yield from ("frequency", "frequency_modes", "state_haar", "band", "band_modes")
     if name == DATA:
@@ -153,6 +155,9 @@ def _check_sizes(run: Run, name: str, stream: Mapping[str, Header]) -> None:
         "component": (len(COMPONENTS), len(COMPONENTS)),
         "step": (1, steps),
         "pixel": (1, size),
+        "cell": (1, size),
+        "kept": (1, 2**20),
+        "kept_step": (1, steps),
         "histogram_pixel": (1, size),
         "direction": (1, size),
         "mode": (0, size),
@@ -181,7 +186,7 @@ def check_values(run: Run, streams: Mapping[str, xr.Dataset], done: int) -> None
 
 def _check_numbers(name: str, stream: xr.Dataset) -> None:
     for variable, values in stream.variables.items():
-        kept_by_sample = values.dims[:1] == ("sample",)  # not a number where nothing was said
+        kept_by_sample = values.dims[:1] in (("sample",), ("kept",))  # NaN where nothing was said
         numbers = values.values
         if numbers.dtype.kind != "f" or _known(str(variable)) is None:
             continue

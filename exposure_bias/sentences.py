@@ -16,6 +16,7 @@ from exposure_bias.jackknife import T_QUANTILE, interval
 ORDER = {"heun": 2}
 DEFAULT_ORDER = 1
 MOST_STEPS = 100_000
+MOST_DIGITS = 5  # behind the point; beyond, a power of ten
 
 
 def percent(value: float, error: float = float("nan")) -> str:
@@ -37,6 +38,54 @@ def measured(value: float, error: float) -> str:
         )
     digits = int(max(0, 1 - np.floor(np.log10(half))))
     return f"{_signed(value, digits)} ± {half:.{digits}f}"
+
+
+def number(value: float, half: float = float("nan"), signed: bool = False) -> str:
+    """A value with half of its 95 % interval, to two digits of the latter; without one, three
+    digits. A dash for no number."""
+    if not np.isfinite(value):
+        return "–"
+    sign = "+" if signed else ""
+    if not np.isfinite(half) or half == 0:
+        return f"{value:{sign}.3g}".replace("-", "−")
+    digits = max(0, 1 - int(np.floor(np.log10(half))))
+    power = int(np.floor(np.log10(max(abs(value), half))))
+    if digits > MOST_DIGITS and power < -2:
+        places = min(MOST_DIGITS, digits + power)
+        scaled = number_to(value / 10.0**power, half / 10.0**power, places, sign)
+        return f"({scaled})e{power}".replace("-", "−")
+    return number_to(value, half, min(digits, MOST_DIGITS), sign)
+
+
+def number_to(value: float, half: float, digits: int, sign: str = "") -> str:
+    """value ± half, each with so many digits behind the point."""
+    return f"{value:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
+
+
+STATISTICS = {
+    "gap": "variance (%)",
+    "hf": "high frequencies (dB)",
+    "mean shift": "shift of the mean (%)",
+    "last step": "variance, last step (%)",
+    "state_rmse": "state error, RMSE",
+    "epsilon_ratio": "noise-norm ratio",
+    "gap_score": "variance, network's (%)",
+    "gap_discretisation": "variance, sampler's (%)",
+    "hf_score": "high freq., network's (dB)",
+    "hf_discretisation": "high freq., sampler's (dB)",
+}
+
+
+def statistic_in_words(name: str) -> str:
+    """A statistic of a budget or a comparison, with its unit."""
+    kind, _, place = name.partition(" ")
+    if kind == "restart":
+        return f"variance from {place} (%)"
+    if kind == "band":
+        return f"frequency {place} (dB)"
+    if name.startswith("error_rmse("):
+        return f"chain error, T′ = {name[len('error_rmse(') : -1]}"
+    return STATISTICS.get(name, name)
 
 
 def _signed(value: float, digits: int) -> str:
@@ -80,7 +129,7 @@ def _solver(result: xr.Dataset, gap: xr.Dataset) -> str:
     wanted = steps_needed(result)
     if wanted is None:
         return said
-    return f"{said}, of which about {wanted} steps would leave less than {_threshold_in_words(gap)}"
+    return f"{said}, of which about {wanted} steps would leave less than {threshold_in_words(gap)}"
 
 
 def steps_needed(result: xr.Dataset) -> int | None:
@@ -106,7 +155,8 @@ def _threshold(gap: xr.Dataset) -> float:
     return score if score > T_QUANTILE * error else float(gap["margin"]) / 5
 
 
-def _threshold_in_words(gap: xr.Dataset) -> str:
+def threshold_in_words(gap: xr.Dataset) -> str:
+    """What the solver's share should become less than."""
     score, error = abs(float(gap["score"])), float(gap["score_se"])
     return (
         "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"

@@ -36,7 +36,7 @@ DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
 # Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
-MEMORY, MOMENTS = 96 * 2**20, 12
+MEMORY, MOMENTS = 96 * 2**20, 7
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
 
 Array = NDArray[np.float64]
@@ -256,7 +256,8 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
 
 def source_of(model: Denoiser) -> str:
     """Where a model's weights came from, if it says so: a repository and its commit."""
-    return str(getattr(model, "source", None) or "")
+    source = getattr(model, "source", None)
+    return f"{source['repo']}@{source['commit']}" if source else ""
 
 
 def clip_of(clip: Any, sampler: Sampler) -> Clipping:

@@ -33,13 +33,11 @@ def test_record_then_read(run, tmp_path):
     assert code == 0
     table = json.loads(out)
     spectra = eb.spectrum(eb.load(path))
-    assert table["high frequencies (dB at the clean end)"][0]["hf"] == pytest.approx(
-        float(spectra["hf"])
-    )
+    assert table["tables"]["high_frequencies"][0]["hf"] == pytest.approx(float(spectra["hf"]))
     assert {p.suffix for p in (tmp_path / "s").iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     code, out, _ = run("error-hist", "--of", "state", path)
     assert code == 0
-    assert "pooled_rmse_gaussian" in out
+    assert "State errors grow to an RMSE of" in out
 
 
 def test_error_hist_saves_what_it_reads(run, tmp_path):
@@ -49,7 +47,7 @@ def test_error_hist_saves_what_it_reads(run, tmp_path):
     code, again, _ = run("error-hist", tmp_path / "errors.nc", *options[-4:], "--json")
     assert code == 0
     assert json.loads(first) == json.loads(again)
-    assert {row["pixel"] for row in json.loads(first)["pixels"]} == {"0,1,1", "0,4,4"}
+    assert {row["pixel"] for row in json.loads(first)["tables"]["pixels"]} == {"0,1,1", "0,4,4"}
 
 
 @pytest.mark.parametrize("command", ["rollout", "telescope"])
@@ -247,7 +245,7 @@ def test_an_interrupt_before_anything_was_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr("exposure_bias.recorder.noised", interrupted)
     code, _, err = run("record", *QUICK, "-o", tmp_path / "run.nc")
     assert code == 130
-    assert err == "eb-analyze: interrupted\n"
+    assert err.splitlines()[-1] == "eb-analyze: interrupted"
 
 
 def test_interrupt_keeps_progress(tmp_path):

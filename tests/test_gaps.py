@@ -643,20 +643,20 @@ def test_commands(data, perfect, tmp_path, capsys):
     dataset."""
     perfect.save(tmp_path / "run.nc")
     for command, diagnostic, table, name in (
-        ("gap", eb.variance_gap, "variance gap", "gap"),
-        ("delta", eb.published_delta, "published delta", "delta"),
+        ("gap", eb.variance_gap, "variance_gap", "gap"),
+        ("delta", eb.published_delta, "published_delta", "delta"),
         ("norms", eb.epsilon_norm, "norms", "ratio"),
     ):
         assert (
             main([command, str(tmp_path / "run.nc"), "--json", "-o", str(tmp_path / command)]) == 0
         )
         printed = json.loads(capsys.readouterr().out)
-        assert printed[table][-1][name] == pytest.approx(
+        assert printed["tables"][table][-1][name] == pytest.approx(
             float(diagnostic(perfect)[name][-1]), rel=1e-9
         )
         assert {p.suffix for p in (tmp_path / command).iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     assert main(["norms", str(tmp_path / "run.nc"), "--relative-to", "none"]) == 0
-    assert "relative_to: none" in capsys.readouterr().out
+    assert "relative to: none" in capsys.readouterr().out
     assert main(["delta", "--start", "noise", "--steps", "2", "-n", "8"]) == 2
     assert "pairs nothing" in capsys.readouterr().err
     assert main(["gap", "--steps", "3", "-n", "32"]) == 0

@@ -120,17 +120,9 @@ def test_command(tmp_path, capsys):
     assert (
         main(["normality", "--lengths", "3", "8", "-n", "100", "--json", "-o", str(tmp_path)]) == 0
     )
-    tables = json.loads(capsys.readouterr().out)
-    assert {
-        row["n"]
-        for row in tables[
-            "assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)"
-        ]
-    } == {
-        50,
-        100,
-    }
-    assert len(tables["perfect sampler (null: 0)"]) == 2
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert {row["n"] for row in tables["gaussian"]} == {50, 100}
+    assert len(tables["perfect_sampler"]) == 2
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     with pytest.raises(eb.InputError, match="3 samples"):
         eb.isotropy(dataset(np.zeros((2, SIDE, SIDE))))

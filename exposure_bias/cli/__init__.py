@@ -5,14 +5,18 @@ Results go to stdout, progress and messages to stderr."""
 
 import argparse
 import ctypes
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
+from typing import Any, NoReturn
 
 from exposure_bias import parallel
 from exposure_bias.cli import commands, threads
+from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError
 
 # Options of a new run, which mean nothing where the result of one is read.
@@ -62,58 +66,125 @@ BATCH_SIZES = (1024, 256)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"eb-analyze: {message} (see {self.prog} --help)\n")
+
+
+class Completion(argparse.Action):
+    """Print what makes a shell complete commands and options, and leave."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, *__: Any
+    ) -> None:
+        try:
+            from shtab import complete
+        except ModuleNotFoundError:
+            parser.error("--print-completion needs shtab: pip install 'exposure-bias[completion]'")
+        print(complete(parser, shell))
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
-    options = parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
-    # Threads and the like concern the whole process, which is ours where no arguments are passed.
-    options.own_process = arguments is None
-    if options.own_process:
+    given = _renamed(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
         threads.wait_passively()
-    if getattr(options, "batch_size", None) == "auto":
-        options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
     _keep_freed_memory()
+    options = argparse.Namespace()
     try:
+        root = parser()
+        configure(root, given)
+        options = root.parse_args(given)
+        # Threads concern the whole process, which is ours where no arguments are passed.
+        options.own_process = arguments is None
+        if getattr(options, "batch_size", None) == "auto":
+            options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
         with warnings.catch_warnings():
-            warnings.simplefilter("default")
+            warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
             _check_read(options)
             _check_shareable(options)
             with parallel.joined() as team:
                 if team.size > 1:
                     parallel.agree(_told(options), "options")
-                if getattr(options, "out", None):
+                if getattr(options, "out", None) is not None:
                     _check_out(options)
-                options.run(options)
+                with _watching(options):
+                    options.run(options)
+                if team.first:
+                    commands.report_of(options, given)
+                    sys.stdout.flush()
     except InputError as error:
         if parallel.tells(error):
             print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = getattr(options, "checkpoint", None)
-        again = (
-            "the same command with --resume"
-            if options.run is commands.train
-            else "the same command"
-        )
-        hint = f"; {kept} keeps what was finished, {again} goes on from there"
-        print(
-            f"eb-analyze: interrupted{hint if kept and os.path.exists(kept) else ''}",
-            file=sys.stderr,
-        )
+        print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence()
+        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        return 2
     return 0
+
+
+def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Say what a command that runs a network will take, and how far it is."""
+    if options.quiet or not hasattr(options, "sampler") or _reads(options):
+        return nullcontext()
+    from exposure_bias.cli.plan import planned
+    from exposure_bias.parallel import world
+    from exposure_bias.progress import Watch, say, watched
+
+    if world()[0] > 0:
+        return nullcontext()
+    lines = not sys.stderr.isatty()
+    return watched(Watch(planned(options), say, lines, options.verbose))
+
+
+def _reads(options: argparse.Namespace) -> bool:
+    """Whether the result of an earlier run is given."""
+    saved = getattr(options, "saved", None)
+    a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
+    return saved is not None and not a_model
+
+
+def _kept(options: argparse.Namespace) -> str:
+    """What an interrupted run has kept, in words."""
+    kept = getattr(options, "checkpoint", None)
+    if not kept or not os.path.exists(kept):
+        return ""
+    trains = options.run is commands.train
+    again = "the same command with --resume" if trains else "the same command"
+    return f"; {kept} keeps what was finished, {again} goes on from there"
+
+
+def _silence() -> None:
+    """Let what is still to be printed go nowhere, so that nothing fails once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="eb-analyze",
         description="Does a diffusion model suffer from exposure bias: where, why, at what cost?",
     )
     root.add_argument(
         "--version", action="version", version=f"exposure_bias {version('exposure-bias')}"
+    )
+    root.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh"),
+        action=Completion,
+        help="what makes that shell complete commands and options",
     )
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in commands.COMMANDS.items():
@@ -125,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
         defaults = {
             action.dest: subparser.get_default(action.dest) for action in subparser._actions
         }
-        subparser.set_defaults(run=command.run, defaults=defaults)
+        subparser.set_defaults(run=command.run, name=name, defaults=defaults)
     return root
 
 
@@ -145,7 +216,7 @@ def _check_read(options: argparse.Namespace) -> None:
     saved = getattr(options, "saved", None)
     if saved is None:
         return
-    a_model = options.run is commands.diagnose and not saved.endswith(".nc")
+    a_model = not _reads(options)
     ignored = ("model",) if a_model else RUN
     given = [
         f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
@@ -159,10 +230,7 @@ def _check_read(options: argparse.Namespace) -> None:
 
 def _check_shareable(options: argparse.Namespace) -> None:
     """Raise InputError where several processes were started for what one does."""
-    alone = options.run is commands.models or (
-        getattr(options, "saved", None) is not None
-        and (options.run is not commands.diagnose or options.saved.endswith(".nc"))
-    )
+    alone = options.run in (commands.models, commands.report, commands.strip) or _reads(options)
     if alone and parallel.world().size > 1:
         raise InputError(
             "this runs no network, so that there is nothing to share among processes: start it"
@@ -174,7 +242,7 @@ def _check_out(options: argparse.Namespace) -> None:
     """Raise InputError where results cannot be written, or not seen by all processes."""
     from exposure_bias.files import check_writable
 
-    alone = options.run is commands.record
+    alone = options.run in commands.TO_ONE_FILE
     check_writable(options.out, folder=not alone)
     parallel.check_shared(os.path.dirname(options.out) or "." if alone else options.out)
 

@@ -130,8 +130,36 @@ def _recording(parser: Parser) -> None:
     )
 
 
+def _saying(parser: Parser) -> None:
+    """How a command says what it found."""
+    add = parser.add_argument
+    add(
+        "--format",
+        choices=("text", "csv", "latex", "markdown", "json"),
+        default="text",
+        help="of what is printed (default: text)",
+    )
+    add(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        help="the same as --format json",
+    )
+    add("--wide", action="store_true", help="every column and every table")
+    add("--explain", action="store_true", help="also say what is shown means")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument(
+        "-q", "--quiet", action="store_true", help="the answer and its table alone, no messages"
+    )
+    volume.add_argument(
+        "-v", "--verbose", action="store_true", help="also say what every part of the run does"
+    )
+    add("--config", metavar="FILE", help="a TOML file of these options, by the same names")
+
+
 def _printing(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the tables as JSON")
+    _saying(parser)
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="write CSV, PNG, PDF and the dataset here"
     )
@@ -146,12 +174,14 @@ def record(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc"
     )
+    _saying(parser)
 
 
 # Options that `train` takes under the same name.
 TRAINING = (
     "schedule",
     "prediction_type",
+    "learned_variance",
     "device",
     "compile",
     "checkpoint_every",
@@ -209,6 +239,11 @@ def train(parser: Parser) -> None:
         default="epsilon",
         help="epsilon, sample or v_prediction (default: epsilon)",
     )
+    add(
+        "--learned-variance",
+        action="store_true",
+        help="ip: the network learns its variance too, as in DDPM-IP (hybrid: always)",
+    )
     add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
     add("--iterations", type=int, default=10_000)
     add("--batch-size", type=int, default=128, help="of all processes together (default: 128)")
@@ -247,6 +282,7 @@ def train(parser: Parser) -> None:
         help="stop or go-on when a checkpoint cannot be written (default: stop)",
     )
     add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    _saying(parser)
 
 
 def spectrum(parser: Parser) -> None:
@@ -268,6 +304,33 @@ def reading(parser: Parser) -> None:
     _running(parser)
     _recording(parser)
     _printing(parser)
+
+
+def report(parser: Parser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="recordings and results, or folders of them"
+    )
+    parser.add_argument(
+        "-o", "--out", default="report.html", metavar="FILE", help="default: report.html"
+    )
+    _saying(parser)
+
+
+def strip(parser: Parser) -> None:
+    parser.add_argument(
+        "saved",
+        nargs="?",
+        metavar="RECORDING",
+        help="what `record` wrote; without it, record first",
+    )
+    _running(parser)
+    _recording(parser)
+    parser.add_argument("--samples", type=int, default=3, help="rows of three (default: 3)")
+    parser.add_argument("--levels", type=int, default=7, help="columns (default: 7)")
+    parser.add_argument(
+        "-o", "--out", default="strip.png", metavar="FILE", help=".png or .pdf (default: strip.png)"
+    )
+    _saying(parser)
 
 
 def epsilon_norm(parser: Parser) -> None:
@@ -324,7 +387,7 @@ def compare(parser: Parser) -> None:
 
 
 def models(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    _saying(parser)
 
 
 def normality(parser: Parser) -> None:
@@ -414,7 +477,7 @@ def chain_length_fid(parser: Parser) -> None:
     parser.add_argument(
         "--limit",
         action="store_true",
-        help="split each point into the solver's part and the network's: 7 x 50 more calls a sample",
+        help="split each point into solver's and network's part: 7 x 50 more calls a sample",
     )
     parser.add_argument(
         "--start",

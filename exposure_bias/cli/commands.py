@@ -1,13 +1,16 @@
 """The subcommands: each runs one public function. Heavy imports wait until a command runs."""
 
 import argparse
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exposure_bias.cli import arguments, threads
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from exposure_bias.recording import Recording
@@ -22,7 +25,9 @@ def record(options: Options) -> None:
 
     options.checkpoint = options.out
     recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
-    output.message(f"wrote {options.out}: {recording!r}")
+    if not options.quiet:
+        output.message(f"wrote {options.out}: {recording!r}")
+    output.say_recorded(options, recording)
 
 
 def spectrum(options: Options) -> None:
@@ -32,7 +37,7 @@ def spectrum(options: Options) -> None:
 
     options.spectra = options.basis
     spectra = spectrum(_recording(options), options.basis)
-    output.show(options, "spectrum", spectra, output.spectrum_tables(spectra))
+    output.show(options, "spectrum", spectra)
 
 
 def variance_gap(options: Options) -> None:
@@ -41,7 +46,7 @@ def variance_gap(options: Options) -> None:
     from exposure_bias.diagnostics import variance_gap
 
     gaps = variance_gap.variance_gap(_recording(options))
-    output.show(options, "gap", gaps, output.gap_tables(gaps))
+    output.show(options, "gap", gaps)
 
 
 def published_delta(options: Options) -> None:
@@ -55,7 +60,7 @@ def published_delta(options: Options) -> None:
             " rollouts"
         )
     deltas = published_delta.published_delta(_recording(options))
-    output.show(options, "delta", deltas, output.delta_tables(deltas))
+    output.show(options, "delta", deltas)
 
 
 def epsilon_norm(options: Options) -> None:
@@ -64,7 +69,7 @@ def epsilon_norm(options: Options) -> None:
     from exposure_bias.diagnostics import epsilon_norm
 
     norms = epsilon_norm.epsilon_norm(_recording(options), options.relative_to)
-    output.show(options, "norms", norms, output.norm_tables(norms))
+    output.show(options, "norms", norms)
 
 
 def state_error(options: Options) -> None:
@@ -78,7 +83,7 @@ def state_error(options: Options) -> None:
             " use data"
         )
     states = state_error.state_error(_recording(options))
-    output.show(options, "state-error", states, output.state_tables(states))
+    output.show(options, "state-error", states)
 
 
 def chain_errors(options: Options) -> None:
@@ -90,7 +95,7 @@ def chain_errors(options: Options) -> None:
     errors = load_errors(options.saved) if options.saved else _errors(options)
     tests = normality(errors, options.per_test, options.alpha)
     pixels = output.pixels(errors["error"].shape[2:], options.pixel)
-    output.show(options, "errors", errors, output.error_tables(errors, tests, pixels), pixels)
+    output.show(options, "errors", errors, pixels, tests=tests, pixels=pixels)
 
 
 def normality(options: Options) -> None:
@@ -104,8 +109,8 @@ def normality(options: Options) -> None:
     sizes = [n for n in options.per_test if n <= errors.sizes["sample"]] or options.per_test[:1]
     tests = [normality(errors, n, options.alpha) for n in sizes]
     shape = isotropy(errors)
-    tables = output.normality_tables(shape, tests, power(sizes, options.alpha))
-    output.show(options, "normality", shape, tables, errors)
+    strength = power(sizes, options.alpha)
+    output.show(options, "normality", shape, errors, tests=tests, power=strength)
 
 
 def rollouts(options: Options) -> None:
@@ -113,7 +118,7 @@ def rollouts(options: Options) -> None:
     from exposure_bias.cli import output
 
     results = _experiment(options, "rollout", replicates=options.replicates)
-    output.show(options, "rollout", results, output.rollout_tables(results))
+    output.show(options, "rollout", results)
 
 
 def telescope(options: Options) -> None:
@@ -121,20 +126,19 @@ def telescope(options: Options) -> None:
     from exposure_bias.cli import output
 
     results = _experiment(options, "telescope", targets=options.targets)
-    output.show(options, "telescope", results, output.telescope_tables(results))
+    output.show(options, "telescope", results)
 
 
 def chain_length_fid(options: Options) -> None:
     """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
-    from exposure_bias.experiments.chain_length_fid import load_curve
-    from exposure_bias.sentences import curve as sentences
+    from exposure_bias.experiments.chain_length_fid import load_curve, speed_up
 
     baseline = load_curve(options.baseline) if options.baseline else None
     curve = load_curve(options.saved) if options.saved else _curve(options)
-    output.show(options, "chain-fid", curve, output.curve_tables(curve, baseline))
-    for line in sentences(curve):
-        output.message(line)
+    along = "iteration" if "iteration" in curve.dims else "length"
+    reached = None if baseline is None else speed_up(curve, baseline, along)
+    output.show(options, "chain-fid", curve, reached=reached)
 
 
 def budget(options: Options) -> None:
@@ -143,7 +147,7 @@ def budget(options: Options) -> None:
     from exposure_bias.files import read_dataset
 
     result = read_dataset(options.saved, "budget") if options.saved else _budget(options)
-    output.show(options, "budget", result, output.budget_tables(result))
+    output.show(options, "budget", result)
 
 
 def diagnose(options: Options) -> None:
@@ -151,7 +155,7 @@ def diagnose(options: Options) -> None:
     from exposure_bias.cli import output
 
     result = _diagnosis(options)
-    output.show(options, "diagnosis", result, output.diagnosis_tables(result))
+    output.show(options, "diagnosis", result)
 
 
 def train(options: Options) -> None:
@@ -164,6 +168,7 @@ def train(options: Options) -> None:
 
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
+    folders = []
     data = options.data if options.data in bundled.DATA else _read(options, options.data)
     for objective, seed in runs:
         out = output.run_folder(options, objective, seed)
@@ -180,7 +185,29 @@ def train(options: Options) -> None:
             resume=options.resume and (len(runs) == 1 or (out / "last").exists()),
             **{name: getattr(options, name) for name in arguments.TRAINING},
         )
+        folders.append(out)
+        _say_what_is_kept(out, options)
+    output.say_trained(options, folders)
+
+
+def _say_what_is_kept(out: "Path", options: Options) -> None:
+    """Raise InputError where no checkpoint of a training run could be written."""
+    from exposure_bias.cli import output
+    from exposure_bias.training.checkpoints import last_iteration
+    from exposure_bias.training.trainer import ema_in_words
+
+    last, total = last_iteration(out), options.iterations
+    if last is None:
+        raise InputError(f"no checkpoint could be written to {out}: nothing of this run is kept")
+    if last < total:
+        output.message(
+            f"{out} keeps iteration {last} of {total}: the checkpoints after it could not be"
+            " written; --resume goes on from there"
+        )
+        return
+    if not options.quiet:
         output.message(f"wrote {out}: give it as --model, or to compare")
+        output.message(ema_in_words(options.ema, total))
 
 
 def compare(options: Options) -> None:
@@ -198,31 +225,35 @@ def compare(options: Options) -> None:
         speed=_speed(options),
         **_chain(options),
     )
-    output.show(options, "compare", compared, output.compare_tables(compared))
+    output.show(options, "compare", compared)
 
 
 def models(options: Options) -> None:
     """`eb-analyze models`."""
-    import json
-
     from exposure_bias import bundled
     from exposure_bias.adapters import FAMILIES, adm
+    from exposure_bias.cli import output
+    from exposure_bias.tables import Column, listed
 
-    if options.json:
-        rows = [{"family": k, "python": v[0], "command_line": v[1]} for k, v in FAMILIES.items()]
-        print(
-            json.dumps(
-                {"bundled": bundled.models(), "presets": list(adm.PRESETS), "families": rows}
-            )
-        )
-        return
-    print("bundled models:", ", ".join(bundled.models()))
-    print("presets:", ", ".join(adm.PRESETS), "\n")
-    for family, (python, command_line) in {
-        "": ("in Python, eb.", "at the command line"),
-        **FAMILIES,
-    }.items():
-        print(f"{family:<30}{command_line:<30}{python}")
+    rows = [
+        {"family": family, "command_line": command_line or "in Python only", "python": python}
+        for family, (python, command_line) in FAMILIES.items()
+    ]
+    shown = (Column("family", "family"), Column("at the command line", "command_line"))
+    found = [
+        listed("families", rows, shown, main=True),
+        listed("bundled", [{"model": name} for name in bundled.models()]),
+        listed("presets", [{"preset": name} for name in adm.PRESETS]),
+    ]
+    counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
+    sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
+    more = [
+        f"Bundled models: {', '.join(bundled.models())}.",
+        f"Presets: {', '.join(adm.PRESETS)}.",
+        "In Python, import exposure_bias as eb, and eb.",
+        *(f"  {row['python']}  # {row['family']}" for row in rows),
+    ]
+    output.say(options, "models", sentence, found, more)
 
 
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
@@ -471,6 +502,64 @@ def _start(text: str) -> str | float:
         ) from None
 
 
+def report(options: Options) -> None:
+    """`eb-analyze report`: one HTML page of recordings and results."""
+    import os
+
+    from exposure_bias.cli import output
+    from exposure_bias.reporting import in_folder
+    from exposure_bias.reporting import report as written
+
+    found: list[Any] = []
+    for name in options.files:
+        inside = in_folder(name) if os.path.isdir(name) else [name]
+        if not inside:
+            raise InputError(f"{name} holds no result: give a folder that a command's -o wrote")
+        found += inside
+    path = written(*found, path=options.out)
+    size = path.stat().st_size / 1e6
+    output.say(options, "report", f"{path} shows {len(found)} results in {size:.1f} MB.")
+
+
+def strip(options: Options) -> None:
+    """`eb-analyze strip`: x_t, x̂_t and x̂_0 of a few samples in one grid."""
+    import io
+
+    from exposure_bias import files, plots
+    from exposure_bias.cli import output
+
+    kind = options.out.rpartition(".")[2].lower()
+    if kind not in ("png", "pdf", "svg"):
+        raise InputError(f"a strip is a picture: -o NAME.png, .pdf or .svg, got {options.out}")
+    # A recording beside a picture would be a surprise.
+    out, options.out = options.out, None
+    recording = _recording(options)
+    options.out = out
+    figure = plots.strip(recording, samples=options.samples, levels=options.levels)
+    buffer = io.BytesIO()
+    with plots.style():
+        figure.savefig(buffer, format=kind)
+    files.write_bytes(out, buffer.getvalue())
+    output.say(options, "strip", f"{out} shows {options.samples} of {recording.n} samples.")
+
+
+# Commands whose -o is one file, not a folder of results.
+TO_ONE_FILE = (record, report, strip)
+
+
+def report_of(options: Options, arguments: Sequence[str]) -> None:
+    """`report.html` beside what a command has just written."""
+    folder = getattr(options, "out", None)
+    if not folder or options.run in (*TO_ONE_FILE, train):
+        return
+    from exposure_bias.cli import output
+    from exposure_bias.reporting import report_folder
+
+    path = report_folder(folder, [shlex.join(["eb-analyze", *arguments])])
+    if path is not None and not options.quiet:
+        output.message(f"wrote {path}")
+
+
 class Command(NamedTuple):
     """A subcommand: what runs it, what adds its options, and what it is for."""
 
@@ -518,6 +607,10 @@ COMMANDS = {
     "compare": Command(
         compare, arguments.compare, "several models or remedies on the same images and noise"
     ),
+    "report": Command(
+        report, arguments.report, "recordings and results as one HTML page to look at"
+    ),
+    "strip": Command(strip, arguments.strip, "a few samples along the chain, as one picture"),
     "train": Command(
         train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"
     ),

@@ -1,11 +1,8 @@
-"""What commands print and write: tidy pandas tables, JSON, figures, and the dataset itself."""
+"""What commands print and write: sentences, tables, figures, and the dataset itself."""
 
 import argparse
 import io
-import json
-import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,16 @@ import pandas as pd
 import xarray as xr
 
 from exposure_bias import files
+from exposure_bias.cli import formats
+from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import kind_of
+from exposure_bias.headlines import details, headline
 from exposure_bias.parallel import team
+from exposure_bias.recording import Recording
+from exposure_bias.sentences import number
+from exposure_bias.tables import Column, Table, listed, tables
 
-Tables = dict[str, pd.DataFrame]
-# What a result says in words, above its tables.
-SENTENCES = ("answer", "restarts", "calibration", "remedy", "left_out")
 Pixel = tuple[int, int, int]
 
 
@@ -38,31 +39,97 @@ def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
 
 
 def show(
-    options: argparse.Namespace, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any
+    options: argparse.Namespace, name: str, dataset: xr.Dataset, *extra: Any, **beside: Any
 ) -> None:
-    """With -o write the tables, the figures and the dataset; then print the tables, as text or
-    JSON."""
+    """With -o write the tables, the figures and the dataset; then say what the dataset says.
+
+    extra: for the figure; beside: for the tables and the sentence (`tables.tables`).
+    """
     if not team().first:
         return
+    kind = kind_of(dataset) or name
+    found = tables(dataset, **beside)
     if options.out:
-        _write(options.out, name, dataset, tables, *extra)
+        _write(options.out, name, dataset, found, *extra)
         if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
             Path(checkpoint or "").unlink(missing_ok=True)
-        message(f"wrote {options.out}/{name}.*")
-    if options.json:
-        records = {
-            k: json.loads(t.to_json(orient="records", double_precision=15))
-            for k, t in tables.items()
+        if not options.quiet:
+            message(f"wrote {options.out}/{name}.*")
+    sentence, attributes = headline(dataset, **beside), dict(dataset.attrs)
+    say(options, kind, sentence, found, details(dataset), attributes)
+
+
+def say(
+    options: argparse.Namespace,
+    kind: str,
+    sentence: str,
+    found: Sequence[Table] = (),
+    more: Sequence[str] = (),
+    attributes: dict[str, Any] | None = None,
+) -> None:
+    """Print one sentence, the tables and what else there is, in the format that was asked for."""
+    said = formats.Said(
+        options.name,
+        kind,
+        sentence,
+        found,
+        more,
+        attributes or {},
+        options.wide,
+        options.explain,
+        options.quiet,
+    )
+    if team().first:
+        print(formats.FORMATS[options.format](said))
+
+
+def say_recorded(options: argparse.Namespace, recording: Recording) -> None:
+    """What a new recording holds, and the gap that its chain ends with."""
+    rows = [
+        {
+            "stream": name,
+            "samples": int(stream["count"].sum()),
+            "levels": stream.sizes["step"],
+            "noisiest": f"{float(stream['timestep'][0]):g}",
         }
-        print(json.dumps({"attributes": dataset.attrs, **records}, ensure_ascii=False))
-    else:
-        said = {k: v for k, v in dataset.attrs.items() if k in SENTENCES}
-        print(*said.values(), sep="\n", end="\n\n" if said else "")
-        print(", ".join(f"{k}: {v}" for k, v in dataset.attrs.items() if k not in said))
-        for title, table in tables.items():
-            print(
-                f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.4g}', na_rep='-')}"
-            )
+        for name, stream in recording.streams.items()
+        if name != "data"
+    ]
+    columns = (
+        Column("stream", "stream"),
+        Column("samples", "samples"),
+        Column("levels kept", "levels"),
+        Column("noisiest timestep", "noisiest"),
+    )
+    found = [listed("streams", rows, columns, main=True)]
+    say(options, "variance_gap", _recorded(recording), found, (), recording.description)
+
+
+def _recorded(recording: Recording) -> str:
+    if "chain" not in recording or recording.n < 2:
+        return f"{recording.n} samples are recorded, without a chain's variance to tell."
+    return headline(variance_gap(recording))
+
+
+def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """The losses that training ended with."""
+    logs = {folder: pd.read_csv(folder / "training.csv") for folder in folders}
+    rows = [{"network": str(folder), **log.iloc[-1].to_dict()} for folder, log in logs.items()]
+    columns = (
+        Column("network", "network"),
+        Column("iterations", "iteration"),
+        Column("loss", "loss"),
+        Column("held-out loss", "heldout_loss"),
+        Column("iterations per s", "it_per_s"),
+    )
+    last = rows[-1]
+    known = "heldout_loss" if np.isfinite(last["heldout_loss"]) else "loss"
+    loss = number(last[known])
+    many = len(rows) > 1
+    who = f"{len(rows)} networks are trained; the last has" if many else "The network has"
+    what = "a held-out loss" if known == "heldout_loss" else "a training loss"
+    sentence = f"{who} {what} of {loss} (one run, so no interval)."
+    say(options, "training", sentence, [listed("networks", rows, columns, main=True)])
 
 
 def unfinished(options: argparse.Namespace) -> str | None:
@@ -70,7 +137,9 @@ def unfinished(options: argparse.Namespace) -> str | None:
     return f"{options.out}/unfinished.nc" if options.out else None
 
 
-def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: Any) -> None:
+def _write(
+    folder: str, name: str, dataset: xr.Dataset, found: Sequence[Table], *extra: Any
+) -> None:
     from exposure_bias import plots
 
     figures: dict[str, dict[str, Any]] = {
@@ -98,18 +167,13 @@ def _write(folder: str, name: str, dataset: xr.Dataset, tables: Tables, *extra: 
                 buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None
             )
             files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
-    for title, table in tables.items():
-        files.write_bytes(f"{folder}/{name}-{_slug(title)}.csv", table.to_csv(index=False).encode())
+    for table in found:
+        content = table.frame.to_csv(index=False).encode()
+        files.write_bytes(f"{folder}/{name}-{table.file}.csv", content)
     kind = "chain errors" if name == "errors" else name
     files.write_tree(
         f"{folder}/{name}.nc", xr.DataTree(dataset), {"kind": kind, "attributes": dataset.attrs}
     )
-
-
-def _slug(title: str) -> str:
-    """A table's title as part of a file's name: without what is in brackets, in plain letters."""
-    plain = unicodedata.normalize("NFKD", title.split(" (")[0]).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9-]+", "-", plain)
 
 
 def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
@@ -144,313 +208,3 @@ def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:
             raise InputError(f"pixel {text!r} is none of a {size} image: give {allowed}") from None
         chosen.append((place[0], place[1], place[2]))
     return chosen
-
-
-def error_tables(errors: xr.Dataset, tests: xr.Dataset, chosen: Sequence[Pixel]) -> Tables:
-    """Per length: ν_t, RMSE and normality; per pixel: moments and the first block's test."""
-    frame = errors[["nu", "nu_se", "pooled_rmse", "pooled_rmse_se"]].to_dataframe().reset_index()
-    if "std_gaussian" in errors:
-        frame["nu_gaussian"] = errors["std_gaussian"].mean(("channel", "y", "x")).values
-    rates = [
-        "rate",
-        "rate_low",
-        "rate_high",
-        "effective_tests",
-        "fdr_rate",
-        "null_low",
-        "null_high",
-    ]
-    normal = tests[rates].to_dataframe().reset_index().dropna(axis="columns", how="all")
-    apart = tests[["count", "rate_of"]].to_dataframe().reset_index()
-    rows = []
-    for length in errors["length"].values:
-        for c, y, x in chosen:
-            here = errors.sel(length=length).isel(channel=c, y=y, x=x)
-            test = tests.sel(length=length).isel(channel=c, y=y, x=x, block=0)
-            names = ("mean", "mean_se", "std", "std_se", "skewness", "kurtosis")
-            row = {
-                "length": int(length),
-                "pixel": f"{c},{y},{x}",
-                **{k: float(here[k]) for k in names},
-            }
-            rows.append(row | {"W": float(test["statistic"]), "p": float(test["pvalue"])})
-    label = (
-        f"normality (Shapiro-Wilk, {tests.attrs['n_per_test']} values a test, level"
-        f" {tests.attrs['alpha']})"
-    )
-    return {"errors": frame, label: normal, "pixel classes": apart, "pixels": pd.DataFrame(rows)}
-
-
-def normality_tables(shape: xr.Dataset, tests: Sequence[xr.Dataset], power: xr.Dataset) -> Tables:
-    """The two questions apart: input perturbation's assumption (Gaussian and white), and the
-    perfect sampler's."""
-    rates = [
-        "rate",
-        "rate_low",
-        "rate_high",
-        "effective_tests",
-        "fdr_rate",
-        "null_low",
-        "null_high",
-    ]
-    rejected = pd.concat(
-        [t[rates].to_dataframe().reset_index().assign(n=int(t.attrs["n_per_test"])) for t in tests]
-    )
-    white, centred = (
-        [f"{name}{end}" for name in names for end in ("", "_se") if f"{name}{end}" in shape]
-        for names in (
-            ("correlation", "autocorrelation_x", "autocorrelation_y"),
-            ("bias", "skewness"),
-        )
-    )
-    return {
-        "assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)": (
-            rejected.dropna(axis=1, how="all")
-        ),
-        "power of that test (simulated)": power.to_dataframe().reset_index(),
-        "assumption of input perturbation, white (null: 0)": (
-            shape[white].to_dataframe().reset_index()
-        ),
-        "perfect sampler (null: 0)": shape[centred].to_dataframe().reset_index(),
-    }
-
-
-def compare_tables(compared: xr.Dataset) -> Tables:
-    """Every entry's numbers, and their differences from the first with total standard errors, at
-    the clean end."""
-    scalars = {
-        "hf": compared.isel(step=-1),
-        "gap": compared.isel(step=-1),
-        "state_rmse": compared.isel(step=-1),
-    }
-    scalars["epsilon_ratio"] = compared.isel(step=-2)
-    rows = []
-    for name, here in scalars.items():
-        if name in compared:
-            rows += _compared_rows(name, here)
-    for length in compared["length"].values if "length" in compared else ():
-        rows += _compared_rows("error_rmse", compared.sel(length=length), f"error_rmse({length})")
-    return {"comparison (clean end; epsilon_ratio at the last network call)": pd.DataFrame(rows)}
-
-
-def _compared_rows(name: str, here: xr.Dataset, label: str | None = None) -> list[dict[str, Any]]:
-    parts = {
-        "value": "",
-        "se": "_se",
-        "difference": "_difference",
-        "difference_se": "_difference_se_total",
-    }
-    return [
-        {"statistic": label or name, "entry": entry, "seeds": int(here["seeds"][i])}
-        | {k: float(here[f"{name}{suffix}"][i]) for k, suffix in parts.items()}
-        | {"note": str(here["note"].values[i])}
-        for i, entry in enumerate(here["entry"].values)
-    ]
-
-
-def state_tables(states: xr.Dataset) -> Tables:
-    """The pooled state error at eleven steps."""
-    names = [
-        k
-        for k in (
-            "pooled_mean",
-            "pooled_std",
-            "pooled_rmse",
-            "pooled_rmse_se",
-            "pooled_rmse_gaussian",
-        )
-        if k in states
-    ]
-    return {"state error": _some_steps(states, [*names, "scale"])}
-
-
-def rollout_tables(results: xr.Dataset) -> Tables:
-    """By start: S, A, U, W and calibration; ranks; state error by number of steps."""
-    names = ["S", "A", "U", "W", "W_over_U", "U_minus_S", "U_minus_S_relative"]
-    columns = [
-        k
-        for name in names
-        for k in (name, f"{name}_se", f"{name}_low", f"{name}_high", f"{name}_gaussian")
-    ]
-    frame = (
-        results[[k for k in columns if k in results]]
-        .reset_coords("length")
-        .drop_vars(["timestep", "alpha", "sigma"])
-    )
-    tables = {"rollouts": frame.to_dataframe().reset_index().dropna(axis="columns", how="all")}
-    if "ranks" in results:
-        shares = results[
-            ["ranks", "ranks_se", "ranks_direction", "ranks_direction_se"]
-        ].reset_coords(drop=True)
-        tables["ranks"] = shares.to_dataframe().reset_index().dropna(axis="columns", how="all")
-    depth = results[
-        [k for k in ("state_error", "state_error_se", "state_error_gaussian") if k in results]
-    ]
-    frame = depth.reset_coords(drop=True).to_dataframe().reset_index().dropna(subset="state_error")
-    return tables | {"state error": frame.dropna(axis="columns", how="all")}
-
-
-def telescope_tables(results: xr.Dataset) -> Tables:
-    """The gap by target and by block, and at the clean end for high frequencies."""
-    tables = {}
-    for title, suffix in {"variance gap (relative)": "", "high frequencies (dB)": "_high"}.items():
-        if f"gap{suffix}" in results:
-            each = [f"{name}{suffix}" for name in ("gap", "gap_data", "bracket")]
-            columns = [
-                k for name in each for k in (name, f"{name}_se", f"{name}_gaussian") if k in results
-            ]
-            chosen = results[columns].drop_vars(["timestep", "alpha", "sigma"])
-            total, end = chosen.drop_dims("block"), chosen.isel(target=-1, drop=True)
-            blocks = end[[k for k in columns if k.startswith("bracket")]]
-            for kind, part in {
-                title: total,
-                f"{title.replace(' (', ' by block (')}": blocks,
-            }.items():
-                tables[kind] = part.to_dataframe().reset_index().dropna(axis="columns", how="all")
-    return tables
-
-
-def spectrum_tables(spectra: xr.Dataset) -> Tables:
-    """HF, and power and ratio by frequency at the clean end."""
-    high = {
-        k: float(spectra[k])
-        for k in ("hf", "hf_se", "hf_low", "hf_high", "hf_gaussian")
-        if k in spectra
-    }
-    names = ["modes", "power_data", "power_chain", "ratio", "ratio_low", "ratio_high"]
-    names += [k for k in ("ratio_gaussian",) if k in spectra]
-    last = spectra.isel(step=-1)[names].reset_coords(drop=True).to_dataframe().reset_index()
-    tables = {
-        "high frequencies (dB at the clean end)": pd.DataFrame([high]),
-        "spectrum at the clean end": last,
-    }
-    for title, name in (("high frequencies by channel", "hf_channel"), ("Haar sub-bands", "haar")):
-        here = [
-            k
-            for k in (name, f"{name}_se", f"{name}_low", f"{name}_high", f"{name}_gaussian")
-            if k in spectra
-        ]
-        tables[f"{title} (dB at the clean end)"] = (
-            spectra[here].reset_coords(drop=True).to_dataframe().reset_index()
-        )
-    return tables
-
-
-def gap_tables(gaps: xr.Dataset) -> Tables:
-    """The gaps at eleven steps; by channel and by eigen-direction at the clean end."""
-    names = [
-        "gap",
-        "gap_low",
-        "gap_high",
-        "gap_gaussian",
-        "excess_over_gaussian",
-        "gap_forward",
-        "gap_absolute",
-    ]
-    names += ["mean_shift", "mean_shift_se", "std_chain", "std_reference"]
-    tables = {"variance gap": _some_steps(gaps, names)}
-    last = gaps.isel(step=-1).reset_coords(drop=True)
-    for dim in ("channel", "direction"):
-        here = [k for k in (f"gap_{dim}", f"gap_{dim}_se", f"gap_{dim}_gaussian") if k in gaps]
-        tables[f"gap by {dim} (clean end)"] = last[here].to_dataframe().reset_index()
-    return tables
-
-
-def delta_tables(deltas: xr.Dataset) -> Tables:
-    """δ_t and its references at eleven steps."""
-    names = [
-        "delta",
-        "delta_low",
-        "delta_high",
-        "delta_perfect",
-        "delta_gaussian",
-        "root",
-        "root_se",
-    ]
-    return {"published delta": _some_steps(deltas, names)}
-
-
-def norm_tables(norms: xr.Dataset) -> Tables:
-    """Norms, ratio and λ at eleven network calls; the fitted schedules."""
-    names = ["norm_forward", "norm_chain", "ratio", "ratio_low", "ratio_high", "ratio_gaussian"]
-    tables = {"norms": _some_steps(norms, [*names, "excess_over_gaussian", "scale"])}
-    if "scale" in norms:
-        fitted = [
-            f"scale_{kind}{end}" for kind in ("uniform", "slope", "offset") for end in ("", "_se")
-        ]
-        tables["epsilon scaling (fits)"] = pd.DataFrame([{k: float(norms[k]) for k in fitted}])
-    return tables
-
-
-def curve_tables(curve: xr.Dataset, baseline: xr.Dataset | None) -> Tables:
-    """The measures by model, sampler and length; the floor; and how soon the baseline's best value
-    is reached."""
-    names = [
-        "frechet",
-        "frechet_corrected",
-        "spatial_frechet",
-        "spatial_frechet_corrected",
-        "change",
-        "against_first",
-    ]
-    names += ["kid", "precision", "recall", "rmse"]
-    shown = [n for name in names if name in curve for n in (name, f"{name}_se") if n in curve]
-    floor = pd.DataFrame(
-        [
-            {
-                str(k)[6:]: float(curve[k])
-                for k in curve
-                if str(k).startswith("floor_") and not curve[k].dims
-            }
-        ]
-    )
-    tables = {
-        curve.attrs["measure"]: curve[shown].to_dataframe().reset_index(),
-        "noise floor (real images)": floor,
-    }
-    if baseline is not None:
-        from exposure_bias.experiments.chain_length_fid import speed_up
-
-        along = "iteration" if "iteration" in curve.dims else "length"
-        reached = speed_up(curve, baseline, along)
-        tables["to the baseline's best"] = (
-            reached.expand_dims("curve").to_dataframe().reset_index().drop(columns="curve")
-        )
-    return tables
-
-
-def _some_steps(dataset: xr.Dataset, names: list[str]) -> pd.DataFrame:
-    names = [name for name in names if name in dataset]
-    rows = np.unique(np.linspace(0, dataset.sizes["step"] - 1, 11).round().astype(int))
-    frame: pd.DataFrame = dataset[names].isel(step=rows).to_dataframe().reset_index()
-    return frame.drop(columns=[c for c in ("alpha", "sigma") if c in frame])
-
-
-def budget_tables(result: xr.Dataset) -> Tables:
-    """The parts of every statistic; of several samplers those of the gap."""
-    names = [
-        k
-        for part in ("total", "initialisation", "discretisation", "score")
-        for k in (part, f"{part}_se")
-    ]
-    if "sampler" in result.dims:
-        chosen = result.sel(statistic="gap", drop=True)[["calls", *names, "answer", "needed_n"]]
-        return {"variance gap by sampler and steps": chosen.to_dataframe().reset_index()}
-    frame = result[[*names, "answer", "needed_n"]].to_dataframe().reset_index()
-    return {"error budget": frame.drop(columns=[c for c in ("length",) if c in frame])}
-
-
-def diagnosis_tables(result: xr.Dataset) -> Tables:
-    """The budget, with context and rollouts; of a recording the gaps."""
-    if "score" not in result:
-        return gap_tables(result)
-    tables = budget_tables(result)
-    if "W_over_U" in result:
-        names = [
-            k
-            for name in ("W_over_U", "U_minus_S_relative")
-            for k in (name, f"{name}_low", f"{name}_high")
-        ]
-        columns = result[[k for k in names if k in result]].reset_coords(drop=True)
-        tables["rollouts"] = columns.to_dataframe().reset_index()
-    return tables

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import jackknife, sums_by_group, with_interval
 from exposure_bias.recording import Recording
 
@@ -29,6 +30,7 @@ ADVICE = (
 )
 
 
+@explained("denoising_check")
 def denoising_check(recording: Recording) -> xr.Dataset:
     """Whether the model denoises the data better than a per-pixel linear predictor, from the
     forward stream.

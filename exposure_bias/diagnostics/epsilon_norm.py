@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from exposure_bias.diagnostics.excess import reference_of, with_excess
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -44,6 +45,7 @@ RELATIVE_TO = ("gaussian", "none")
 LEVEL = ("step",)
 
 
+@explained("epsilon_norm")
 def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Dataset:
     """The norms ‖ε̂‖₂ per level in both streams, their ratio, and the epsilon-scaling schedules it
     suggests.

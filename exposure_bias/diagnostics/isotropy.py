@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     GROUPS,
     Array,
@@ -35,6 +36,7 @@ from exposure_bias.states import axes_of
 from exposure_bias.statistics.bands import dct
 
 
+@explained("isotropy")
 def isotropy(errors: xr.Dataset) -> xr.Dataset:
     """Whether the errors that `chain_errors` made are white and centred.
 

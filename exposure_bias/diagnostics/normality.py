@@ -20,6 +20,7 @@ from scipy.special import stdtrit
 
 from exposure_bias.diagnostics.shapiro import shapiro
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import Array
 from exposure_bias.states import axes_of
 
@@ -29,6 +30,7 @@ BOUND_TOLERANCE = 1e-6
 SIMULATIONS = 200
 
 
+@explained("normality")
 def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
     """Shapiro–Wilk rejection rates of the errors that `chain_errors` made.
 
@@ -130,6 +132,7 @@ def check_test(n: int, alpha: float, samples: int) -> None:
         raise InputError(f"alpha is a probability between 0 and 1, got {alpha}")
 
 
+@explained("power")
 def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
     """How often a Shapiro–Wilk test of n values rejects what is not Gaussian: rate (n,
     alternative), by simulation.

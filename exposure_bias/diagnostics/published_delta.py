@@ -25,12 +25,14 @@ import xarray as xr
 
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import Array, grouped, jackknife, why_no_interval, with_interval
 from exposure_bias.recording import Recording
 
 MOMENTS = ("sum", "square", "cross")
 
 
+@explained("published_delta")
 def published_delta(recording: Recording) -> xr.Dataset:
     """The literature's δ_t per level, with the perfect sampler's and the same solver's.
 

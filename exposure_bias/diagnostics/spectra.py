@@ -17,6 +17,7 @@ import xarray as xr
 
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     Array,
@@ -43,6 +44,7 @@ from exposure_bias.statistics.bands import (
 CURVE, BANDS = ("step", "frequency"), ("step", "band")
 
 
+@explained("spectrum")
 def spectrum(recording: Recording, basis: str = "dct") -> xr.Dataset:
     """Radial power spectra of both streams per level, their ratio with a band, and HF.
 

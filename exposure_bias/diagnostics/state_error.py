@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -28,6 +29,7 @@ from exposure_bias.statistics.histogram import error_edges
 NAMES = ("mean", "std", "rmse")
 
 
+@explained("state_error")
 def state_error(recording: Recording) -> xr.Dataset:
     """Mean, standard deviation and RMSE of ξ_t per level and pixel, pooled over pixels, and its
     histogram.

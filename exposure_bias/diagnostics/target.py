@@ -8,9 +8,10 @@ part in the variance of σ² is w (1 − w) times that of the recorded images' o
 added in quadrature.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.jackknife import Array, grouped, jackknife
@@ -121,3 +122,49 @@ def pixel_variance(recording: Recording) -> tuple[DataVariance, NDArray[np.int64
         once=len(np.unique(data["image"].values)) / data.sizes["sample"],
     )
     return found, np.asarray(places, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Where statistics that are pooled over pixels find their sums by group.
+
+    known: the data's variance there. pixels (P,): flat indices where these are pixels; None where
+    they are cells, of which there are P, each standing for the mean of its pixels
+    (`statistics.moments.CellMoments`).
+    """
+
+    known: DataVariance
+    pixels: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, recording: Recording) -> "Pooling":
+        """That of a recording: all pixels if it keeps all by group, else cells if there are any,
+        else some pixels.
+        """
+        data, chain = recording["data"], recording["chain"]
+        known, places = pixel_variance(recording)
+        pixels = chain["pixel"].values[places]
+        both = "state_cell_sum" in data and "state_cell_sum" in chain
+        if len(pixels) == data["variance"].size or not both:
+            return cls(known, pixels)
+        total, square = (grouped(data, f"state_cell_{part}")[:, 0] for part in ("sum", "square"))
+        cells = cls(known, None)
+        variance = cells.spread(data["variance"].values.ravel(), total.shape[1])
+        nothing = np.zeros(len(variance))
+        known = replace(known, mean=nothing, variance=variance, total=total, square=square)
+        return replace(cells, known=known)
+
+    def sums(self, stream: xr.Dataset, part: str) -> Array:
+        """Σ d (part "sum") or Σ d² ("square") of a stream's states, (group, step, P)."""
+        if self.pixels is None:
+            return grouped(stream, f"state_cell_{part}")
+        mine = np.isin(stream["pixel"].values, self.pixels)
+        return grouped(stream, f"state_group_{part}")[..., mine]
+
+    def spread(self, values: Array, places: int | None = None) -> Array:
+        """Numbers by pixel, (D, …), at these places, (P, …)."""
+        if self.pixels is not None:
+            return values[self.pixels]
+        places = len(self.known.variance) if places is None else places
+        mean: Array = values.reshape(places, -1, *values.shape[1:]).mean(1)
+        return mean

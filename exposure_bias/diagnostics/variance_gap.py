@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 from exposure_bias.diagnostics.excess import reference_of, with_excess
 from exposure_bias.diagnostics.target import (
     DataVariance,
+    Pooling,
     direction_variance,
     optimism,
     pixel_variance,
 )
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -51,6 +53,7 @@ MOST_BIAS = 0.5  # of a standard error: a 95 % interval then holds the truth in 
 LEVEL = ("step",)
 
 
+@explained("variance_gap")
 def variance_gap(recording: Recording) -> xr.Dataset:
     """The chain's variance against α²σ_i² + σ² and against the forward stream, and its mean against
     α_t μ.
@@ -148,8 +151,8 @@ class _Spread:
 class PooledGap:
     """A gap by step with what its standard error is made of (`diagnostics.target`).
 
-    value: of all pixels. estimate, sums: for `jackknife`, of the pixels kept by group. further: the
-    standard error from data that were not recorded.
+    value: of all pixels. estimate, sums: for `jackknife`, of the pixels or cells kept by group.
+    further: the standard error from data that were not recorded.
     """
 
     value: Array
@@ -170,9 +173,10 @@ def pooled_gap(recording: Recording, pools: Array | None = None) -> PooledGap:
     """
     spread = _Spread.of(recording)
     alpha, sigma = spread.alpha, spread.sigma
-    known, places = pixel_variance(recording)
+    pooling = Pooling.of(recording)
+    known = pooling.known
     weights = np.ones((len(spread.data_variance), 1)) if pools is None else pools
-    mine = weights[recording["chain"]["pixel"].values[places]]
+    mine = pooling.spread(weights)
 
     def pooled(variance: Array, target: Array, weights: Array) -> Array:
         return relative(variance @ weights, target @ weights)
@@ -190,7 +194,7 @@ def pooled_gap(recording: Recording, pools: Array | None = None) -> PooledGap:
         relative(alpha**2 * known.elsewhere(mine), expected(alpha, sigma, known.variance) @ mine)
         + 1
     )
-    sums = (*(part[..., places] for part in spread.by_group), *known.sums)
+    sums = (*_pooled_sums(pooling, recording["chain"]), *known.sums)
     return PooledGap(squeezed(value), spread.count, estimate, sums, squeezed((1 + value) * share))
 
 
@@ -216,7 +220,8 @@ def _with_forward(result: xr.Dataset, recording: Recording, spread: _Spread) -> 
         return relative(above, variance_of(n, other_total, other_square).mean(1))
 
     everywhere = ratio(recording.n, spread.total, spread.square, *_sums(forward))
-    sums = (*spread.by_group, *_group_sums(forward))
+    pooling = Pooling.of(recording)
+    sums = (*_pooled_sums(pooling, recording["chain"]), *_pooled_sums(pooling, forward))
     gap = jackknife(ratio, spread.count, *sums, scale="log1p", band=True).beside(everywhere)
     result = with_interval(result, LEVEL, gap_forward=gap)
     std = np.sqrt(variance_of(recording.n, *_sums(forward))).mean(1)
@@ -358,3 +363,8 @@ def _sums(stream: xr.Dataset) -> tuple[Array, Array]:
 def _group_sums(stream: xr.Dataset) -> tuple[Array, Array]:
     """The same by group, at the pixels that are kept by group, (group, step, pixel)."""
     return grouped(stream, "state_group_sum"), grouped(stream, "state_group_square")
+
+
+def _pooled_sums(pooling: Pooling, stream: xr.Dataset) -> tuple[Array, Array]:
+    """Those that pooled statistics use, (group, step, P)."""
+    return pooling.sums(stream, "sum"), pooling.sums(stream, "square")

@@ -46,10 +46,11 @@ from scipy.special import stdtrit
 
 from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.diagnostics.denoising import denoising_check
-from exposure_bias.diagnostics.target import pixel_variance
+from exposure_bias.diagnostics.target import Pooling
 from exposure_bias.diagnostics.variance_gap import expected, pooled_gap, relative, variance_of
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.limits import CorrectedSDE, Residual, ode, residual_power
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -130,6 +131,7 @@ SDE = Scheme((2, 4), (-1.0, 2.0), 1, 2.0, 1 / 3, 1 / 8)
 ODE = Scheme((1, 2), (-1 / 3, 4 / 3), 4, 4.0, 0.38, 1 / 16)
 
 
+@explained("error_budget")
 def error_budget(
     model: Any,
     data: Any,
@@ -381,30 +383,36 @@ class Measure:
         noisy = chain.isel(step=self.rows)
         self.alpha, self.sigma = (noisy[k].values[:, None] for k in ("alpha", "sigma"))
         self.own_images = own_images
-        self.known, self.places = pixel_variance(base)
+        self.pooling = Pooling.of(base)
         self.population = data["variance"].values.ravel()
         self.count = chain["count"].values
         self.bands, self.channels = self._bands(base), data["mean"].shape[0]
         labels = [] if self.bands is None else [f"band {f:.3g}" for f in self.bands.label]
         self.names = ["gap", *(["hf", *labels] if labels else []), "mean shift"]
-        self.data_sums = self._data_sums(data)
+        self.data = data
 
     def _bands(self, base: Recording) -> Any:
         space = base["data"]["mean"].shape[1:]
         return dct(*space) if space and "state_spectrum" in base["data"] else None
 
-    def _data_sums(self, data: xr.Dataset) -> tuple[Array, ...]:
-        """Of the recorded images: count, Σ d, Σ d² at the pixels kept by group, and power by
+    @property
+    def data_sums(self) -> tuple[Array, ...]:
+        """Of the recorded images by group: count, Σ d, Σ d² where the chain's are, and power by
         band.
         """
-        power = () if self.bands is None else (_power(data)[:, 0],)
-        return (*self.known.sums, *power)
+        power = () if self.bands is None else (_power(self.data)[:, 0],)
+        return (*self.pooling.known.sums, *power)
+
+    @property
+    def data_everywhere(self) -> list[Array]:
+        """The same over all samples and all pixels."""
+        both = [self.data[f"state_{part}"].values.ravel() for part in ("sum", "square")]
+        power = [] if self.bands is None else [_power(self.data)[:, 0].sum(0)]
+        return [self.data["count"].values.sum(), *both, *power]
 
     def sums(self, chain: xr.Dataset) -> list[Array]:
         """What `values` takes of a chain, by group: (group, level, …)."""
-        total, square = (
-            grouped(chain, f"state_group_{part}")[..., self.places] for part in ("sum", "square")
-        )
+        total, square = (self.pooling.sums(chain, part) for part in ("sum", "square"))
         found = [total[:, self.rows], square[:, self.rows]]
         return found if self.bands is None else [*found, _power(chain)[:, self.rows]]
 
@@ -449,7 +457,7 @@ class Measure:
         """σ_i² of the population that the images are from, or of these very images."""
         if self.own_images:
             return square / count - (total / count) ** 2
-        return self.population if whole else self.known.remaining(count, total, square)
+        return self.population if whole else self.pooling.known.remaining(count, total, square)
 
 
 def _power(stream: xr.Dataset) -> Array:
@@ -516,7 +524,7 @@ class Parts:
     def value(self) -> Array:
         """The parts of all samples and all pixels."""
         chains = [total for chain in self._chains for total in self.measure.everywhere(chain)]
-        data = [total.sum(0) for total in self.measure.data_sums]
+        data = self.measure.data_everywhere
         return self.estimate(self.count.sum(), *chains, *data, every=True)
 
     def estimate(self, n: float, *totals: Array, every: bool = False) -> Array:

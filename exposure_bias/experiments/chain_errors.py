@@ -28,6 +28,7 @@ from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.loop import SumsLedger, Turn, batches
 from exposure_bias.references import Eigen, gaussian_chain
 from exposure_bias.samplers import Sampler
@@ -44,6 +45,7 @@ KIND = "chain errors"
 CHECKED_STEPS = 10
 
 
+@explained("chain_errors")
 def chain_errors(
     model: Any,
     data: Any,

@@ -52,6 +52,7 @@ from exposure_bias.fidelity.features import (
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DELETED,
     Groups,
@@ -74,6 +75,7 @@ KIND = "chain-fid"
 LIMIT_STEPS = 50
 
 
+@explained("chain_length_fid")
 def chain_length_fid(
     model: Any,
     data: Any,
@@ -146,6 +148,9 @@ def chain_length_fid(
         return [[gallery.setup(denoiser, one, length) for length in lengths] for one in chosen]
 
     setups = planned(denoiser)  # what does not fit is said before anything runs
+    samplers = [row[0].run.sampler for row in setups]
+    if len(set(samplers)) < len(samplers):
+        raise InputError(f"samplers must be different, got {', '.join(samplers)}: give each once")
     target = gallery.target(reference)
     floor, floor_n = gallery.floor(target, real)
     rows, names = [], []
@@ -233,6 +238,7 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+@explained("chain_length_fid")
 def speed_up(
     candidate: xr.Dataset, baseline: xr.Dataset, along: str = "iteration", measure: str = "frechet"
 ) -> xr.Dataset:

@@ -46,6 +46,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.experiments.budget import PARTS, Bench, Parts
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.limits import residual_power
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     Array,
@@ -106,6 +107,7 @@ class Entry:
     seeds: tuple[int, ...]
 
 
+@explained("compare")
 def compare(
     models: Sequence[Any],
     data: Any,

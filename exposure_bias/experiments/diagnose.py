@@ -21,6 +21,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.experiments.budget import MARGIN, SAMPLES, STEPS, Answer, Bench, budget_of
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
 from exposure_bias.oracles import EmpiricalOracle
 from exposure_bias.recorder import recorded
@@ -35,6 +36,7 @@ FARTHEST = 4.0
 BLOW_UP = 10.0
 
 
+@explained("diagnose")
 def diagnose(
     model: Any,
     data: Any = None,

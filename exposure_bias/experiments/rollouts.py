@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     GROUPS,
     Array,
@@ -62,6 +63,7 @@ UNBOUNDED = 1.1
 START = ("start",)
 
 
+@explained("rollouts")
 def rollouts(
     model: Any,
     data: Any,

@@ -14,6 +14,7 @@ import xarray as xr
 
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.budget import MARGIN, SAMPLES, Bench, budget_of
+from exposure_bias.glossary import explained
 from exposure_bias.recording import Recording
 from exposure_bias.run import Stream
 from exposure_bias.samplers import Prediction, Sampler
@@ -23,6 +24,7 @@ from exposure_bias.setup import Setup, prepare, varied
 STEPS = (10, 20, 50)
 
 
+@explained("error_budget")
 def solver_curve(
     model: Any,
     data: Any,

@@ -30,6 +30,7 @@ import torch
 import xarray as xr
 
 from exposure_bias.errors import InputError
+from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -58,6 +59,7 @@ BEFORE, HERE = -2, -1
 NO_SPECTRUM = "vectors have no spectrum"
 
 
+@explained("telescope")
 def telescope(
     model: Any,
     data: Any,

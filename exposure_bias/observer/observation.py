@@ -27,21 +27,11 @@ from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level
 from exposure_bias.setup import identities, kept_steps, made
 from exposure_bias.statistics.collector import Collector, Layout, Subjects
+from exposure_bias.statistics.kept import KEEP
 from exposure_bias.statistics.law import Law, law
 from exposure_bias.streams import Step, forward, in_network_coordinates
 
 DISAGREEMENT = 0.05
-
-
-@contextmanager
-def modes_kept(networks: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Leave every module in training or evaluation mode, as it was."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
@@ -169,13 +159,10 @@ class Observation(ABC):
         model, kept, known = self.model, kept_steps(len(levels) - 1), self._known(data.shape)
         own = self._collector("data", [0], [model.schedule.clean], self.n, known)
         collector = self._collector("forward", kept, [levels[i] for i in kept], self.n, known)
-        networks = [model.net] if isinstance(model.net, torch.nn.Module) else []
         with (
-            modes_kept(networks),
+            model.evaluating(),
             nullcontext() if self._autocast is None else torch.autocast(*self._autocast),
         ):
-            for net in networks:
-                net.eval()
             self._compare()
             for start in range(0, self.n, self._largest):
                 batch = ids[start : start + self._largest]
@@ -258,7 +245,9 @@ class Observation(ABC):
     def _collector(
         self, stream: str, kept: Sequence[int], levels: Sequence[Level], samples: int, law: Law
     ) -> Collector:
-        return Collector(Layout(stream, len(kept), samples, law, False, self.seed), kept, levels)
+        first = self.first + (self.n if stream == "chain" else 0)
+        layout = Layout(stream, len(kept), samples, law, False, self.seed, first=first, keep=KEEP)
+        return Collector(layout, kept, levels)
 
     def _take(self, seen: Seen) -> None:
         """Add the next step of the batch under way."""
@@ -275,7 +264,8 @@ class Observation(ABC):
         index = batch.count
         batch.count += 1
         if batch.collector is None or self._levels is None:
-            batch.held.append(seen)
+            # Copies: the loop may write into its states, and its network into its outputs.
+            batch.held.append(Seen(seen.level, *(t.detach().clone() for t in seen[1:])))
             return
         if index >= len(self._levels) - 1 or self._levels[index] != seen.level:
             raise InputError(

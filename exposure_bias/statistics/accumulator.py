@@ -72,8 +72,8 @@ class Layout:
     stream: data, forward, chain or teacher. steps: how many are recorded. samples: how many will
     come.
     law: the data's. paired: whether every sample has its own x_0. seed: for what is drawn at
-    random. light: whether only moments and power of the states are wanted. memory: bytes for moments
-    by pixel, None for as many as it takes."""
+    random. light: whether only moments and power of the states are wanted. first: the first
+    sample's number. keep: how many samples are kept as they are, those with the lowest numbers."""
 
     stream: str
     steps: int
@@ -82,7 +82,8 @@ class Layout:
     paired: bool
     seed: int = 0
     light: bool = False
-    memory: int | None = None
+    first: int = 0
+    keep: int = 0
 
     @property
     def shape(self) -> State:
@@ -100,7 +101,7 @@ class Sums:
     def __init__(self) -> None:
         self.state: dict[str, NDArray[Any]] = {}
         self.dims: dict[str, tuple[str, ...]] = {}
-        self.coords: dict[str, tuple[Any, ...]] = {}
+        self.coords: dict[str, Any] = {}
 
     def add_sum(self, name: str, **sizes: int) -> NDArray[Any]:
         """Declare a sum, float64 and zero, with its dimensions and their sizes."""

@@ -15,8 +15,15 @@ from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 from exposure_bias.statistics.bands import BandPower, default_bases, haar, spectrum_bands
 from exposure_bias.statistics.histogram import ErrorHistogram
-from exposure_bias.statistics.law import DENSE, Law
-from exposure_bias.statistics.moments import PixelMoments, grouped_pixels
+from exposure_bias.statistics.kept import KeptSamples
+from exposure_bias.statistics.law import Law
+from exposure_bias.statistics.moments import (
+    LEAST_PIXELS,
+    CellMoments,
+    PixelMoments,
+    cells_of,
+    grouped_pixels,
+)
 from exposure_bias.statistics.projections import Projections
 from exposure_bias.statistics.scalars import SampleScalars
 
@@ -25,7 +32,8 @@ if TYPE_CHECKING:
 
     from exposure_bias.streams import Step
 
-GROUPED_BYTES = 256 * 2**20
+GROUPED_BYTES = 2 * 2**20
+GROUPED_ARRAYS = 5  # of a paired chain: alike for all streams, which keep the same pixels
 DIRECTIONS = 16
 BLOCK = 2**18
 
@@ -207,7 +215,8 @@ def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulato
     """Those of a stream that everybody gets."""
     predicts = layout.stream in ("forward", "chain") and not layout.light
     errs = layout.stream == "chain" and layout.paired
-    fields = ["state", *(["prediction"] if predicts else []), *(["error"] if errs else [])]
+    fields = ["state", *(["error"] if errs else [])]
+    paired = layout.paired and layout.stream in ("chain", "teacher")
     scalars = [
         *(["epsilon_norm", "outside"] if predicts else []),
         *(
@@ -220,20 +229,27 @@ def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulato
     if scalars:
         yield SampleScalars(layout, tuple(scalars))
     size = layout.law.mean.size
-    room = GROUPED_BYTES
-    if size > DENSE and layout.memory is not None:
-        room = min(room, layout.memory // 8)
-    pixels = grouped_pixels(size, layout.steps, 3 * len(fields), room, layout.seed)
+    pixels = grouped_pixels(size, layout.steps, GROUPED_ARRAYS, GROUPED_BYTES, layout.seed)
     for field in fields:
-        yield PixelMoments(layout, field, pixels, cross=field == "state" and layout.paired)
-    yield from _powers(layout, fields, spectra)
+        yield PixelMoments(layout, field, pixels, cross=paired and field == "state")
+    if LEAST_PIXELS < size > cells_of(layout.shape):
+        yield CellMoments(layout, cells_of(layout.shape))
+    yield from _powers(layout, predicts, spectra)
     if len(layout.law.vectors) and not layout.light:
         yield Projections(layout, layout.law.vectors[:DIRECTIONS], cross=layout.paired)
     if errs:
         yield ErrorHistogram(layout)
+    if layout.keep and layout.stream != "teacher":
+        yield KeptSamples(layout, _kept(layout, predicts, errs))
 
 
-def _powers(layout: Layout, fields: Sequence[str], spectra: Sequence[str]) -> Iterator[Accumulator]:
+def _kept(layout: Layout, predicts: bool, errs: bool) -> tuple[str, ...]:
+    """What is kept of a few samples; a paired chain has its own x_t beside it."""
+    state = [] if layout.stream == "forward" and layout.paired else ["state"]
+    return (*state, *(["prediction"] if predicts else []), *(["truth"] if errs else []))
+
+
+def _powers(layout: Layout, predicts: bool, spectra: Sequence[str]) -> Iterator[Accumulator]:
     """Power by frequency and by sub-band; of states without space there is none."""
     space = layout.shape[1:]
     if not space:
@@ -244,7 +260,7 @@ def _powers(layout: Layout, fields: Sequence[str], spectra: Sequence[str]) -> It
         yield BandPower(layout, "state", spectrum_bands(basis, layout.shape))
     if not layout.light:
         yield BandPower(layout, "state", haar(*space))
-    if "prediction" in fields:
+    if predicts:
         yield BandPower(layout, "prediction", spectrum_bands("dct", layout.shape))
 
 

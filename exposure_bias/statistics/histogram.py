@@ -37,6 +37,8 @@ class ErrorHistogram(Accumulator):
         self.add_sum(
             "error_histogram", step=layout.steps, histogram_pixel=len(self.pixels), bin=BINS
         )
+        # Counts are exact in half of the space.
+        self.state["error_histogram"] = self.state["error_histogram"].astype(np.float32)
         self.coords = {"histogram_pixel": ("histogram_pixel", self.pixels)}
 
     def update(self, rows: slice, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""First and second moments per pixel."""
+"""First and second moments per pixel, and by group over cells of pixels."""
 
 from typing import Any
 
@@ -6,9 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.jackknife import GROUPS
-from exposure_bias.states import dimensions
+from exposure_bias.states import State, dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 from exposure_bias.statistics.law import DENSE
+
+LEAST_PIXELS, MOST_PIXELS = 64, 1024
+MOST_CELLS = 32  # in a channel
+SIGNS_SEED = 0
 
 
 class PixelMoments(Accumulator):
@@ -52,14 +56,49 @@ class PixelMoments(Accumulator):
             self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
 
 
+class CellMoments(Accumulator):
+    """What pooled variances need by group where not all pixels are kept so: moments over cells.
+
+    A cell is m neighbouring pixels of one channel. With fixed random signs r_i,
+
+        s = Σ_i r_i d_i / √m,    q = Σ_i d_i² / m
+
+    are sums over samples like any other, and E_r s² = Σ_i d_i²/m: so Σ q − (Σ s)²/n stands for the
+    mean over the cell of Σ d_i² − (Σ d_i)²/n. Only its second part, 1/n of the whole, is at random.
+
+    On disk: `state_cell_sum`, `state_cell_square` (step, group, cell)."""
+
+    def __init__(self, layout: Layout, cells: int) -> None:
+        super().__init__()
+        size = layout.law.mean.size
+        signs = np.random.default_rng(SIGNS_SEED).choice([-1.0, 1.0], size)
+        self.signs = (signs / np.sqrt(size // cells)).reshape(cells, -1)
+        for part in ("sum", "square"):
+            self.add_sum(f"state_cell_{part}", step=layout.steps, group=GROUPS, cell=cells)
+
+    def update(self, rows: slice, batch: Batch) -> None:
+        d = batch.state.unflatten(2, self.signs.shape)
+        signs = self._tensor("signs", batch.state)
+        values = {"sum": (d * signs).sum(3), "square": d.square().mean(3)}
+        for part, value in values.items():
+            summed = batch.groups.sum(value, axis=1).cpu().numpy()
+            self.state[f"state_cell_{part}"][rows] += summed
+
+
+def cells_of(shape: State) -> int:
+    """How many cells of equal size a state has, at most 32 in a channel; one pixel's in a
+    vector."""
+    channels, *space = shape
+    pixels = int(np.prod(space))
+    return channels * max(n for n in range(1, MOST_CELLS + 1) if pixels % n == 0)
+
+
 def grouped_pixels(
     dimension: int, steps: int, arrays: int, budget: int, seed: int
 ) -> NDArray[np.int64]:
     """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
-    for `arrays`."""
-    room = budget // (8 * GROUPS * steps * arrays)
+    for `arrays`, between 64 and 1024; fewer are among more."""
+    room = int(np.clip(budget // (8 * GROUPS * steps * arrays), LEAST_PIXELS, MOST_PIXELS))
     if room >= dimension:
         return np.arange(dimension)
-    return np.sort(
-        np.random.default_rng(seed % 2**32).choice(dimension, max(room, 1), replace=False)
-    )
+    return np.sort(np.random.default_rng(seed % 2**32).permutation(dimension)[:room])

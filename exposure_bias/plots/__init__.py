@@ -1,8 +1,7 @@
 """Datasets to figures: one function for each diagnostic, one style. Plots never compute
 statistics."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,30 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from exposure_bias.jackknife import T_QUANTILE, interval
-
-PALETTE = "colorblind"
-REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
-COLUMN = 3.3  # inches
-STEP_LABEL = "step (0 = noise)"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The one look of all figures: readable at a paper's column width, safe for colour-blind
-    readers."""
-    settings = {
-        **sns.axes_style("ticks"),
-        **sns.plotting_context("paper"),
-        "axes.prop_cycle": plt.cycler(color=sns.color_palette(PALETTE)),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-        "savefig.dpi": 200,
-        "pdf.fonttype": 42,
-    }
-    with plt.rc_context(settings):
-        yield
+from exposure_bias.plots.strips import limits, pictures, strip
+from exposure_bias.plots.style import COLUMN, PALETTE, REFERENCE, STEP_LABEL, style
 
 
 def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
@@ -146,12 +123,7 @@ def error_std(errors: xr.Dataset) -> Figure:
         for row, (name, label) in enumerate(rows):
             for column, length in enumerate(lengths):
                 axis = axes[row, column]
-                drawn = axis.imshow(
-                    errors[name].sel(length=length).mean("channel"),
-                    vmin=0,
-                    vmax=top,
-                    cmap="viridis",
-                )
+                drawn = _picture(axis, errors[name].sel(length=length), top)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(f"length {length}", fontsize=8)
@@ -159,6 +131,17 @@ def error_std(errors: xr.Dataset) -> Figure:
                     axis.set_ylabel(label)
         figure.colorbar(drawn, ax=axes, label=r"std of $e_t$ (mean over channels)", shrink=0.8)
     return figure
+
+
+def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
+    """A number for each element of a state, channels averaged: an image; a vector or signal as one
+    row, frames side by side."""
+    array = np.asarray(values)
+    array = np.atleast_2d(array if array.ndim == 1 else array.mean(0))
+    if array.ndim == 3:
+        array = np.concatenate(list(array), axis=1)
+    aspect = "auto" if len(array) == 1 else "equal"
+    return axis.imshow(array, vmin=0, vmax=top, cmap="viridis", aspect=aspect)
 
 
 def state_error(errors: xr.Dataset) -> Figure:
@@ -186,9 +169,7 @@ def state_error(errors: xr.Dataset) -> Figure:
         panels = right.subplots(1, len(shown), squeeze=False)[0]
         top = float(errors["rmse"].isel(step=shown).max())
         for panel, step in zip(panels, shown, strict=True):
-            drawn = panel.imshow(
-                errors["rmse"].isel(step=step).mean("channel"), vmin=0, vmax=top, cmap="viridis"
-            )
+            drawn = _picture(panel, errors["rmse"].isel(step=step), top)
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
         right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
@@ -406,16 +387,15 @@ def compare(compared: xr.Dataset) -> Figure:
         "state_rmse": r"RMSE of $\hat x_t - x_t$",
     }
     shown = [name for name in curves if name in compared]
+    scalar, title, unit = _scalar(compared)
     with style():
         figure, axes = plt.subplots(
             1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5)
         )
         bars, *panels = axes
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            half = T_QUANTILE * float(compared["hf_se"][i])
-            bars.errorbar(
-                i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry
-            )
+            value, half = float(scalar[0][i]), T_QUANTILE * float(scalar[1][i])
+            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(panels, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
@@ -435,9 +415,7 @@ def compare(compared: xr.Dataset) -> Figure:
                     linewidth=0,
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        bars.set(
-            xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies"
-        )
+        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel=unit, title=title)
         for axis, name in zip(panels, shown, strict=True):
             axis.set(xlabel="step (0 = noise)", title=curves[name])
         panels[0].set_ylabel(f"difference from {entries[0]}")
@@ -448,6 +426,15 @@ def compare(compared: xr.Dataset) -> Figure:
         )
         sns.despine(figure)
     return figure
+
+
+def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
+    """What stands at the left of a comparison: high frequencies, or of states without space the
+    gap at the clean end."""
+    if "hf" in compared:
+        return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
+    gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
+    return (gap, error), "variance at the clean end", "variance gap"
 
 
 def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
@@ -792,3 +779,26 @@ def _solver_curve(result: xr.Dataset) -> Figure:
         bars.set(xlabel=f"steps of {first['sampler'].item()}", ylabel="relative variance")
         sns.despine(figure)
     return figure
+
+
+__all__ = [
+    "budget",
+    "chain_length_fid",
+    "compare",
+    "diagnosis",
+    "epsilon_norm",
+    "error_histograms",
+    "error_std",
+    "limits",
+    "normality",
+    "pictures",
+    "published_delta",
+    "rank_histogram",
+    "rollouts",
+    "spectrum",
+    "state_error",
+    "strip",
+    "style",
+    "telescope",
+    "variance_gap",
+]

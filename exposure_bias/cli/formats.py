@@ -1,0 +1,319 @@
+"""What a command says on stdout, as text of 80 columns, CSV, LaTeX, Markdown or JSON.
+
+Each format is a function from what is `Said` to text. The JSON is described by `schema.json`."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from textwrap import wrap
+from typing import Any
+
+from exposure_bias.glossary import term
+from exposure_bias.tables import Column, Table
+
+WIDTH = 80
+BETWEEN = 2  # blanks between columns
+HEADING_LINES = 2
+LEAST = 9  # the narrowest that a column of words becomes
+SCHEMA_VERSION = 1
+# Attributes that say why something is missing: footnotes, once for the whole table.
+REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
+# What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
+TOLD = {"answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
+    f"denoising_{k}" for k in ("passes", "sentence")
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command says: one sentence, its tables, further paragraphs, and what was run.
+
+    kind: of the result, for its words (`glossary.KINDS`). wide: all columns and rows of all tables.
+    """
+
+    command: str
+    kind: str
+    sentence: str
+    tables: Sequence[Table] = ()
+    details: Sequence[str] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    wide: bool = False
+    explain: bool = False
+    quiet: bool = False
+
+    @property
+    def shown(self) -> list[Table]:
+        """The tables that are shown."""
+        filled = [t for t in self.tables if len(t.frame) and (self.wide or t.cells)]
+        return [t for t in filled if t.main or self.wide]
+
+    @property
+    def footnotes(self) -> list[str]:
+        """Why something is missing, each once."""
+        reasons = [
+            f"reference: {v}" if k == "reference" else str(v)
+            for k, v in self.attributes.items()
+            if k.startswith(REASONS)
+        ]
+        return list(dict.fromkeys([*reasons, *(n for t in self.shown for n in t.notes)]))
+
+    @property
+    def run(self) -> str:
+        """What was run, in words."""
+        rest = {
+            k: v for k, v in self.attributes.items() if k not in TOLD and not k.startswith(REASONS)
+        }
+        return ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in rest.items())
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What the columns that are shown mean, by their headings."""
+        columns = [c for table in self.shown for c in table.shown]
+        found = {c.heading: term(self.kind, c.name) for c in columns}
+        return {heading: t.text for heading, t in found.items() if t is not None}
+
+
+def text(said: Said) -> str:
+    """For the terminal."""
+    parts = [_paragraph(said.sentence)]
+    parts += [_titled(said, table) for table in said.shown]
+    parts += ["\n".join(_paragraph(note, "* ") for note in said.footnotes)]
+    if said.explain:
+        parts += ["\n".join(_paragraph(f"{k}: {v}", "  ", "") for k, v in said.words.items())]
+    if not said.quiet:
+        parts += ["\n".join(map(_paragraph, said.details)), _paragraph(said.run)]
+        parts += [_more(said)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _paragraph(said: str, after: str = "", first: str | None = None) -> str:
+    begin = after if first is None else first
+    hang = " " * len(after)
+    lines = wrap(said, WIDTH, initial_indent=begin, subsequent_indent=hang, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _titled(said: Said, table: Table) -> str:
+    body = table.frame.to_string(index=False, float_format=_short, na_rep="-") if said.wide else ""
+    heading = f"{table.title}\n" if len(said.shown) > 1 else ""
+    return heading + (body or grid(table.shown, table.cells))
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _more(said: Said) -> str:
+    """What else there is to be seen."""
+    if said.wide or not said.tables:
+        return ""
+    hidden = ", ".join(t.title.split(" (")[0] for t in said.tables if t not in said.shown)
+    rest = f" and {hidden}" if hidden else ""
+    return _paragraph(f"--wide shows every column{rest}; --explain says what they mean.")
+
+
+def grid(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
+    """Rows under headings, at most 80 columns wide: words and headings wrap, and what does not fit
+    even so is left out from the right."""
+    worded = [all(_is_words(row[k]) for row in cells) for k in range(len(columns))]
+    widths = [
+        max(_longest(column.heading.split()), _longest(row[k] for row in cells))
+        for k, column in enumerate(columns)
+    ]
+    words = [
+        max(LEAST, *(_longest(row[k].split()) for row in cells)) if worded[k] else width
+        for k, width in enumerate(widths)
+    ]
+    least = [LEAST if left else width for left, width in zip(worded, widths, strict=True)]
+    widths = _fitted(_fitted(widths, words), least, drop=True)
+    widths = _roomy(widths, [column.heading for column in columns])
+    lines = [_row([c.heading for c in columns], widths, worded)]
+    lines += ["─" * (sum(widths) + BETWEEN * (len(widths) - 1))]
+    lines += [_row(row, widths, worded) for row in cells]
+    return "\n".join(lines)
+
+
+def _longest(texts: Any) -> int:
+    return max((len(text) for text in texts), default=0)
+
+
+def _is_words(cell: str) -> bool:
+    return not re.fullmatch(r"[\d+−–().,e± ]*", cell)
+
+
+def _fitted(widths: list[int], least: list[int], drop: bool = False) -> list[int]:
+    """Widths whose sum fits the line: the widest shrink first, down to `least` each; then, with
+    `drop`, the last ones go."""
+    widths = list(widths)
+    while sum(widths) + BETWEEN * (len(widths) - 1) > WIDTH:
+        wide = [k for k in range(len(widths)) if widths[k] > least[k]]
+        if wide:
+            widths[max(wide, key=lambda k: widths[k])] -= 1
+        elif drop:
+            widths.pop()
+        else:
+            break
+    return widths
+
+
+def _roomy(widths: list[int], headings: Sequence[str]) -> list[int]:
+    """What room is left goes to the headings of the most lines, until none has more than two."""
+    for _ in range(WIDTH - sum(widths) - BETWEEN * (len(widths) - 1)):
+        lines = [len(wrap(h, w)) for h, w in zip(headings, widths, strict=False)]
+        if max(lines) <= HEADING_LINES:
+            break
+        widths[lines.index(max(lines))] += 1
+    return widths
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], worded: Sequence[bool]) -> str:
+    """One row, of as many lines as its longest cell takes; words to the left, numbers right."""
+    wrapped = [
+        wrap(cell, width, break_on_hyphens=False) or [""]
+        for cell, width in zip(cells, widths, strict=False)
+    ]
+    lines = []
+    for line in range(max(len(parts) for parts in wrapped)):
+        parts = [
+            (own[line] if line < len(own) else "").ljust(width)
+            if left
+            else (own[line] if line < len(own) else "").rjust(width)
+            for own, width, left in zip(wrapped, widths, worded, strict=False)
+        ]
+        lines.append((" " * BETWEEN).join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def _content(said: Said, table: Table) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, of everything where it is wide."""
+    if not said.wide:
+        return [c.heading for c in table.shown], table.cells
+    rows = table.frame.to_numpy().tolist()
+    return list(table.frame), [[_value(v) for v in row] for row in rows]
+
+
+def _value(value: Any) -> str:
+    return _short(value) if isinstance(value, float) else str(value)
+
+
+def markdown(said: Said) -> str:
+    """The sentence and the tables, for a document."""
+    parts = [said.sentence]
+    for table in said.shown:
+        headings, cells = _content(said, table)
+        rule = ["---" if _is_words(cell) else "--:" for cell in (cells or [headings])[0]]
+        rows = [headings, rule, *cells]
+        parts += ["\n".join(f"| {' | '.join(map(_piped, row))} |" for row in rows)]
+    parts += ["\n".join(f"- {note}" for note in said.footnotes)]
+    if said.explain:
+        parts += ["\n".join(f"- *{k}*: {v}" for k, v in said.words.items())]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _piped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "′": "$'$",
+    "²": "$^2$",
+    "×": r"$\times$",
+    "¼": "1/4",
+    "…": r"\ldots{}",
+    "α": r"$\alpha$",
+    "δ": r"$\delta$",
+    "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "ν": r"$\nu$",
+    "σ": r"$\sigma$",
+    "γ": r"$\gamma$",
+    "é": r"\'e",
+    "₀": "$_0$",
+    "₂": "$_2$",
+    "‖": r"$\|$",
+}
+
+
+def escaped(cell: str) -> str:
+    """Text as LaTeX sets it."""
+    return "".join(SPECIAL.get(c, c) for c in cell)
+
+
+def latex(said: Said) -> str:
+    """Tables for a paper, which needs the package booktabs; the sentence is a comment."""
+    parts = [f"% {said.sentence}"]
+    for table in said.shown:
+        headings, cells = _content(said, table)
+        places = "".join("l" if _is_words(cell) else "r" for cell in (cells or [headings])[0])
+        body = [f"  {' & '.join(map(escaped, row))} \\\\" for row in cells]
+        head = f"  {' & '.join(map(escaped, headings))} \\\\"
+        parts += [
+            "\n".join(
+                [
+                    f"\\begin{{tabular}}{{{places}}}",
+                    "  \\toprule",
+                    head,
+                    "  \\midrule",
+                    *body,
+                    "  \\bottomrule",
+                    "\\end{tabular}",
+                ]
+            )
+        ]
+    return "\n\n".join(parts)
+
+
+def csv(said: Said) -> str:
+    """Everything of the first table, for a program or a spreadsheet."""
+    first = said.tables[0].frame if said.tables else None
+    return "" if first is None else str(first.to_csv(index=False)).rstrip("\n")
+
+
+def as_json(said: Said) -> str:
+    """Everything, for a program; described by `schema.json` beside this file."""
+    rows = {t.name: _records(t) for t in said.tables}
+    names = {str(name) for t in said.tables for name in t.frame}
+    found = {name: term(said.kind, name) for name in sorted(names)}
+    columns = {
+        snake(name): {"name": name, "words": t.words, "unit": t.unit, "meaning": t.text}
+        for name, t in found.items()
+        if t is not None
+    }
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "command": said.command,
+        "sentence": said.sentence,
+        "details": list(said.details),
+        "attributes": said.attributes,
+        "tables": rows,
+        "columns": columns,
+    }
+    return json.dumps(whole, ensure_ascii=False)
+
+
+def _records(table: Table) -> list[dict[str, Any]]:
+    frame = table.frame.rename(columns=snake)
+    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return records
+
+
+def snake(name: Any) -> str:
+    """A name in snake case: W_over_U is w_over_u."""
+    return re.sub(r"\W+", "_", str(name)).lower()
+
+
+FORMATS: dict[str, Callable[[Said], str]] = {
+    "text": text,
+    "csv": csv,
+    "latex": latex,
+    "markdown": markdown,
+    "json": as_json,
+}

@@ -1,0 +1,181 @@
+"""`report`: recordings and results as one self-contained HTML page. No torch here.
+
+Nothing is fetched: figures and tables stand in the page as data: URIs, and its Content-Security-
+Policy allows nothing else but the one style sheet and the one script in it, by their hashes. Every
+text from a result is escaped."""
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from exposure_bias import files
+from exposure_bias.errors import InputError
+from exposure_bias.recording import Recording
+from exposure_bias.reporting.pictures import Slider, slider
+from exposure_bias.reporting.sections import ORDER, Section, of_recording, section
+from exposure_bias.reporting.sources import Source, in_folder, sources
+
+LARGEST = 5_000_000
+PACKAGES = ("exposure-bias", "numpy", "xarray", "matplotlib")
+
+
+def report(
+    *results: Any, path: str | os.PathLike[str] = "report.html", commands: Sequence[str] = ()
+) -> Path:
+    """Recordings and results as one HTML page that opens anywhere, offline, in under 5 MB.
+
+    results: what `record`, `diagnose`, `rollouts`, … returned, or the files that they wrote.
+    commands: what reproduces them, to be shown; by default as far as the results tell.
+
+    Returns the path. Raises InputError, before anything is computed, for a place that cannot be
+    written, for what is no result, and for results of different models or data.
+    """
+    files.check_writable(path, folder=False)
+    page = html(sources(results), commands)
+    files.write_bytes(path, page)
+    return Path(path)
+
+
+def report_folder(folder: str | os.PathLike[str], commands: Sequence[str] = ()) -> Path | None:
+    """`report.html` in a folder that a command wrote its results to; None where there are none."""
+    found = in_folder(folder)
+    return report(*found, path=Path(folder) / "report.html", commands=commands) if found else None
+
+
+def html(given: Sequence[Source], commands: Sequence[str] = ()) -> bytes:
+    """The page of these sources."""
+    from jinja2 import Environment, StrictUndefined
+
+    shown = _sections(given)
+    recording = next((s.content for s in given if isinstance(s.content, Recording)), None)
+    along = None if recording is None else slider(recording)
+    style, script = (_resource(name) for name in ("page.css", "page.js"))
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        _resource("page.html")
+    )
+    content = page.render(
+        title=_title(given),
+        answer=shown[0].sentence if shown else "This recording holds nothing to tell yet.",
+        more=shown[0].details if shown else [],
+        sections=shown,
+        slider=along,
+        frames="" if along is None else _json(along),
+        facts=_facts(given),
+        commands=list(commands) or _commands(given),
+        versions=_versions(given),
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+    ).encode()
+    if len(content) > LARGEST:
+        raise InputError(
+            f"the report would have {len(content) / 1e6:.1f} MB, more than {LARGEST / 1e6:g}: give"
+            " it fewer results"
+        )
+    return content
+
+
+def _sections(given: Sequence[Source]) -> list[Section]:
+    """One for each kind, the most telling first; a result stands before what a recording gives."""
+    results = [s.content for s in given if isinstance(s.content, xr.Dataset)]
+    for source in given:
+        if isinstance(source.content, Recording):
+            results += of_recording(source.content)
+    found: dict[str, Section] = {}
+    for result in results:
+        made = section(result)
+        name = made.name
+        if name not in found or len(made.pictures) > len(found[name].pictures):
+            found[name] = made
+    places = {name.replace("_", "-"): place for place, name in enumerate(ORDER)}
+    return sorted(found.values(), key=lambda s: places.get(s.name, len(places)))
+
+
+def _title(given: Sequence[Source]) -> str:
+    said = given[0].said
+    model = said.get("model", "this model")
+    return f"What is wrong with the samples of {model}?"
+
+
+def _facts(given: Sequence[Source]) -> list[tuple[str, str]]:
+    """What was measured, in words; what several sources say is said once."""
+    names = (
+        "model",
+        "data",
+        "sampler",
+        "steps",
+        "timestep_spacing",
+        "start",
+        "clip",
+        "n",
+        "seed",
+        "guidance",
+        "note",
+    )
+    found = []
+    for name in names:
+        values = list(dict.fromkeys(s.said[name] for s in given if s.said.get(name)))
+        if values:
+            found.append((name.replace("_", " "), "; ".join(values)))
+    return [*found, ("files", ", ".join(dict.fromkeys(s.name for s in given)))]
+
+
+def _commands(given: Sequence[Source]) -> list[str]:
+    """The command that makes a source again, as far as its words tell."""
+    options = ("model", "data", "sampler", "steps", "n", "seed")
+    found = []
+    for source in given:
+        command = "record" if isinstance(source.content, Recording) else source.kind
+        parts = ["eb-analyze", command.replace("_", "-")]
+        for name in options:
+            value = source.said.get(name)
+            if value:
+                bare, _, split = value.partition(" ")
+                parts += [f"--{name}" if len(name) > 1 else f"-{name}", bare]
+                if name == "data" and split in ("train", "test"):
+                    parts += ["--split", split]
+        found.append(shlex.join(parts))
+    return list(dict.fromkeys(found))
+
+
+def _versions(given: Sequence[Source]) -> list[tuple[str, str]]:
+    made = next((s.made for s in given if s.made), {})
+    own = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return [(str(k), str(v)) for k, v in (own | made).items()]
+
+
+def _json(along: Slider) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(asdict(along), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing from outside; the one style sheet and the one script, by their hashes."""
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _resource(name: str) -> str:
+    return (resources(__name__) / name).read_text(encoding="utf-8")
+
+
+__all__ = ["report", "report_folder"]
