@@ -256,9 +256,8 @@ def imports() -> None:
                 subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
                 found.append((time.perf_counter() - since, used() - before))
             elapsed, processor = (min(values) for values in zip(*found, strict=True))
-            print(
-                f"{' '.join(line[1:3])[:40]}: {elapsed:.2f} s elapsed, {processor:.2f} s of processor"
-            )
+            what = "gap" if "gap" in line else "its imports"
+            print(f"{what}: {elapsed:.2f} s elapsed, {processor:.2f} s of processor")
 
 
 IMPORTS = """

@@ -19,9 +19,9 @@ class PixelMoments(Accumulator):
     """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the
     batch.
 
-    On disk, as float32 where states are large: `{field}_sum`, `_square`, `_cross` (step, *state axes), over all samples; and
-    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is
-    all of them unless memory forbids."""
+    On disk, as float32 where states are large: `{field}_sum`, `_square`, `_cross` (step, *state
+    axes), over all samples; and `{field}_group_sum`, … (step, group, pixel), for the pixels in
+    `pixels` (flat indices), which is all of them unless memory forbids."""
 
     def __init__(
         self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False
