@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exposure_bias.cli import arguments
+from exposure_bias.cli import arguments, threads
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,14 +21,13 @@ Options = argparse.Namespace
 def record(options: Options) -> None:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
-    from exposure_bias.parallel import record_shared
+    from exposure_bias.recorder import record
 
     options.checkpoint = options.out
-    recording = record_shared(_model(options), out=options.out, **_recording_options(options))
-    if recording is not None:
-        if not options.quiet:
-            output.message(f"wrote {options.out}: {recording!r}")
-        output.say_recorded(options, recording)
+    recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
+    if not options.quiet:
+        output.message(f"wrote {options.out}: {recording!r}")
+    output.say_recorded(options, recording)
 
 
 def spectrum(options: Options) -> None:
@@ -225,13 +224,15 @@ def compare(options: Options) -> None:
     """`eb-analyze compare`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
+    from exposure_bias.parallel import local
 
     compared = compare(
         options.models,
         _images(options),
         start=_start(options.start),
         lengths=options.lengths,
-        device=options.device,
+        device=local(options.device),
+        speed=_speed(options),
         **_chain(options),
     )
     output.show(options, "compare", compared)
@@ -345,7 +346,6 @@ def _curve(options: Options) -> "xr.Dataset":
         "seed",
         "batch_size",
         "checkpoint",
-        "device",
         "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
@@ -418,11 +418,12 @@ def _diagnosis(options: Options) -> "xr.Dataset":
 
 def _recording(options: Options) -> "Recording":
     """The recording that was given, or a new one."""
-    from exposure_bias.recorder import record
-    from exposure_bias.recording import load
-
     if options.saved:
+        from exposure_bias.recording import load
+
         return load(options.saved)
+    from exposure_bias.recorder import record
+
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
     return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
 
@@ -442,6 +443,7 @@ def _recording_options(options: Options) -> dict[str, Any]:
         "streams": options.streams.split(","),
         "spectra": options.spectra.split(",") if getattr(options, "spectra", None) else (),
         "statistics": [imported(text, "statistic") for text in options.statistic],
+        "memory": options.memory * 2**20,
     }
 
 
@@ -472,7 +474,17 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.parallel import local
     from exposure_bias.setup import placed
 
-    return placed(load_model(name, options.preset), local(options.device))
+    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    if options.own_process:
+        threads.choose(model)
+    return model
+
+
+def _speed(options: Options) -> Any:
+    """How networks are to be computed."""
+    from exposure_bias.denoisers import Speed
+
+    return Speed(options.precision, options.compile, options.channels_last)
 
 
 def _remedied(options: Options, model: Any) -> Any:

@@ -92,7 +92,7 @@ def chain_errors(
             for i, estimate in run(setup, batch, lengths, turn):
                 error[turn.rows, i] = (batch.x0 - estimate).float().cpu().numpy()
     errors = distribution(_dataset(setup, error, lengths, mode))
-    if rolls and not setup.run.no_reference and setup.sampler.transition(setup.levels) is not None:
+    if rolls and setup.has_reference:
         errors["std_gaussian"] = (("length", *_axes(setup)), _reference(setup, lengths))
     return errors
 
