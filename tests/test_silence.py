@@ -611,8 +611,13 @@ INVOCATIONS: dict[str, list[list[str]]] = {
     "diagnose": [SHORT],
     "compare": [["test_silence:model", "test_silence:model", *SHORT[2:], "--lengths", "3"]],
     "train": [TRAIN],
+    "strip": [SHORT],
+    "report": [[]],
     "models": [[]],
 }
+# What each command writes to, where it writes one thing.
+OUT = {"record": "run.nc", "train": "run", "strip": "strip.png", "report": "report.html"}
+BY_MAIN = {"config", "quiet", "verbose"}  # read before a command runs, the same for all of them
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -638,11 +643,14 @@ def test_every_option_is_read(
     monkeypatch.setattr("exposure_bias.training.trainer._Run.step", _no_step)
     subparser = argparse.ArgumentParser()
     commands.COMMANDS[command].add_options(subparser)
-    offered = {action.dest for action in subparser._actions} - {"help"}
+    offered = {action.dest for action in subparser._actions} - {"help"} - BY_MAIN
     seen: set[str] = set()
-    for number, given in enumerate(INVOCATIONS[command]):
-        out = ["-o", str(tmp_path / f"{number}.nc")] if "out" in offered else []
-        code = main([command, *given, *(out if command in ("record", "train") else [])])
+    for given in INVOCATIONS[command]:
+        if command == "report":
+            assert main(["record", *SHORT, "-o", str(tmp_path / "run.nc")]) == 0
+            given = [str(tmp_path / "run.nc")]
+        out = ["-o", str(tmp_path / OUT[command])] if command in OUT else []
+        code = main([command, *given, *out])
         assert code in (0, 2), capsys.readouterr().err
         seen |= read
     assert not offered - seen, f"{command} accepts but never reads {sorted(offered - seen)}"
