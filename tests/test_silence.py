@@ -113,6 +113,26 @@ def test_storage_and_mode_of_a_network(net: Any, sampler: str) -> None:
     assert all(module.training for module in given.modules())
 
 
+class InPlace(eb.samplers.DDIM):
+    """DDIM that writes into its state and its noise."""
+
+    def step(self, x: Any, now: Any, s: Any, t: Any, z: Any, predict: Any) -> Any:
+        done = super().step(x, now, s, t, z, predict)
+        x[...] = 7.0
+        if z is not None:
+            z[...] = 7.0
+        return done
+
+
+def test_storage_of_a_sampler() -> None:
+    options: dict[str, Any] = {"steps": 5, "n": 16, "streams": ("forward", "chain", "teacher")}
+    got, expected = (
+        eb.record(model(), images(), sampler=sampler, **options)
+        for sampler in (InPlace(1.0), "ddim:1")
+    )
+    assert same(got, expected)
+
+
 # Schedulers
 
 
