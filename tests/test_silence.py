@@ -113,6 +113,26 @@ def test_storage_and_mode_of_a_network(net: Any, sampler: str) -> None:
     assert all(module.training for module in given.modules())
 
 
+class InPlace(eb.samplers.DDIM):
+    """DDIM that writes into its state and its noise."""
+
+    def step(self, x: Any, now: Any, s: Any, t: Any, z: Any, predict: Any) -> Any:
+        done = super().step(x, now, s, t, z, predict)
+        x[...] = 7.0
+        if z is not None:
+            z[...] = 7.0
+        return done
+
+
+def test_storage_of_a_sampler() -> None:
+    options: dict[str, Any] = {"steps": 5, "n": 16, "streams": ("forward", "chain", "teacher")}
+    got, expected = (
+        eb.record(model(), images(), sampler=sampler, **options)
+        for sampler in (InPlace(1.0), "ddim:1")
+    )
+    assert same(got, expected)
+
+
 # Schedulers
 
 
@@ -611,10 +631,13 @@ INVOCATIONS: dict[str, list[list[str]]] = {
     "diagnose": [SHORT],
     "compare": [["test_silence:model", "test_silence:model", *SHORT[2:], "--lengths", "3"]],
     "train": [TRAIN],
-    "models": [[]],
     "strip": [SHORT],
-    "report": [["nowhere.nc"]],
+    "report": [[]],
+    "models": [[]],
 }
+# What each command writes to, where it writes one thing.
+OUT = {"record": "run.nc", "train": "run", "strip": "strip.png", "report": "report.html"}
+BY_MAIN = {"config", "quiet", "verbose"}  # read before a command runs, the same for all of them
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -640,13 +663,14 @@ def test_every_option_is_read(
     monkeypatch.setattr("exposure_bias.training.trainer._Run.step", _no_step)
     subparser = argparse.ArgumentParser()
     commands.COMMANDS[command].add_options(subparser)
-    offered = {action.dest for action in subparser._actions} - {"help", "config"}  # read first
-    if command in ("train", "models", "report"):  # which stop, or say little, here
-        offered -= {"format", "wide", "explain", "quiet", "verbose"}
+    offered = {action.dest for action in subparser._actions} - {"help"} - BY_MAIN
     seen: set[str] = set()
-    for number, given in enumerate(INVOCATIONS[command]):
-        out = ["-o", str(tmp_path / f"{number}.nc")] if "out" in offered else []
-        code = main([command, *given, *(out if command in ("record", "train") else [])])
+    for given in INVOCATIONS[command]:
+        if command == "report":
+            assert main(["record", *SHORT, "-o", str(tmp_path / "run.nc")]) == 0
+            given = [str(tmp_path / "run.nc")]
+        out = ["-o", str(tmp_path / OUT[command])] if command in OUT else []
+        code = main([command, *given, *out])
         assert code in (0, 2), capsys.readouterr().err
         seen |= read
     assert not offered - seen, f"{command} accepts but never reads {sorted(offered - seen)}"
