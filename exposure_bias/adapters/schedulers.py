@@ -29,8 +29,8 @@ the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 
 *Levels that are not where the next step begins.* Some schedulers leave a state at another noise
 level than the one their next call takes it to have, `DDIMScheduler` on a `linspace` grid for one.
-Such a state is at no level at which it could be compared with x_t: the rehearsal sees a_k ≠ α_k, and
-the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
+Such a state is at no level at which it could be compared with x_t: the rehearsal sees a_k ≠ α_k,
+and the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
 
 *Noise.* A scheduler draws with `torch.randn`, `randn_like`, `normal` or `normal_` from a generator
 that runs on from sample to sample. While one steps, a `TorchFunctionMode` answers each of its draws

@@ -62,8 +62,12 @@ def say(
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
+    **also: Any,
 ) -> None:
-    """Print one sentence, the tables and what else there is, in the format that was asked for."""
+    """Print one sentence, the tables and what else there is, in the format that was asked for.
+
+    also: further keys of the JSON.
+    """
     said = formats.Said(
         options.name,
         kind,
@@ -74,6 +78,7 @@ def say(
         options.wide,
         options.explain,
         options.quiet,
+        also,
     )
     print(formats.FORMATS[options.format](said))
 
