@@ -34,7 +34,13 @@ def test_record_then_read(run, tmp_path):
     table = json.loads(out)
     spectra = eb.spectrum(eb.load(path))
     assert table["tables"]["high_frequencies"][0]["hf"] == pytest.approx(float(spectra["hf"]))
-    assert {p.suffix for p in (tmp_path / "s").iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+    assert {p.suffix for p in (tmp_path / "s").iterdir()} == {
+        ".png",
+        ".pdf",
+        ".csv",
+        ".nc",
+        ".html",
+    }
     code, out, _ = run("error-hist", "--of", "state", path)
     assert code == 0
     assert "State errors grow to an RMSE of" in out
@@ -59,7 +65,7 @@ def test_experiments_save_what_they_read(run, tmp_path, command):
     assert code == 0
     assert json.loads(first) == json.loads(again)
     assert not (tmp_path / "unfinished.nc").exists()
-    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc", ".html"}
     other = {"rollout": "telescope", "telescope": "rollout"}[command]
     code, _, err = run(other, tmp_path / f"{command}.nc")
     assert code == 2
