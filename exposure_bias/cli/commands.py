@@ -261,8 +261,12 @@ def models(options: Options) -> None:
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
-    keys = {"bundled": bundled.models(), "presets": list(adm.PRESETS), "families": rows}
-    output.say(options, "models", sentence, found, more, **keys)
+    keys: dict[str, Any] = {
+        "bundled": bundled.models(),
+        "presets": list(adm.PRESETS),
+        "families": rows,
+    }
+    output.say(options, "models", sentence, found, more, also=keys)
 
 
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":

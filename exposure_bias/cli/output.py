@@ -62,7 +62,7 @@ def say(
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
-    **also: Any,
+    also: dict[str, Any] | None = None,
 ) -> None:
     """Print one sentence, the tables and what else there is, in the format that was asked for.
 
@@ -78,7 +78,7 @@ def say(
         options.wide,
         options.explain,
         options.quiet,
-        also,
+        also or {},
     )
     print(formats.FORMATS[options.format](said))
 
