@@ -67,7 +67,7 @@ def number_to(value: float, half: float, digits: int, sign: str = "") -> str:
 
 STATISTICS = {
     "gap": "variance (%)",
-    "hf": "high frequencies (dB)",
+    "hf": "high freq. (dB)",
     "mean shift": "shift of the mean (%)",
     "last step": "variance, last step (%)",
     "state_rmse": "state error, RMSE",
@@ -83,7 +83,7 @@ def statistic_in_words(name: str) -> str:
     """A statistic of a budget or a comparison, with its unit."""
     kind, _, place = name.partition(" ")
     if kind == "restart":
-        return f"variance from {place} (%)"
+        return f"restart at {place} (%)"
     if kind == "band":
         return f"frequency {place} (dB)"
     if name.startswith("error_rmse("):

@@ -246,10 +246,17 @@ def models(options: Options) -> None:
     from exposure_bias.tables import Column, listed
 
     rows = [
-        {"family": family, "command_line": command_line or "in Python only", "python": python}
+        {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
     ]
-    shown = (Column("family", "family"), Column("at the command line", "command_line"))
+    shown = (
+        Column("family", "family"),
+        Column(
+            "at the command line",
+            "command_line",
+            write=lambda row: row["command_line"] or "in Python only",
+        ),
+    )
     found = [
         listed("families", rows, shown, main=True),
         listed("bundled", [{"model": name} for name in bundled.models()]),
@@ -263,7 +270,12 @@ def models(options: Options) -> None:
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
-    output.say(options, "models", sentence, found, more)
+    keys: dict[str, Any] = {
+        "bundled": bundled.models(),
+        "presets": list(adm.PRESETS),
+        "families": rows,
+    }
+    output.say(options, "models", sentence, found, more, also=keys)
 
 
 # What a network brings along when it is fine-tuned.

@@ -31,6 +31,7 @@ class Said:
     """What a command says: one sentence, its tables, further paragraphs, and what was run.
 
     kind: of the result, for its words (`glossary.KINDS`). wide: all columns and rows of all tables.
+    also: further keys of the JSON.
     """
 
     command: str
@@ -42,6 +43,7 @@ class Said:
     wide: bool = False
     explain: bool = False
     quiet: bool = False
+    also: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[Table]:
@@ -302,7 +304,7 @@ def as_json(said: Said) -> str:
         "tables": rows,
         "columns": columns,
     }
-    return json.dumps(whole, ensure_ascii=False)
+    return json.dumps(whole | said.also, ensure_ascii=False)
 
 
 def _records(table: Table) -> list[dict[str, Any]]:

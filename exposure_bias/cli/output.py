@@ -66,8 +66,12 @@ def say(
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
 ) -> None:
-    """Print one sentence, the tables and what else there is, in the format that was asked for."""
+    """Print one sentence, the tables and what else there is, in the format that was asked for.
+
+    also: further keys of the JSON.
+    """
     said = formats.Said(
         options.name,
         kind,
@@ -78,6 +82,7 @@ def say(
         options.wide,
         options.explain,
         options.quiet,
+        also or {},
     )
     if team().first:
         print(formats.FORMATS[options.format](said))
