@@ -7,8 +7,11 @@ VENV ?= .venv
 READY = $(VENV)/installed
 
 .PHONY: demo test lint studies figures
+# Whose fault: about a minute and a half of computing, then one sentence, five lines and what was written.
 demo: $(READY)
-	$(VENV)/bin/eb-analyze error-hist -o demo
+	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about two minutes)'
+	@$(VENV)/bin/eb-analyze diagnose --steps 20 -o demo --quiet
+	@echo; for file in demo/report.html demo/diagnosis.png; do [ ! -e $$file ] || echo "wrote $$file"; done
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2

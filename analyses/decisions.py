@@ -12,11 +12,12 @@ A claim is *reproduced* where all of its differences are shown and *not reproduc
 opposite or too small (all at once, so that their number needs no correction); otherwise it is
 *undecided*, and
 
-    F = max((3.1 se / least)², (2.13 se / distance)²),   se = half-width / 2.13,
+    F = max((3.5 se / least)², (2.13 se / distance)²),   se = half-width / 2.13,
 
 times as many images, and training seeds where there are any, would decide it at about 90 % power
-(t with 15 degrees of freedom; distance: from the estimate to zero or to the least effect, whichever
-is farther). It is the rule of `eb.error_budget`'s needed_n."""
+(t with 15 degrees of freedom; distance: from the estimate to zero or to the least effect,
+whichever is farther). It is the rule of `eb.error_budget`'s needed_n, with intervals of 95 % on
+both sides."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ import common
 import pandas as pd
 from scipy.special import stdtrit
 
-PLANNED = 3.1
+PLANNED = 3.5  # t at 97.5 % and at 90 %
 MARGIN = 0.05
 DECIBEL_MARGIN = 10 * log10(1 + MARGIN)
 

@@ -84,8 +84,8 @@ def answer(delta: pd.DataFrame, norm: pd.DataFrame, s: common.Settings) -> commo
     false = bool((ends[0] > 0).all())
     text = (
         "; ".join(said) + ". The exact denoiser, which has no bias, shows a δ_t of at least"
-        f" {ends[0].min():.3f} and an ε-norm ratio of at least {ends[1].min():.3f} at the last noisy"
-        " level (lower ends)."
+        f" {ends[0].min():.3f} and an ε-norm ratio of at least {ends[1].min():.3f} at the last"
+        " noisy level (lower ends)."
     )
     if false:
         text += (

@@ -78,13 +78,26 @@ def page() -> str:
         run = judged(name, read(path))
         rows.append(
             f"| {run['claim']} ({run['source']}) | {run['published']} | [{run['verdict']}](#{name})"
-            f" | {command} |"
+            f"{on_other_data(name)} | {command} |"
         )
         details.append(detail(name, run))
     details.append(published_log())
     measured = HEAD + "\n".join(rows) + "\n\n## What we measured\n\n" + "\n".join(details)
     larger = [detail(path.parent.name, run := read(path), run["command"]) for path in elsewhere()]
     return measured + (LARGER + "\n".join(larger) if larger else "") + GPU
+
+
+def on_other_data(name: str) -> str:
+    """The verdicts of a study's runs on other data, for its row."""
+    runs = {
+        path.parent.name: read(path)
+        for path in elsewhere()
+        if path.parent.name.startswith(f"{name}-")
+    }
+    return "".join(
+        f"; [{run['verdict']}](#{folder}) on {folder.removeprefix(f'{name}-')}"
+        for folder, run in runs.items()
+    )
 
 
 def judged(name: str, run: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ STUDY = common.Study(
 )
 DEFAULT = {
     "data": "digits",
-    "models": ("digits", "digits-ip", "patches", "patches-ip"),
+    "models": ("digits", "digits-ip"),
     "n": 512,
-    "ddpm": (20, 50),
     "ddim": (10, 20),
+    "ddpm": (20,),
     "margin": 0.05,
     "seed": 0,
 }
@@ -37,7 +37,7 @@ KEPT = [*COLUMNS, *(part + end for part in PARTS for end in ("", "_se", "_low", 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
     rows = []
-    for sampler in ("ddpm", "ddim"):
+    for sampler in ("ddim", "ddpm"):
         for steps in getattr(s, sampler):
             for name in s.models:
                 rows.append(budget(name, sampler, steps, s))

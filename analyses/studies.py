@@ -16,6 +16,7 @@ UNTRAINED = (
     "fig6_normality",
     "chain_length",
     "delta_and_norms",
+    "solver_share",
 )
 TRAINED = (
     "table2_regularisers",
@@ -28,7 +29,7 @@ TRAINED = (
     "few_step_ddim",
 )
 # The rows of docs/results.md, as the issue and the talk have them.
-ORDER = (*UNTRAINED[:4], *TRAINED[:7], "delta_and_norms", TRAINED[7])
+ORDER = (*UNTRAINED[:4], *TRAINED[:7], "delta_and_norms", TRAINED[7], "solver_share")
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
@@ -188,8 +188,8 @@ class Denoiser:
         """The network's raw output at states x (B, *shape), all at one level; on x's device, no
         gradient.
 
-        The network may write into what it is given: states are copied first. A module answers in
-        evaluation mode and is left as it was.
+        The network may write into what it is given, and into what it gave before: states and
+        outputs are copied. A module answers in evaluation mode and is left as it was.
 
         Raises InputError for an output that is no tensor of real floating-point numbers, and
         `FractionalTimestep` where a network that knows whole timesteps only is asked between two of
@@ -209,7 +209,7 @@ class Denoiser:
                         " 'ddpm' or 'ddim'"
                     ) from error
                 raise
-        return self._numbers(output).to(x.device)
+        return _own(self._numbers(output), x.device)
 
     def _asked(self, x: Tensor, label: float, dtype: torch.dtype) -> Any:
         parameter = self._parameter
@@ -381,6 +381,4 @@ def on_device(device: torch.device | str | None) -> Tensor:
         RuntimeError,
         AssertionError,
     ) as error:  # torch raises either for a device that is not there
-        raise InputError(
-            f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"cannot use device {str(device)!r}: {reason(error)}") from error

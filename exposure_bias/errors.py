@@ -3,6 +3,8 @@
 from numbers import Integral, Real
 from typing import Any
 
+REASON = 400  # characters of another library's message that are repeated
+
 
 class InputError(ValueError):
     """What the user gave cannot be used; the message says what came, what is allowed and what to
@@ -33,3 +35,9 @@ def whole_number(value: Any, what: str, least: int = 1) -> int:
     if isinstance(value, bool) or not sensible or value < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r:.60}")
     return int(value)
+
+
+def reason(error: BaseException | str) -> str:
+    """What another library's error says, on one line, all of it up to a length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= REASON else text[: REASON - 2] + " …"

@@ -8,8 +8,12 @@ bytes are made in memory and checked there."""
 import hashlib
 import json
 import os
+import platform
+import re
 import stat
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,29 +24,101 @@ from exposure_bias.errors import InputError
 
 Check = Callable[[dict[str, Any], netcdf.Headers], None]
 
+LONGEST = 255  # bytes in a name, on nearly every file system
+DAY = 86_400.0
+_HOST = re.sub(r"\W", "", platform.node())[:32]
 _MARK = b"\nexposure_bias sha256 "
 _TRAILER = len(_MARK) + 64
+
+
+class CannotWrite(InputError):
+    """A file that could not be written; what was there before is as it was."""
 
 
 def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
     """Raise InputError unless `path` can be written, before a long run: as a folder of results, or
     as one file.
 
-    What is missing on the way there will be made; nothing is made here.
-    """
-    path = Path(path)
+    What is missing on the way there will be made later; here a small file is made and removed, the
+    only way to know."""
+    target = _target(path)
     wanted, other = ("a folder", "a file") if folder else ("a file", "a folder")
-    if os.path.exists(path) and path.is_dir() != folder:
+    if os.path.exists(target) and target.is_dir() != folder:
         raise InputError(
             f"cannot write {path}: it is {other}, but results go to {wanted}; give another name"
         )
-    place = path if folder else path.parent
-    while not os.path.exists(place) and place != place.parent:
+    place = target if folder else target.parent
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
         raise InputError(f"cannot write {path}: {place} is a file, not a folder; give another name")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: {place} is not writable; give another place")
+    trial = _temporary(place / "trial")
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {place} is not writable ({_reason(error)}); give another place"
+        ) from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Where a path leads, links followed, so that a link stays one.
+
+    Raises InputError for a name that no file can have, and for what is no file or folder."""
+    text = os.fspath(path)
+    if not text:
+        raise InputError("cannot write to an empty name: give one")
+    try:
+        long = [part for part in Path(text).parts if len(part.encode()) > LONGEST]
+    except UnicodeEncodeError as error:
+        raise InputError(f"cannot write {text}: the name is no text (UTF-8)") from error
+    if "\0" in text or long:
+        what = f"is over {LONGEST} bytes long" if long else "has a null byte in it"
+        raise InputError(f"cannot write {text:.300}: the name {what}; give another")
+    target = Path(os.path.realpath(text))
+    if os.path.islink(target):
+        raise InputError(f"cannot write {path}: it is a link that leads in a circle; remove it")
+    if os.path.exists(target) and not (target.is_file() or target.is_dir()):
+        raise InputError(f"cannot write {path}: it is a device or a pipe; give a file's name")
+    return target
+
+
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it takes its place; the name says which process does."""
+    name = path.name if len(path.name.encode()) < LONGEST - 100 else _short(path.name)
+    return path.with_name(f".{name}.{_HOST}-{os.getpid()}.partial")
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _clean(temporary: Path) -> None:
+    """Remove what killed writers of the same file left behind: on this machine, and no longer
+    running, or a day old."""
+    mine = f"{_HOST}-{os.getpid()}.partial"
+    begins = temporary.name.removesuffix(mine)
+    for name in os.listdir(temporary.parent):
+        if name.startswith(begins) and name.endswith(".partial") and not name.endswith(mine):
+            left = temporary.with_name(name)
+            if _abandoned(left, name.removeprefix(begins).removesuffix(".partial")):
+                left.unlink(missing_ok=True)
+
+
+def _abandoned(left: Path, writer: str) -> bool:
+    host, _, process = writer.rpartition("-")
+    try:
+        if time.time() - left.stat().st_mtime > DAY:
+            return True
+        if host != _HOST or not process.isdecimal():
+            return False
+        os.kill(int(process), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO:
@@ -72,22 +148,34 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises InputError with the system's reason (no such folder, no permission, disk full).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = _target(path)
+    temporary = _temporary(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clean(temporary)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {path}: {reason}; what was there before is unchanged"
+        raise CannotWrite(
+            f"cannot write {path}: {_reason(error)}; what was there before is unchanged"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:

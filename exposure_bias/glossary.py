@@ -51,6 +51,8 @@ COMMON = {
         "cycles per pixel",
         "Radial frequency of a band of modes; ½ is the finest stripe pattern along an axis.",
     ),
+    "frequency_modes": Term("modes", COUNT, "How many modes a frequency band has."),
+    "band_modes": Term("modes", COUNT, "How many modes a Haar sub-band has."),
     "band": Term("Haar sub-band", TEXT, "LL is the coarse image; LH, HL and HH hold its edges."),
     "direction": Term("direction", COUNT, "A leading eigen-direction of the data, largest first."),
     "start": Term("start", "model's own time", "The level whose true states the chains begin at."),
@@ -62,7 +64,8 @@ COMMON = {
         "verdict",
         TEXT,
         "A score error with its sign, where the 95 % interval of the network's share excludes 0;"
-        " none larger than the margin; not decided; steps too coarse to tell; or why not asked.",
+        " none larger than the margin (below margin); not decided; steps too coarse to tell; or why"
+        " not asked.",
     ),
     "hf": Term(
         "high frequencies",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import xarray as xr
-from tqdm import tqdm
 
 from exposure_bias import files
 from exposure_bias.errors import InputError
+from exposure_bias.progress import progress
 from exposure_bias.recording import SCHEMA, provenance
 from exposure_bias.run import Run
 from exposure_bias.setup import Setup, made
@@ -78,8 +78,8 @@ def batches(
     done = 0
     if checkpoint is not None and os.path.exists(checkpoint):
         done = _restored(checkpoint, setup, ledger)
-    with setup.model.evaluating(), _progress(setup, evaluations, done) as bar:
-        yield _turns(setup, ledger, size, done, checkpoint, bar)
+    with setup.model.evaluating(), progress(setup, evaluations, done) as report:
+        yield _turns(setup, ledger, size, done, checkpoint, report)
 
 
 def _turns(
@@ -88,12 +88,12 @@ def _turns(
     size: int,
     done: int,
     checkpoint: str | os.PathLike[str] | None,
-    bar: Any,
+    report: Callable[[int], Any],
 ) -> Iterator[Turn]:
     saving, last = 0.0, time.monotonic()
     while done < setup.n:
         rows = slice(done, min(done + size, setup.n))
-        yield Turn(rows, bar.update)
+        yield Turn(rows, report)
         done = rows.stop
         now = time.monotonic()
         if checkpoint is not None and (done == setup.n or SAVING_SHARE * (now - last) >= saving):
@@ -127,17 +127,3 @@ def _restored(path: str | os.PathLike[str], setup: Setup, ledger: Ledger) -> int
         raise InputError(f"{what}: it holds other samples, from number {known.get('first', 0)} on")
     ledger.restore(tree, done)
     return done
-
-
-def _progress(setup: Setup, evaluations: float, done: int) -> Any:
-    # A quick run shows nothing; a bar that is not on a terminal is left out.
-    return tqdm(
-        total=evaluations * setup.n,
-        initial=evaluations * done,
-        unit="eval",
-        unit_scale=True,
-        desc=setup.run.kind,
-        disable=None,
-        leave=False,
-        delay=1.0,
-    )

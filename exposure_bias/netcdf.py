@@ -228,6 +228,7 @@ class _Group:
         for name, stored in self.stored.items():
             if name in lone:
                 continue
+            dtype = _dtype(stored, shapes[name], name, self.spend)
             own = (name,) if numbers[name] is not None and len(shapes[name]) == 1 else None
             along = own or tuple(
                 dims.get(number, "") for number in _numbers(stored, "_Netcdf4Coordinates")
@@ -236,7 +237,6 @@ class _Group:
             if lengths != shapes[name]:
                 raise InputError(f"the dimensions of {name} are not those of its values")
             attrs = _attributes(stored, name, self.spend)
-            dtype = _dtype(stored, shapes[name], name, self.spend)
             is_coordinate = own is not None or name in coordinates
             headers[name] = Header(along, shapes[name], dtype, attrs, is_coordinate)
         return headers

@@ -109,9 +109,7 @@ class MixtureOracle(_Oracle):
     def __init__(
         self, weights: Values, means: Values, covariances: Values, schedule: Schedule
     ) -> None:
-        weights, means, covariances = (
-            torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances)
-        )
+        weights, means, covariances = map(_real, (weights, means, covariances))
         if (
             means.dim() < 2
             or weights.shape != means.shape[:1]
@@ -134,7 +132,7 @@ class GaussianOracle(MixtureOracle):
     """
 
     def __init__(self, mean: Values, covariance: Values, schedule: Schedule) -> None:
-        mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
+        mean, covariance = _real(mean), _real(covariance)
         super().__init__(
             [1.0], mean[None], covariance[None] if covariance.dim() else covariance, schedule
         )
@@ -147,7 +145,7 @@ class EmpiricalOracle(_Oracle):
     """
 
     def __init__(self, images: Values, schedule: Schedule) -> None:
-        images = torch.as_tensor(images, dtype=torch.float64)
+        images = _real(images)
         if images.dim() < 2 or len(images) == 0:
             raise InputError(
                 f"the empirical oracle needs states (N, *shape), got shape {tuple(images.shape)}"
@@ -176,6 +174,14 @@ class _Constant(torch.nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         return self.value
+
+
+def _real(values: Values) -> Tensor:
+    """Values as float64. Raises InputError for complex ones, whose imaginary part would go."""
+    tensor = torch.as_tensor(values)
+    if tensor.is_complex():
+        raise InputError("an oracle's numbers are real, got complex ones: give their real part")
+    return tensor.to(torch.float64)
 
 
 def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:

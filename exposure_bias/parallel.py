@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exposure_bias.data import load_data
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.recorder import record
 from exposure_bias.recording import Recording, load, merge
 from exposure_bias.setup import DEFAULT_SAMPLES
@@ -63,7 +63,7 @@ def joined() -> Iterator[tuple[int, int]]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        why = str(error).splitlines()[0].partition(". ")[0]
+        why = reason(error).partition(". ")[0]
         raise InputError(
             f"process {rank} of {size}: another process of this run is gone ({why})"
         ) from error

@@ -3,10 +3,10 @@ here.
 
 One netCDF file with a group for each stream:
 
-    /data               the data's law: mean, variance, eigenvalues, eigenvectors; and the recorded images' own sums
-    /forward            at x_t ~ q(x_t | x_0)
-    /chain              at the model's own states
-    /teacher            the teacher chain
+    /data    the data's law: mean, variance, eigenvalues, eigenvectors; the images' own sums
+    /forward at x_t ~ q(x_t | x_0)
+    /chain   at the model's own states
+    /teacher the teacher chain
 
 Dimensions: step, group (of images, for the jackknife), the state's axes (channel, z, y, x, the last
 ones of them), frequency, band, direction, pixel, cell, sample; kept and kept_step, of a few samples

@@ -1,9 +1,9 @@
 """Remedies at sampling time: denoisers that correct what a trained denoiser says. None needs
 training.
 
-    es    epsilon scaling         ε̂(x, t) → ε̂(x, t) / λ_t         (Ning et al. 2024, arXiv 2308.15321)
-    ip    input perturbation      ε̂(x, t) → ε̂(x α'/α, t') / √(1 + γ²)   (Ning et al. 2023, 2301.11706)
-    ts    time shift              ε̂(x, t) → ε̂(x, t_s)             (Li et al. 2023, arXiv 2305.15583)
+    es    epsilon scaling     ε̂(x, t) → ε̂(x, t) / λ_t         (Ning et al. 2024, arXiv 2308.15321)
+    ip    input perturbation  ε̂(x, t) → ε̂(x α'/α, t') / √(1 + γ²)   (Ning et al. 2023, 2301.11706)
+    ts    time shift          ε̂(x, t) → ε̂(x, t_s)             (Li et al. 2023, arXiv 2305.15583)
 
 Input perturbation trains on y = α x_0 + σ (ε + γ ξ) with target ε. As ε + γ ξ is √(1 + γ²) times a
 unit normal n and E[ε | y] = E[n | y] / √(1 + γ²), its optimum is, for any data, that of plain

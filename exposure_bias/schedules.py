@@ -231,8 +231,7 @@ class Schedule:
 
         Raises InputError for a factor below 1, or where a discrete schedule has too few levels.
         """
-        if factor < 1 or factor != int(factor):
-            raise InputError(f"a refinement is a whole number of at least 1, got {factor}")
+        factor = whole_number(factor, "a refinement")
         if factor == 1:
             return levels, np.arange(len(levels))
         index = [self.index_of_ratio(level.ratio) for level in levels[:-1]]

@@ -240,7 +240,8 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
 
 def source_of(model: Denoiser) -> str:
     """Where a model's weights came from, if it says so: a repository and its commit."""
-    return str(getattr(model, "source", None) or "")
+    source = getattr(model, "source", None)
+    return f"{source['repo']}@{source['commit']}" if source else ""
 
 
 def clip_of(clip: Any, sampler: Sampler) -> Clipping:

@@ -1,5 +1,5 @@
-"""Where a monitor's values go: a CSV file, TensorBoard, W&B, a function. No torch here; a library is
-imported when it is named."""
+"""Where a monitor's values go: a CSV file, TensorBoard, W&B, a function. No torch here; a library
+is imported when it is named."""
 
 import csv
 import importlib
@@ -58,7 +58,8 @@ def _imported(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{PACKAGES[module]} is not here: pip install {PACKAGES[module]}") from error
+        name = PACKAGES[module]
+        raise InputError(f"{name} is not here: pip install {name}") from error
 
 
 def _scalars(writer: Any) -> Sink:

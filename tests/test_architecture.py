@@ -42,6 +42,7 @@ ORDER = (
     "references",
     "diagnostics",
     "setup",
+    "progress",
     "loop",
     "recorder",
     "observer",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "analyses"))
 
 import common  # noqa: E402
+import decisions  # noqa: E402
+import feature_sensitivity  # noqa: E402
 import results_table  # noqa: E402
 import studies  # noqa: E402
 
@@ -134,3 +137,76 @@ def test_interval_counts_images_and_seeds() -> None:
 )
 def test_verdict(said: set[int], published: int, verdict: str) -> None:
     assert common.verdict(said, published) == verdict
+
+
+def difference(low: float, high: float, least: float, **more: Any) -> decisions.Difference:
+    return decisions.Difference("d", (low + high) / 2, low, high, least, 512, **more)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "least", "outcome"),
+    [
+        (0.1, 0.3, 0.2, "shown"),
+        (-0.3, -0.1, 0.2, "opposite"),
+        (-0.3, 0.1, 0.2, "too small"),
+        (-0.3, 0.3, 0.2, "open"),
+        (-0.3, -0.1, -0.2, "shown"),
+        (0.1, 0.3, -0.2, "opposite"),
+        (-0.1, 0.3, -0.2, "too small"),
+    ],
+)
+def test_what_an_interval_says(low: float, high: float, least: float, outcome: str) -> None:
+    assert difference(low, high, least).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(-0.1, 0.1, "too small"), (-0.5, -0.3, "shown"), (0.1, 0.3, "open"), (-0.3, 0.0, "open")],
+)
+def test_what_an_interval_says_of_a_change_of_either_sign(
+    low: float, high: float, outcome: str
+) -> None:
+    assert difference(low, high, 0.2, either=True).outcome == outcome
+
+
+def test_all_intervals_must_agree() -> None:
+    shown, opposite = difference(0.1, 0.3, 0.2), difference(-0.3, -0.1, 0.2)
+    small, still = difference(-0.3, 0.1, 0.2), difference(-0.3, 0.3, 0.2)
+    assert decisions.verdict([shown, shown]) == "reproduced"
+    assert decisions.verdict([opposite, small]) == "not reproduced"
+    for mixed in ([shown, small], [shown, still], [small, still]):
+        assert decisions.verdict(mixed) == "undecided"
+
+
+def test_the_sample_size_decides_as_often_as_it_says() -> None:
+    """Simulated studies of the stated size decide nine times in ten, whether there is no effect or
+    one of twice the least that counts."""
+    rng = np.random.default_rng(0)
+    least, error, repetitions = 0.2, 0.3, 4000
+    pilot = difference(-common.T_IMAGES * error, common.T_IMAGES * error, least)
+    assert pilot.outcome == "open"
+    planned = error / np.sqrt(pilot.factor)
+    for truth, wanted in ((0.0, ("too small", "opposite")), (2 * least, ("shown",))):
+        hits = 0
+        for _ in range(repetitions):
+            spread = planned * np.sqrt(rng.chisquare(common.GROUPS - 1) / (common.GROUPS - 1))
+            value = truth + planned * rng.standard_normal()
+            half = common.T_IMAGES * spread
+            hits += difference(value - half, value + half, least).outcome in wanted
+        assert hits / repetitions > 0.87
+
+
+def test_sensitivity_of_features() -> None:
+    """The ratio's interval holds the truth, and a corruption that does nothing has the floor."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        floors = rng.gamma(20, 1 / 20, 24)
+        far = 1.5 * floors + 0.05 * rng.standard_normal(24)
+        found = feature_sensitivity.ratio(far, floors)
+        inside += found["low"] <= 1.5 <= found["high"]
+    assert inside / 300 > 0.9
+    assert feature_sensitivity.ratio(floors, floors)["low"] == 1.0
+    images = rng.integers(0, 256, (16, 1, 14, 14), dtype=np.uint8)
+    for name, change in feature_sensitivity.CORRUPTIONS.items():
+        assert np.array_equal(change(images), images) == (name == "none"), name

@@ -227,7 +227,7 @@ def test_the_variational_term_against_torch_distributions() -> None:
     values."""
     draw = a_draw(8, torch.float64)
     epsilon, between = draw.eps + 0.1 * draw.xi, torch.tanh(draw.xi)  # type: ignore[operator]
-    bits = variational_bits(SCHEDULE, draw, epsilon, between)
+    bits = variational_bits(SCHEDULE, draw, draw.x, epsilon, between)
     betas = np.linspace(1e-4, 0.02, 1000)
     for i, t in enumerate(draw.index.tolist()[1:], start=1):
         now, before = SCHEDULE.alpha[t] ** 2, SCHEDULE.alpha[t - 1] ** 2
@@ -255,7 +255,7 @@ def test_the_variational_term_against_torch_distributions() -> None:
     zero = torch.zeros(256, dtype=torch.int64)
     x = torch.full_like(grey, 0.2)
     one = Draw(grey, zero, *level, zero, (x - level[0] * grey) / level[1])
-    bits = variational_bits(SCHEDULE, one, (x - level[0] * 0.21) / level[1], torch.zeros_like(x))
+    bits = variational_bits(SCHEDULE, one, x, (x - level[0] * 0.21) / level[1], torch.zeros_like(x))
     assert (2.0**-bits).sum().item() == pytest.approx(1, abs=1e-6)
 
 

@@ -3,15 +3,16 @@ into our own network.
 
 With t the timestep and y the class, every block sees one embedding
 
-    e = W₂ silu(W₁ γ(t)) + E_y,     γ(t) = [cos(t ω), sin(t ω)],     ω_i = 10000^(−i/half),  i = 0 … half − 1
+    e = W₂ silu(W₁ γ(t)) + E_y, γ(t) = [cos(t ω), sin(t ω)], ω_i = 10000^(−i/half), i = 0 … half − 1
 
 and the three blocks are, with norm a group normalisation over 32 groups,
 
-    residual     r(x) + conv(silu(norm(h)·(1 + a) + b)),     h = conv(r(silu(norm(x)))),     (a, b) = W silu(e)
-                 where r halves, keeps or doubles the image; without scale-shift norm(h + W silu(e))
-                 takes its place
-    attention    x + W softmax(qᵀk/√d) v over pixels, (q, k, v) = W norm(x)
-    resampling   a convolution, in networks that do not resample in residual blocks
+    residual   r(x) + conv(silu(norm(h)·(1 + a) + b)), h = conv(r(silu(norm(x)))),
+               (a, b) = W silu(e),
+               where r halves, keeps or doubles the image; without scale-shift norm(h + W silu(e))
+               takes its place
+    attention  x + W softmax(qᵀk/√d) v over pixels, (q, k, v) = W norm(x)
+    resampling a convolution, in networks that do not resample in residual blocks
 
 The names of the parameters are the original's, so that its state dicts load. Images lie in [−1, 1],
 timesteps are whole numbers from 0 to T − 1. Tensors in the state dict are all that is ever read:
@@ -34,9 +35,8 @@ from torch import Tensor, nn
 from exposure_bias import schedules
 from exposure_bias.adapters import weights
 from exposure_bias.adapters.guided_diffusion import rescaled
-from exposure_bias.adapters.library import reason
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     32: (1, 2, 2, 2),

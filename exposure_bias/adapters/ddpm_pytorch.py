@@ -4,8 +4,8 @@ the network predicts.
 Its `normalize` takes images from [0, 1] to [−1, 1], where the network works and where our data
 already lie. ᾱ is the float64 product of the float32 betas. Its samplers are ours on these settings:
 
-    p_sample_loop                               sampler="ddpm", steps=T, clip=True
-    ddim_sample, T′ steps that divide T, η      sampler="ddim:η", steps=T′, grid="trailing", clip=True
+    p_sample_loop                             sampler="ddpm", steps=T, clip=True
+    ddim_sample, T′ steps that divide T, η    sampler="ddim:η", steps=T′, grid="trailing", clip=True
 
 Source: the public attributes of `GaussianDiffusion`, `LearnedGaussianDiffusion` and the
 class-conditional `classifier_free_guidance` in lucidrains/denoising-diffusion-pytorch."""

@@ -6,7 +6,7 @@ a kind will do:
     scheduler                                schedule                      the network returns
     with betas (DDPM, DDIM, Euler, DPM, …)   ᾱ_t = Π (1 − β_s)             its `prediction_type`
     FlowMatch…, or with flow sigmas          α = 1 − t, σ = t, label T·t   ε − x_0
-    EDM…                                     α = 1, label σ                F of D = c_skip x + c_out F(c_in x, ¼ ln σ)
+    EDM…                                     α = 1, label σ  F of c_skip x + c_out F(c_in x, ¼ ln σ)
 
 ᾱ is the float64 product of the float32 betas, because a scheduler's own float32 ᾱ carries an error
 of 0.03 % in σ² at the cleanest level. Betas rescaled to zero terminal SNR (Lin et al. 2023, arXiv
@@ -31,11 +31,11 @@ from torch import Tensor
 
 from exposure_bias.adapters import pipelines
 from exposure_bias.adapters.hub import Downloads
-from exposure_bias.adapters.library import class_among, reason
+from exposure_bias.adapters.library import class_among
 from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, evaluating
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.paths import Noise
 from exposure_bias.schedules import PREDICTION_TYPES, Schedule, edm, flow, from_alphas_cumprod
 

@@ -6,9 +6,7 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
-from exposure_bias.errors import InputError
-
-REASON = 400  # characters of another library's message that are repeated
+from exposure_bias.errors import InputError, reason
 
 
 def library(name: str, proof: str, install: str) -> ModuleType:
@@ -38,12 +36,6 @@ def library(name: str, proof: str, install: str) -> ModuleType:
             f" {_cure(name, install)}"
         ) from error
     return module
-
-
-def reason(error: BaseException | str) -> str:
-    """What another library's error says, on one line, all of it up to a length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= REASON else text[: REASON - 2] + " …"
 
 
 def class_among(value: Any, names: tuple[str, ...]) -> str | None:

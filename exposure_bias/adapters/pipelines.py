@@ -1,12 +1,12 @@
 """A diffusers pipeline as files: the layouts they come in, what is read of them, and the checks
 before it.
 
-    model_index.json                                      names the classes; of the year 2022 it may be absent
-    unet/config.json, transformer/…, or config.json       the network: in a folder of its own, or at the root
+    model_index.json                                      names the classes; absent in some of 2022
+    unet/config.json, transformer/…, or config.json       the network: in a folder, or at the root
     scheduler/scheduler_config.json, or at the root       the scheduler
-    diffusion_pytorch_model.safetensors                   the weights, beside the network's configuration,
+    diffusion_pytorch_model.safetensors                   the weights, beside the configuration,
     ….safetensors.index.json and its shards               or in several files,
-    diffusion_pytorch_model.fp16.safetensors              or, where there are no others, in half precision
+    diffusion_pytorch_model.fp16.safetensors              or, if they are all, in half precision
 
 A repository is a function from a file's name to where that file lies, so that one reader serves
 folders and the hub, which then fetches what is asked for and nothing else. Only JSON and
@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from exposure_bias.adapters import weights
-from exposure_bias.adapters.library import library, reason
-from exposure_bias.errors import InputError
+from exposure_bias.adapters.library import library
+from exposure_bias.errors import InputError, reason
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")

@@ -27,11 +27,16 @@ the largest of
 Most stay below 10⁻⁴;
 the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 
-*Noise.* A scheduler draws with `torch.randn` from a generator that runs on from sample to sample.
-While one steps, a
-`TorchFunctionMode` answers each of its draws with our noise of that step, which belongs to the
-sample (`noise`).
-No module is patched, no other thread sees it, and the same noise reaches the teacher's copy.
+*Levels that are not where the next step begins.* Some schedulers leave a state at another noise
+level than the one their next call takes it to have, `DDIMScheduler` on a `linspace` grid for one.
+Such a state is at no level at which it could be compared with x_t: the rehearsal sees a_k ≠ α_k, and
+the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
+
+*Noise.* A scheduler draws with `torch.randn`, `randn_like`, `normal` or `normal_` from a generator
+that runs on from sample to sample. While one steps, a `TorchFunctionMode` answers each of its draws
+with our noise of that step, which belongs to the sample (`noise`). No module is patched, no other
+thread sees it, and the same noise reaches the teacher's copy. What is drawn in any other way shows
+in the rehearsal, where one row is given nothing at all and has to stay zero; it is refused.
 
 *Clipping.* A class named by a string clips as our `clip` says. An object that clips by itself
 (`clip_sample`, with its
@@ -49,6 +54,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from math import hypot
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,9 +63,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
+from exposure_bias.adapters.library import class_among
+from exposure_bias.adapters.pipelines import quiet
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
 from exposure_bias.samplers import Limit, Predict, Prediction, Sampler, Transition
 from exposure_bias.schedules import Level, Schedule, prediction_coefficients
@@ -95,6 +103,10 @@ _DISTILLED = (
 _DISCRETE = "it samples discrete tokens"
 _BROWNIAN = "its noise comes from torchsde's Brownian tree, which cannot be given sample by sample"
 _OWN_LABELS = "it fixes its own noise schedule and labels, which are not those of the network"
+_OWN_NOISE = (
+    "it cannot be given each sample's own noise, so that a chain would depend on its batch; let its"
+    " step draw once, with torch.randn"
+)
 _INVERSE = "it runs from the data to the noise"
 REFUSED = {
     "AmusedScheduler": _DISCRETE,
@@ -132,6 +144,8 @@ REFUSED = {
     "RFD4ProteinaScheduler": "it samples protein coordinates",
 }
 EXACT = 1e-2
+SAME_LEVEL = 2e-3  # |a_k − α_k| of a state, in units of √(α_k² + σ_k²)
+SPACINGS = ("leading", "trailing", "linspace")
 
 # What the model decides, or our own clip.
 _FROM_MODEL = (
@@ -144,6 +158,8 @@ _FROM_MODEL = (
     "snr_shift_scale",
     "use_flow_sigmas",
 )
+NEVER_CLIP = ("CogVideoXDDIMScheduler",)
+KEEP_EPSILON = ("DDIMScheduler", "DDIMParallelScheduler")
 _FROM_CLIP = (
     "clip_sample",
     "clip_sample_range",
@@ -201,12 +217,13 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
     vars(own).pop("step", None)  # an observer's
     try:
         with _quiet():
-            return _rehearsed(own, model.schedule, eta, model.device)
+            rehearsed = _rehearsed(own, model.schedule, eta, model.device)
     except Exception as error:  # as in `_prepared`
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"cannot tell the levels of this {type(scheduler).__name__}: {reason}"
+            f"cannot tell the levels of this {type(scheduler).__name__}: {reason(error)}"
         ) from error
+    _check_levels(rehearsed, own, model, int(scheduler.num_inference_steps), eta)
+    return rehearsed
 
 
 def _check_class(names: Sequence[str], model: Denoiser) -> None:
@@ -263,10 +280,16 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
         raise InputError(f"{name} takes 0 ≤ eta ≤ 1, got {eta!r}")
     free = sorted(allowed - {*_FROM_MODEL, *_FROM_CLIP} | ({"eta"} if eta_in_step else set()))
     for option in options:
+        if option in _FROM_CLIP and option in allowed:
+            raise InputError(
+                f"{name}'s {option} is no option of a sampler's name: use --clip, or in Python"
+                " clip=True or clip='keep_epsilon', for [-1, 1]; for another range give the"
+                f" scheduler itself, {name}(clip_sample=True, clip_sample_range=...)"
+            )
         if option in allowed and option not in free:
             raise InputError(
-                f"{name}'s {option} is decided by the model or by clip, not by an option of the"
-                " sampler"
+                f"{name}'s {option} is decided by the model, not by an option of the sampler: leave"
+                " it out"
             )
         if option not in free:
             raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(free)}")
@@ -337,9 +360,8 @@ def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
         name.startswith("DDPM") and variance == "learned_range" and model.learned_variance
     )
     if variance.startswith("learned") and not takes_variance:
-        raise InputError(
-            f"{name} with variance_type={variance} does not fit this model: use fixed_small"
-        )
+        cure = "use fixed_small" if name.startswith("DDPM") else "leave variance_type out"
+        raise InputError(f"{name} with variance_type={variance} does not fit this model: {cure}")
     if schedule.parameterisation != "vp":
         return
     if len(schedule) != config.num_train_timesteps:
@@ -366,31 +388,78 @@ def _prepared(
     scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None
 ) -> "SchedulerSampler":
     """The sampler of a scheduler that is ours to change, rehearsed."""
-    clip = _own_clip(scheduler, name)
-    if steps < 1 or steps != int(steps):
-        raise InputError(f"steps must be a whole number of at least 1, got {steps}")
+    clip, steps = _own_clip(scheduler), whole_number(steps, "steps")
     try:
-        with _quiet():
-            scheduler.set_timesteps(int(steps), device=model.device)
-            rehearsed = _rehearsed(_unclipped(scheduler), model.schedule, eta, model.device)
-            return replace(rehearsed, scheduler=scheduler, clip=clip, steps=int(steps))
+        rehearsed = _set_and_rehearsed(scheduler, steps, model, eta)
     except InputError:
         raise
     except (
         Exception
     ) as error:  # the schedulers raise ValueError, NotImplementedError, IndexError, TypeError, …
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        cure = _cure(scheduler, steps, model, eta)
         raise _CannotRun(
             f"{name} cannot take {steps} steps with a model that predicts {model.prediction_type}:"
-            f" {reason}"
+            f" {reason(error)}{cure}"
         ) from error
+    _check_levels(rehearsed, scheduler, model, steps, eta)
+    return replace(rehearsed, scheduler=scheduler, clip=clip, steps=steps)
 
 
-def _own_clip(scheduler: Any, name: str) -> Clipping | None:
-    """How a scheduler clips by itself, or None."""
-    if not scheduler.config.get("clip_sample"):
+def _set_and_rehearsed(
+    scheduler: Any, steps: int, model: Denoiser, eta: float | None
+) -> "SchedulerSampler":
+    """Set a scheduler's timesteps, and rehearse it; raises whatever it raises."""
+    with _quiet():
+        scheduler.set_timesteps(steps, device=model.device)
+        return _rehearsed(_unclipped(scheduler), model.schedule, eta, model.device)
+
+
+def _check_levels(
+    rehearsed: "SchedulerSampler", scheduler: Any, model: Denoiser, steps: int, eta: float | None
+) -> None:
+    """Raise InputError where a scheduler leaves states at other levels than it then takes them to
+    have."""
+    if rehearsed.level_error > SAME_LEVEL:
+        raise InputError(
+            f"{type(scheduler).__name__} in {steps} steps leaves its states at other noise levels"
+            f" than its next calls take them to have (α is off by up to {rehearsed.level_error:.2g}"
+            " of the state's size), so that they cannot be compared with x_t"
+            f"{_cure(scheduler, steps, model, eta)}"
+        )
+
+
+def _cure(scheduler: Any, steps: int, model: Denoiser, eta: float | None) -> str:
+    """The first change of one option with which a scheduler does run, in words; each is tried."""
+    most = len(model.schedule)
+    if not model.schedule.continuous and steps > most:
+        return f"; give at most {most} steps"
+    given = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    for option, value in _changes(scheduler, model):
+        with suppress(Exception), quiet():
+            changed = type(scheduler)(**given | {option: value})
+            if _set_and_rehearsed(changed, steps, model, eta).level_error <= SAME_LEVEL:
+                return f"; set {option}={json.dumps(value)}"
+    return "; use a sampler of ours, such as ddim or ddpm"
+
+
+def _changes(scheduler: Any, model: Denoiser) -> Iterator[tuple[str, Any]]:
+    """What might make a scheduler run: zero terminal SNR, other spacings, its options left out."""
+    config = scheduler.config
+    if model.schedule.alpha[-1] == 0 and config.get("rescale_betas_zero_snr") is False:
+        yield "rescale_betas_zero_snr", True
+    if "timestep_spacing" in config:
+        yield from (("timestep_spacing", s) for s in SPACINGS if s != config["timestep_spacing"])
+    for option, parameter in inspect.signature(type(scheduler).__init__).parameters.items():
+        changed = option in config and config[option] != parameter.default
+        if changed and option not in {*_FROM_MODEL, *_FROM_CLIP}:
+            yield option, parameter.default
+
+
+def _own_clip(scheduler: Any) -> Clipping | None:
+    """How a scheduler clips by itself, or None; CogVideoX's has the option and does not read it."""
+    if not scheduler.config.get("clip_sample") or class_among(scheduler, NEVER_CLIP):
         return None
-    keeps = "DDIM" in name and not name.startswith("CogVideoX")
+    keeps = class_among(scheduler, KEEP_EPSILON) is not None
     return Clipping(
         Convention.KEEP_EPSILON if keeps else Convention.REDERIVE,
         float(scheduler.config.get("clip_sample_range", 1.0)),
@@ -470,6 +539,15 @@ class SchedulerSampler:
         if not self.stochastic:
             return "ode"
         return "sde" if _tends_to_sde(self.scheduler, self.eta) else None
+
+    @property
+    def level_error(self) -> float:
+        """The largest |a_k − α_k| of `teacher`, in units of √(α_k² + σ_k²): whether each state is
+        at the level that the scheduler takes it to have."""
+        pairs = zip(self.own_levels, self.teacher, strict=True)
+        return max(
+            abs(a - level.alpha) / hypot(level.alpha, level.sigma) for level, (a, _) in pairs
+        )
 
     @property
     def teacher_error(self) -> float:
@@ -578,7 +656,7 @@ class _Stepper:
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
         self._extra = {} if eta is None else {"eta": eta}
-        clip = _own_clip(self.scheduler, type(self.scheduler).__name__)
+        clip = _own_clip(self.scheduler)
         self._rederives = clip is None or clip.convention is not Convention.KEEP_EPSILON
 
     def __call__(self, x: Tensor, prediction: Prediction, call: Call) -> Tensor:
@@ -622,29 +700,56 @@ class _Stepper:
 
 
 class _Drawing(TorchFunctionMode):
-    """Answers torch.randn with the noise z."""
+    """Answers torch's draws of normal numbers with the noise z."""
 
     def __init__(self, z: Tensor) -> None:
         super().__init__()
-        self.z, self.drawn = z, False
+        self.z, self.draws = z, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.randn:
+        if func not in NORMAL:
             return func(*args, **kwargs)
-        self.drawn = True
-        return self.z.to(kwargs.get("device"), kwargs.get("dtype")).reshape(*args)
+        self.draws += 1
+        with torch._C.DisableTorchFunction():
+            return NORMAL[func](self.z, *args, **kwargs)
+
+
+def _randn(z: Tensor, *size: Any, **options: Any) -> Tensor:
+    return z.to(options.get("device"), options.get("dtype")).reshape(*(size or (options["size"],)))
+
+
+def _randn_like(z: Tensor, like: Tensor, **options: Any) -> Tensor:
+    dtype = options.get("dtype") or like.dtype
+    return z.to(options.get("device") or like.device, dtype).reshape(like.shape)
+
+
+def _normal_(z: Tensor, into: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
+    return into.copy_(mean + std * z.reshape(into.shape))
+
+
+def _normal(z: Tensor, mean: Any = 0.0, std: Any = 1.0, *_: Any, **options: Any) -> Tensor:
+    values = mean + std * z
+    return values.to(options.get("device"), options.get("dtype"))
+
+
+# torch's ways to draw normal numbers, and what gives z in their place.
+NORMAL: dict[Any, Callable[..., Tensor]] = {
+    torch.randn: _randn,
+    torch.randn_like: _randn_like,
+    torch.normal: _normal,
+    torch.Tensor.normal_: _normal_,
+}
 
 
 def _rehearsed(
     scheduler: Any, schedule: Schedule, eta: float | None, device: torch.device
 ) -> SchedulerSampler:
     """Run a scheduler on unit responses, with x_0 as the prediction (module docstring)."""
-    calls = len(scheduler.timesteps)
+    name, calls = type(scheduler).__name__, len(scheduler.timesteps)
     stepper = _Stepper(scheduler, eta, 0)
-    unit = torch.eye(calls + 2, dtype=torch.float64, device=device)[
-        ..., None, None, None
-    ]  # x_0, start, noise of each step
+    # Rows are the inputs x_0, start, noise of each step, and at last a row that is given nothing.
+    unit = torch.eye(calls + 3, dtype=torch.float64, device=device)[..., None, None, None]
     x0, drawn = unit[0], False
     nodes: list[list[Call]] = []
     states = []
@@ -661,12 +766,16 @@ def _rehearsed(
         truth = Prediction(x0, (x - level.alpha * x0) / level.sigma, torch.full_like(x0, 0.5))
         with _Drawing(unit[1 + len(nodes)]) as noise:
             x = stepper(x, truth, call)
-        drawn = drawn or noise.drawn
+        if noise.draws > 1:
+            raise InputError(f"{name} draws noise {noise.draws} times a step: {_OWN_NOISE}")
+        drawn = drawn or noise.draws > 0
     states.append((_end(stepper.scheduler, schedule), x))
     levels = tuple(level for level, _ in states)
     laws = tuple((float(x[0]), float(x[1:].square().sum())) for _, x in states)
     if not np.isfinite(laws).all():
         raise ValueError("its states are not finite")
+    if any(float(x[-1].abs().max()) > 0 for _, x in states):
+        raise InputError(f"{name} draws noise by other means than torch.randn: {_OWN_NOISE}")
     return SchedulerSampler(scheduler, eta, tuple(map(tuple, nodes)), levels, drawn, laws)
 
 

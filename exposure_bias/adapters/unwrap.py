@@ -1,7 +1,8 @@
 """The network inside a wrapper, for all families: under its own class and its own names of weights.
 
-    torch.compile, DataParallel, DistributedDataParallel, AveragedModel, ema_pytorch's EMA      the network inside
-    FSDP, diffusers' EMAModel, weights that accelerate keeps elsewhere                          refused, with the cure
+    torch.compile, DataParallel, DistributedDataParallel,
+    AveragedModel, ema_pytorch's EMA                                    the network inside
+    FSDP, diffusers' EMAModel, weights that accelerate keeps elsewhere  refused, with the cure
 
 What runs afterwards is the network itself: eagerly, on one device. Numbers do not depend on how it
 was wrapped, and hooks see every call. To run it compiled, compile it in place,

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exposure_bias.adapters.library import reason
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -5,10 +5,12 @@ Results go to stdout, progress and messages to stderr."""
 
 import argparse
 import ctypes
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -91,12 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
             _check_read(options)
-            if getattr(options, "out", None):
+            if getattr(options, "out", None) is not None:
                 from exposure_bias.files import check_writable
 
                 check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
-            options.run(options)
+            with _watching(options):
+                options.run(options)
             commands.report_of(options, given)
+            sys.stdout.flush()
     except InputError as error:
         print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
@@ -104,8 +108,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence()
+        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        return 2
     return 0
+
+
+def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Say what a command that runs a network will take, and how far it is."""
+    if options.quiet or not hasattr(options, "sampler") or _reads(options):
+        return nullcontext()
+    from exposure_bias.cli.plan import planned
+    from exposure_bias.parallel import world
+    from exposure_bias.progress import Watch, say, watched
+
+    if world()[0] > 0:
+        return nullcontext()
+    lines = not sys.stderr.isatty()
+    return watched(Watch(planned(options), say, lines, options.verbose))
+
+
+def _reads(options: argparse.Namespace) -> bool:
+    """Whether the result of an earlier run is given."""
+    saved = getattr(options, "saved", None)
+    a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
+    return saved is not None and not a_model
 
 
 def _kept(options: argparse.Namespace) -> str:
@@ -116,6 +147,11 @@ def _kept(options: argparse.Namespace) -> str:
     trains = options.run is commands.train
     again = "the same command with --resume" if trains else "the same command"
     return f"; {kept} keeps what was finished, {again} goes on from there"
+
+
+def _silence() -> None:
+    """Let what is still to be printed go nowhere, so that nothing fails once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,7 +199,7 @@ def _check_read(options: argparse.Namespace) -> None:
     saved = getattr(options, "saved", None)
     if saved is None:
         return
-    a_model = options.run is commands.diagnose and not saved.endswith(".nc")
+    a_model = not _reads(options)
     ignored = ("model",) if a_model else RUN
     given = [
         f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"

@@ -158,6 +158,7 @@ def record(parser: Parser) -> None:
 TRAINING = (
     "schedule",
     "prediction_type",
+    "learned_variance",
     "device",
     "compile",
     "checkpoint_every",
@@ -214,6 +215,11 @@ def train(parser: Parser) -> None:
         "--prediction-type",
         default="epsilon",
         help="epsilon, sample or v_prediction (default: epsilon)",
+    )
+    add(
+        "--learned-variance",
+        action="store_true",
+        help="ip: the network learns its variance too, as in DDPM-IP (hybrid: always)",
     )
     add("--seed", type=int, nargs="+", default=[0], help="several: a run for each")
     add("--iterations", type=int, default=10_000)
@@ -448,7 +454,7 @@ def chain_length_fid(parser: Parser) -> None:
     parser.add_argument(
         "--limit",
         action="store_true",
-        help="split each point into the solver's part and the network's: 7 x 50 more calls a sample",
+        help="split each point into solver's and network's part: 7 x 50 more calls a sample",
     )
     parser.add_argument(
         "--start",

@@ -9,6 +9,8 @@ from exposure_bias.cli import arguments
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from exposure_bias.recording import Recording
@@ -167,8 +169,8 @@ def train(options: Options) -> None:
 
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
-    data = options.data if options.data in bundled.DATA else _read(options, options.data)
     folders = []
+    data = options.data if options.data in bundled.DATA else _read(options, options.data)
     for objective, seed in runs:
         out = output.run_folder(options, objective, seed)
         options.checkpoint = str(out / "last")
@@ -185,9 +187,28 @@ def train(options: Options) -> None:
             **{name: getattr(options, name) for name in arguments.TRAINING},
         )
         folders.append(out)
-        if not options.quiet:
-            output.message(f"wrote {out}: give it as --model, or to compare")
+        _say_what_is_kept(out, options)
     output.say_trained(options, folders)
+
+
+def _say_what_is_kept(out: "Path", options: Options) -> None:
+    """Raise InputError where no checkpoint of a training run could be written."""
+    from exposure_bias.cli import output
+    from exposure_bias.training.checkpoints import last_iteration
+    from exposure_bias.training.trainer import ema_in_words
+
+    last, total = last_iteration(out), options.iterations
+    if last is None:
+        raise InputError(f"no checkpoint could be written to {out}: nothing of this run is kept")
+    if last < total:
+        output.message(
+            f"{out} keeps iteration {last} of {total}: the checkpoints after it could not be"
+            " written; --resume goes on from there"
+        )
+        return
+    if not options.quiet:
+        output.message(f"wrote {out}: give it as --model, or to compare")
+        output.message(ema_in_words(options.ema, total))
 
 
 def compare(options: Options) -> None:
@@ -224,7 +245,7 @@ def models(options: Options) -> None:
         listed("presets", [{"preset": name} for name in adm.PRESETS]),
     ]
     counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
-    sentence = f"{counts} and {len(rows)} families can be loaded (counts have no interval)."
+    sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
     more = [
         f"Bundled models: {', '.join(bundled.models())}.",
         f"Presets: {', '.join(adm.PRESETS)}.",

@@ -18,7 +18,11 @@ HEADING_LINES = 2
 LEAST = 9  # the narrowest that a column of words becomes
 SCHEMA_VERSION = 1
 # Attributes that say why something is missing: footnotes, once for the whole table.
-REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded", "depth")
+REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
+# What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
+TOLD = {"answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
+    f"denoising_{k}" for k in ("passes", "sentence")
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,8 @@ class Said:
     @property
     def run(self) -> str:
         """What was run, in words."""
-        told = ("answer", "restarts", "calibration", "remedy", "left_out")
         rest = {
-            k: v for k, v in self.attributes.items() if k not in told and not k.startswith(REASONS)
+            k: v for k, v in self.attributes.items() if k not in TOLD and not k.startswith(REASONS)
         }
         return ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in rest.items())
 
@@ -118,7 +121,13 @@ def grid(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
         max(_longest(column.heading.split()), _longest(row[k] for row in cells))
         for k, column in enumerate(columns)
     ]
-    widths = _roomy(_fitted(widths, worded), [column.heading for column in columns])
+    words = [
+        max(LEAST, *(_longest(row[k].split()) for row in cells)) if worded[k] else width
+        for k, width in enumerate(widths)
+    ]
+    least = [LEAST if left else width for left, width in zip(worded, widths, strict=True)]
+    widths = _fitted(_fitted(widths, words), least, drop=True)
+    widths = _roomy(widths, [column.heading for column in columns])
     lines = [_row([c.heading for c in columns], widths, worded)]
     lines += ["─" * (sum(widths) + BETWEEN * (len(widths) - 1))]
     lines += [_row(row, widths, worded) for row in cells]
@@ -133,19 +142,18 @@ def _is_words(cell: str) -> bool:
     return not re.fullmatch(r"[\d+−–().,e± ]*", cell)
 
 
-def _fitted(widths: list[int], worded: list[bool]) -> list[int]:
-    """Widths whose sum fits the line: columns of words shrink first, then the last ones go."""
-
-    def over() -> int:
-        return sum(widths) + BETWEEN * (len(widths) - 1) - WIDTH
-
-    while over() > 0:
-        wide = [k for k in range(len(widths)) if worded[k] and widths[k] > LEAST]
+def _fitted(widths: list[int], least: list[int], drop: bool = False) -> list[int]:
+    """Widths whose sum fits the line: the widest shrink first, down to `least` each; then, with
+    `drop`, the last ones go."""
+    widths = list(widths)
+    while sum(widths) + BETWEEN * (len(widths) - 1) > WIDTH:
+        wide = [k for k in range(len(widths)) if widths[k] > least[k]]
         if wide:
-            widest = max(wide, key=lambda k: widths[k])
-            widths[widest] -= 1
+            widths[max(wide, key=lambda k: widths[k])] -= 1
+        elif drop:
+            widths.pop()
         else:
-            widths = widths[:-1]
+            break
     return widths
 
 

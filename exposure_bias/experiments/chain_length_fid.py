@@ -148,6 +148,9 @@ def chain_length_fid(
         return [[gallery.setup(denoiser, one, length) for length in lengths] for one in chosen]
 
     setups = planned(denoiser)  # what does not fit is said before anything runs
+    samplers = [row[0].run.sampler for row in setups]
+    if len(set(samplers)) < len(samplers):
+        raise InputError(f"samplers must be different, got {', '.join(samplers)}: give each once")
     target = gallery.target(reference)
     floor, floor_n = gallery.floor(target, real)
     rows, names = [], []

@@ -1,22 +1,25 @@
-"""A small classifier of the bundled digits, whose last hidden layer serves as features.
+"""Small classifiers of the bundled data, whose last hidden layer serves as features.
 
-1×8×8 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32 features → 10
-classes. It was trained on the train split by `analyses/train_classifier.py`, which wrote the
-weights and what became of them."""
+Both were trained on train splits by `analyses/train_classifier.py`, which wrote the weights and
+what became of them: `Digits` for 1×8×8 digits, `Fashion` for Fashion-MNIST averaged to 1×14×14.
+Each gives features (B, 32) by `features`, class logits (B, 10) by calling it."""
 
 from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FOLDER = Path(__file__).parent.parent / "models" / "digits-classifier"
+MODELS = Path(__file__).parent.parent / "models"
 FILE = "classifier.safetensors"
-SHAPE = (1, 8, 8)
 DIMENSION = 32
 
 
-class Classifier(nn.Module):
-    """Features (B, 32) by `features`, class logits (B, 10) by calling it."""
+class Digits(nn.Module):
+    """1×8×8 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32
+    features → 10 classes."""
+
+    shape = (1, 8, 8)
+    folder = MODELS / "digits-classifier"
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,10 +41,45 @@ class Classifier(nn.Module):
         return logits
 
 
-def load() -> Classifier:
-    """The bundled classifier, float32, in evaluation mode."""
+class Fashion(nn.Module):
+    """1×14×14 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → two 3×3 convolutions → 32
+    means over the image → 10 classes."""
+
+    shape = (1, 14, 14)
+    folder = MODELS / "fashion-classifier"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1)
+        self.third = nn.Conv2d(24, 48, 3, padding=1)
+        self.fourth = nn.Conv2d(48, DIMENSION, 3, padding=1)
+        self.head = nn.Linear(DIMENSION, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer (B, 32) of images (B, 1, 14, 14) in [−1, 1]."""
+        x = F.max_pool2d(F.silu(self.second(F.silu(self.first(x)))), 2)
+        return F.silu(self.fourth(F.silu(self.third(x)))).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits (B, 10)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+Classifier = Digits | Fashion
+KINDS: tuple[type[Digits] | type[Fashion], ...] = (Digits, Fashion)
+
+
+def of(shape: tuple[int, ...]) -> type[Digits] | type[Fashion] | None:
+    """The classifier that knows images of a shape (C, H, W), if one does."""
+    return next((kind for kind in KINDS if kind.shape == tuple(shape)), None)
+
+
+def load(kind: type[Digits] | type[Fashion] = Digits) -> Classifier:
+    """A bundled classifier, float32, in evaluation mode."""
     from safetensors.torch import load_file
 
-    net = Classifier()
-    net.load_state_dict({key: value.float() for key, value in load_file(FOLDER / FILE).items()})
+    net = kind()
+    weights = load_file(kind.folder / FILE)
+    net.load_state_dict({key: value.float() for key, value in weights.items()})
     return net.eval()

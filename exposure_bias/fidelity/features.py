@@ -1,12 +1,12 @@
 """From images to features: Inception's, which alone make the Fréchet distance FID, and stand-ins
 that need no download.
 
-    features             d              of images                          the Fréchet distance is then called
-    inception            2048 (+ 2023)  C = 3; C = 1 is repeated           FID (and sFID, of the spatial features)
-    classifier           32             1 × 8 × 8 digits                   Fréchet distance (features)
-    random-conv          32             any                                Fréchet distance (features)
-    pixel                C·H·W          any                                Fréchet distance (features)
-    module:function      its own        what it takes                      Fréchet distance (features)
+    features          d               of images                      the Fréchet distance is called
+    inception         2048 (+ 2023)   C = 3; C = 1 is repeated       FID (and sFID, of spatial ones)
+    classifier        32              1×8×8 digits, 1×14×14 clothes  Fréchet distance (features)
+    random-conv       32              any                            Fréchet distance (features)
+    pixel             C·H·W           any                            Fréchet distance (features)
+    module:function   its own         what it takes                  Fréchet distance (features)
 
 Images reach an extractor as (B, *shape) in 0…255: uint8, quantised as guided-diffusion does before
 it saves samples, ((x + 1)·127.5).clamp(0, 255) cut to whole numbers, or float32 where quantisation
@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,14 @@ def extractor(
             f"weights are for Inception, but the features are {features!r}: leave them out"
         )
     if features == "classifier":
-        if tuple(shape) != classifier.SHAPE:
+        kind = classifier.of(shape)
+        if kind is None:
             raise InputError(
-                f"the classifier knows 1×8×8 digits, got {described(shape)}: use inception,"
-                " random-conv or pixel"
+                f"the classifiers know 1×8×8 digits and 1×14×14 clothes, got {described(shape)}:"
+                " use inception, random-conv or pixel"
             )
-        net = classifier.load()
-        digest = hashlib.sha256((classifier.FOLDER / classifier.FILE).read_bytes()).hexdigest()[:8]
+        net = classifier.load(kind)
+        digest = hashlib.sha256((kind.folder / classifier.FILE).read_bytes()).hexdigest()[:8]
         return Extractor(
             f"classifier {digest}", STAND_IN, lambda x: (net.features(_unit(x.cpu())), None)
         )
@@ -197,7 +199,10 @@ def extract_real(
         )
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        files.write_bytes(path, buffer.getvalue())
+        try:
+            files.write_bytes(path, buffer.getvalue())
+        except InputError as error:  # a cache saves time and decides nothing
+            warnings.warn(f"features are not kept for the next time: {error}", stacklevel=2)
         return found
     return Features(
         FeatureSet(arrays["pool"], ids),

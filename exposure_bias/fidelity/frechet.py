@@ -1,16 +1,16 @@
 """The Fréchet distance between normal distributions fitted to features; with Inception's features
 it is FID.
 
-    d² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr(Σ₁Σ₂)^½       (Dowson & Landau 1982; Heusel et al. 2017, arXiv 1706.08500)
+    d² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr(Σ₁Σ₂)^½ (Dowson & Landau 1982; Heusel et al. 2017)
 
 For any roots Σ = R Rᵀ, tr(Σ₁Σ₂)^½ is the sum of the singular values of R₁ᵀR₂, so no matrix square
 root is needed:
 
-    both positive definite   Σ₁ = L Lᵀ; Σ √λ over the eigenvalues λ of the symmetric LᵀΣ₂L, which are those of Σ₁Σ₂
-    one of them singular     R = V √Λ from the symmetric eigenproblem, without the directions that are zero to rounding;
-                             singular values, because √ would turn a rounding error of 1e−16 in λ
-                             into one of 1e−8
-    fewer samples than d     R = (X − μ)ᵀ/√(N − 1), the centred features themselves: singular values of an N × N matrix
+    both positive definite Σ₁ = L Lᵀ; Σ √λ over the eigenvalues λ of LᵀΣ₂L, those of Σ₁Σ₂
+    one of them singular   R = V √Λ by eigenvalues, without directions that are zero to rounding;
+                           singular values, because √ would turn a rounding error of 1e−16 in λ
+                           into one of 1e−8
+    fewer samples than d   R = (X − μ)ᵀ/√(N − 1), centred features: singular values of N × N
 
 Everything is float64. No torch here.
 """

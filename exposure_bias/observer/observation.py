@@ -35,17 +35,6 @@ DISAGREEMENT = 0.05
 
 
 @contextmanager
-def modes_kept(networks: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Leave every module in training or evaluation mode, as it was."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def plainly(x: Tensor) -> Iterator[None]:
     """Without gradients, and without the loop's autocast, which would take the statistics to half
     precision."""
@@ -170,13 +159,10 @@ class Observation(ABC):
         model, kept, known = self.model, kept_steps(len(levels) - 1), self._known(data.shape)
         own = self._collector("data", [0], [model.schedule.clean], self.n, known)
         collector = self._collector("forward", kept, [levels[i] for i in kept], self.n, known)
-        networks = [model.net] if isinstance(model.net, torch.nn.Module) else []
         with (
-            modes_kept(networks),
+            model.evaluating(),
             nullcontext() if self._autocast is None else torch.autocast(*self._autocast),
         ):
-            for net in networks:
-                net.eval()
             self._compare()
             for start in range(0, self.n, self._largest):
                 batch = ids[start : start + self._largest]
@@ -278,7 +264,8 @@ class Observation(ABC):
         index = batch.count
         batch.count += 1
         if batch.collector is None or self._levels is None:
-            batch.held.append(seen)
+            # Copies: the loop may write into its states, and its network into its outputs.
+            batch.held.append(Seen(seen.level, *(t.detach().clone() for t in seen[1:])))
             return
         if index >= len(self._levels) - 1 or self._levels[index] != seen.level:
             raise InputError(

@@ -9,9 +9,9 @@ from exposure_bias.adapters import adapt, diffusers
 from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
 from exposure_bias.observer.network_loop import NetworkLoop
-from exposure_bias.observer.observation import Observation, modes_kept
+from exposure_bias.observer.observation import Observation
 from exposure_bias.observer.scheduler_loop import SchedulerLoop
 from exposure_bias.setup import check_fit
 
@@ -39,15 +39,14 @@ def observe(
     Raises InputError for objects that cannot be adapted or hooked, for data that do not fit, and,
     out of the loop, for states that are no images, for other levels than in the batch before, and
     for guidance that `model` does not have."""
-    if first < 0:
-        raise InputError(f"the first sample's number must be at least 0, got {first}")
+    first = whole_number(first, "the first sample's number", 0)
+    seed = whole_number(seed, "a seed", -(2**63))
     data = None if data is None else load_data(data)
     scheduler = next(
         (s for s in _parts(objects) if hasattr(s, "set_timesteps") and hasattr(s, "step")), None
     )
     networks = [part for part in _parts(objects) if isinstance(part, torch.nn.Module)]
-    with modes_kept(networks):
-        model = _model(objects, model, data is None and scheduler is not None)
+    model = _model(objects, model, data is None and scheduler is not None)
     if data is not None:
         data = data.fitted(model.shape)
         check_fit(model, data, 1, UNCLIPPED)

@@ -134,12 +134,7 @@ def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -
         for row, (name, label) in enumerate(rows):
             for k, length in enumerate(lengths):
                 axis = places[row, k]
-                drawn = axis.imshow(
-                    errors[name].sel(length=length).mean("channel"),
-                    vmin=0,
-                    vmax=top,
-                    cmap="viridis",
-                )
+                drawn = _picture(axis, errors[name].sel(length=length), top)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(f"length {length}", fontsize=8)
@@ -151,17 +146,24 @@ def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -
     return figure
 
 
-def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; of images also per
-    pixel at the clean end.
+def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
+    """A number for each element of a state, channels averaged: an image; a vector or signal as one
+    row, frames side by side."""
+    array = np.asarray(values)
+    array = np.atleast_2d(array if array.ndim == 1 else array.mean(0))
+    if array.ndim == 3:
+        array = np.concatenate(list(array), axis=1)
+    aspect = "auto" if len(array) == 1 else "equal"
+    return axis.imshow(array, vmin=0, vmax=top, cmap="viridis", aspect=aspect)
 
-    One panel for states that are no images.
+
+def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; and by element of
+    the state at the clean end.
     """
-    image = errors["rmse"].isel(step=-1)
-    others = [dim for dim in image.dims if dim not in ("y", "x")]
-    count = 2 if {"y", "x"} <= set(image.dims) else 1
+    end = errors["rmse"].isel(step=-1)
     with style():
-        figure, (axis, *rest) = panels(count, axes, column, 2.6, [1.6, 1][:count])
+        figure, (axis, panel) = panels(2, axes, column, 2.6, [1.6, 1])
         low, high = interval(errors, "pooled_rmse")
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")
         axis.fill_between(errors["step"], low, high, alpha=0.3, linewidth=0)
@@ -170,11 +172,10 @@ def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double")
             axis.plot(errors["step"], reference, label="Gaussian reference", **REFERENCE)
         axis.set(xlabel=STEP_LABEL, ylabel=r"RMSE of $\hat x_t - x_t$")
         legend(axis)
-        for panel in rest:
-            drawn = panel.imshow(image.mean(others), vmin=0, cmap="viridis")
-            panel.set(xticks=[], yticks=[])
-            panel.set_title("per pixel, clean end", fontsize=8)
-            figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
+        drawn = _picture(panel, end, float(end.max()))
+        panel.set(xticks=[], yticks=[])
+        panel.set_title("clean end, by element", fontsize=8)
+        figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
     return figure
 
 
@@ -380,13 +381,12 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
         "state_rmse": r"RMSE of $\hat x_t - x_t$",
     }
     shown = [name for name in curves if name in compared]
+    scalar, title, unit = _scalar(compared)
     with style():
         figure, (bars, *others) = panels(1 + len(shown), axes, column, 2.6)
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            half = float(np.nan_to_num(T_QUANTILE * float(compared["hf_se"][i])))
-            bars.errorbar(
-                i, float(compared["hf"][i]), half, fmt="o", color=colour, capsize=3, label=entry
-            )
+            value, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
+            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(others, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
@@ -406,9 +406,7 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
                     linewidth=0,
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        bars.set(
-            xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel="HF (dB)", title="high frequencies"
-        )
+        bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel=unit, title=title)
         for axis, name in zip(others, shown, strict=True):
             axis.set(xlabel=STEP_LABEL, title=curves[name])
         if others:
@@ -425,6 +423,15 @@ def _below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
     most = 3 if column == "double" else 1
     handles = axis.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=most, fontsize=7)
+
+
+def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
+    """What stands at the left of a comparison: high frequencies, or of states without space the
+    gap at the clean end."""
+    if "hf" in compared:
+        return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
+    gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
+    return (gap, error), "variance at the clean end", "variance gap"
 
 
 def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:

@@ -1,9 +1,9 @@
 """Checkpoints: a folder for each, whole or not there, and two links, `last` and `best`, to folders.
 
-    runs/x/iteration-0005000/     a diffusers pipeline of the EMA weights (model_index.json, unet/, scheduler/)
+    runs/x/iteration-0005000/     the EMA weights as a diffusers pipeline
                               training.json   provenance: settings, data, split, losses, versions
                               training.csv    the log up to here
-                              trainer.pt      network, EMA and optimizer, readable with weights_only=True
+                              trainer.pt      network, EMA, optimizer (weights_only=True reads it)
     runs/x/last, runs/x/best      links, replaced atomically; what neither names is removed
     runs/x/training.csv           the log so far; runs/x/split.json: which images were held out
 
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
+from exposure_bias.files import CannotWrite
 from exposure_bias.schedules import Schedule, cosine, linear
 
 LINKS = ("last", "best")
@@ -39,7 +40,7 @@ def write(
 ) -> Path:
     """Write the checkpoint of an iteration and let `last`, and `best` if it is, name it.
 
-    Raises InputError if it cannot be written; the earlier checkpoints are then as they were.
+    Raises `CannotWrite` if it cannot be written; the earlier checkpoints are then as they were.
     """
     folder, partial = run / f"iteration-{iteration:07d}", run / f".partial-{os.getpid()}"
     try:
@@ -63,16 +64,22 @@ def write(
             _link(run / "best", folder.name)
     except Exception as error:  # torch and safetensors report a full disk each in their own way
         shutil.rmtree(partial, ignore_errors=True)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"cannot write the checkpoint of iteration {iteration}: {reason}; the earlier one is"
-            " kept"
+        raise CannotWrite(
+            f"cannot write the checkpoint of iteration {iteration}: {reason(error)}; the earlier"
+            " one is kept"
         ) from error
     kept = {os.path.realpath(run / name) for name in LINKS}
     for old in run.glob("iteration-*"):
         if os.path.realpath(old) not in kept:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def last_iteration(run: Path) -> int | None:
+    """That of a run's last checkpoint; None if it has none."""
+    folder = os.path.realpath(run / "last")
+    number = os.path.basename(folder).removeprefix("iteration-")
+    return int(number) if os.path.isdir(folder) and number.isdigit() else None
 
 
 def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -87,19 +94,19 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     except FileNotFoundError as error:
         raise InputError(f"{run} holds no checkpoint to resume: start without resume") from error
     except Exception as error:  # a damaged zip, JSON or tensor file
-        raise InputError(
-            f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
 
 
 def save_network(model: Denoiser, folder: Path) -> None:
     """Write the weights so that `load_model` reads them back: a diffusers pipeline where the
     network is diffusers'."""
-    net: Any = model.net
-    if type(net).__name__ != "UNet2DModel" or model.schedule.parameterisation != "vp":
+    net: Any = _plain_unet(model.net) if model.schedule.parameterisation == "vp" else None
+    if net is None:
         from safetensors.torch import save_file
 
-        weights = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+        weights = {
+            k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()
+        }
         save_file(weights, folder / "weights.safetensors")
         return
     from diffusers import DDPMPipeline
@@ -107,6 +114,22 @@ def save_network(model: Denoiser, folder: Path) -> None:
     made = scheduler(model.schedule, model.prediction_type, model.learned_variance)
     with _quiet():
         DDPMPipeline(net, made).save_pretrained(folder)
+
+
+def _plain_unet(net: Any) -> Any:
+    """A UNet2DModel itself; one of a subclass that computes what that does, as one; None for
+    others, which diffusers could not make again."""
+    base: Any = next((c for c in type(net).__mro__ if c.__name__ == "UNet2DModel"), None)
+    if base is None or type(net) is base:
+        return net if base is not None else None
+    plain: Any = base.from_config({k: v for k, v in dict(net.config).items() if k[0] != "_"})
+    same = (
+        type(net).forward is base.forward and net.state_dict().keys() == plain.state_dict().keys()
+    )
+    if not same:
+        return None
+    plain.load_state_dict(net.state_dict())
+    return plain.to(next(net.parameters()).device)
 
 
 def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool = False) -> Any:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.states import State, described
 
 # Widths by level, residual blocks at each, whether the levels below the first attend, groups of a
@@ -70,9 +70,7 @@ def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False
     try:
         return UNet2DModel(**(options | fixed))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} does not configure a UNet2DModel: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"{name} does not configure a UNet2DModel: {reason(error)}") from error
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ Every objective draws (x_0, t, ε, ξ) with ε and ξ standard normal and compar
 at an input y with a target, in the mean over everything. γ ξ imitates exposure bias: the network
 sees inputs noisier than its label says.
 
-    name      y                          target                        besides
-    ddpm      α x_0 + σ ε                a x_0 + b ε                                Ho et al. 2020, 2006.11239, eq. 14
-    ip        α x_0 + σ (ε + γ_t ξ)      ε                                          Ning et al. 2023, 2301.11706, Alg. 1
-    ddpm-y    α x_0 + σ (ε + γ_t ξ)      (ε + γ_t ξ)/√(1 + γ_t²)                    ibid., §5, its control
-    gp        α x_0 + σ ε                ε                             + λ ‖∂ε̂/∂y‖_F²      ibid., its regulariser GP
-    wd        α x_0 + σ ε                ε                             + λ ‖θ‖²            ibid., its regulariser WD
-    hybrid    α x_0 + σ ε                ε                             + (T/1000) L_t      Nichol 2021, eq. 16
+    name      y                          target, besides          source
+    ddpm      α x_0 + σ ε                a x_0 + b ε              Ho et al. 2020, 2006.11239, eq. 14
+    ip        α x_0 + σ (ε + γ_t ξ)      ε                        Ning et al. 2023, 2301.11706
+    ddpm-y    α x_0 + σ (ε + γ_t ξ)      (ε + γ_t ξ)/√(1 + γ_t²)  ibid., §5, its control
+    gp        α x_0 + σ ε                ε, + λ ‖∂ε̂/∂y‖_F²        ibid., its regulariser GP
+    wd        α x_0 + σ ε                ε, + λ ‖θ‖²              ibid., its regulariser WD
+    hybrid    α x_0 + σ ε                ε, + (T/1000) L_t        Nichol 2021, eq. 16
 
 (a, b) belong to the network's prediction type; all objectives but ddpm train ε-networks. The
 minimisers are known for any data, with ε* that of ddpm and σ' = σ √(1 + γ²):
@@ -22,7 +22,11 @@ probe: ‖J‖_F² = E ‖Jᵀ v‖² for independent v_i = ±1. The decay in wd
 that AdamW rescales it with the rest of the gradient; decoupled decay is the optimizer's,
 `weight_decay=` of `train`. In hybrid, the network's second half interpolates log v between log β̃
 and log β, and L_t is the variational bound's term in bits per number (KL, at t = 0 the likelihood
-of 8-bit values) with the mean held fixed, so that it trains the variance alone."""
+of 8-bit values) with the mean held fixed, so that it trains the variance alone. Φ in that
+likelihood is exact, where the published code takes tanh for it: at most 1.8e-4 apart.
+
+ip, too, trains networks that learn their variance, as DDPM-IP's published commands do: then its
+loss has (T/1000) L_t besides, at y, which is where the published code asks for both."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -41,6 +45,7 @@ from exposure_bias.schedules import Schedule
 
 OBJECTIVES = ("ddpm", "ip", "ddpm-y", "gp", "wd", "hybrid")
 PERTURBED = ("ip", "ddpm-y")
+LEARNED = ("hybrid", "ip")  # those that train a learned variance
 DEFAULT_GAMMA = 0.1
 # The talk gives no λ. These keep the added term near a tenth of the loss on the bundled data;
 # search around them.
@@ -86,6 +91,7 @@ class Objective:
     prediction_type: str = "epsilon"
     gamma: NDArray[np.float64] | None = None
     strength: float = 0.0
+    learned_variance: bool = False
 
     @property
     def draws_xi(self) -> bool:
@@ -104,7 +110,7 @@ class Objective:
             loss = functional.mse_loss(net(draw.x, draw.timestep), draw.eps)
             return loss + self.strength * sum(p.square().sum() for p in parameters)
         if self.name == "hybrid":
-            return self._hybrid(net, draw)
+            return self._hybrid(net, draw, draw.x)
         # For the type checker: `objective` gives these two a gamma, and `draws_xi` has the trainer
         # draw ξ.
         assert self.gamma is not None
@@ -112,6 +118,8 @@ class Objective:
         gamma = table(self.gamma, draw)
         noise = draw.eps + gamma * draw.xi
         y = draw.alpha * draw.x0 + draw.sigma * noise
+        if self.learned_variance:
+            return self._hybrid(net, draw, y)
         wanted = draw.eps if self.name == "ip" else noise / (1 + gamma**2).sqrt()
         return functional.mse_loss(net(y, draw.timestep), wanted)
 
@@ -121,10 +129,10 @@ class Objective:
         loss: Tensor = functional.mse_loss(output, draw.eps) + self.strength * norm.mean()
         return loss
 
-    def _hybrid(self, net: Network, draw: Draw) -> Tensor:
-        epsilon, between = net(draw.x, draw.timestep).chunk(2, dim=1)
+    def _hybrid(self, net: Network, draw: Draw, y: Tensor) -> Tensor:
+        epsilon, between = net(y, draw.timestep).chunk(2, dim=1)
         simple = functional.mse_loss(epsilon, draw.eps)
-        bound = variational_bits(self.schedule, draw, epsilon.detach(), between)
+        bound = variational_bits(self.schedule, draw, y, epsilon.detach(), between)
         return simple + len(self.schedule) / 1000 * bound.mean()
 
 
@@ -160,20 +168,24 @@ def objective(
             f"the {name} objective trains epsilon networks, this one predicts {prediction_type}:"
             " use ddpm"
         )
-    if learned_variance != (name == "hybrid"):
-        has = "learns" if learned_variance else "does not learn"
+    if learned_variance and name not in LEARNED:
         raise InputError(
-            f"this network {has} its variance: the objective hybrid is for those that do, and only"
-            " those"
+            f"this network learns its variance, which {name} does not train: use hybrid or ip"
         )
-    if name == "hybrid" and schedule.parameterisation != "vp":
+    if name == "hybrid" and not learned_variance:
         raise InputError(
-            f"the hybrid objective is for vp schedules, not for {schedule.parameterisation}"
+            "this network does not learn its variance, which hybrid trains: use ddpm, or a network"
+            " of twice the channels"
+        )
+    if learned_variance and schedule.parameterisation != "vp":
+        raise InputError(
+            f"a learned variance is for vp schedules, not for {schedule.parameterisation}"
         )
     strength = DEFAULT_STRENGTH.get(name, 0.0) if strength is None else strength
     if not 0 <= strength < np.inf:
         raise InputError(f"lambda must be at least 0 and finite, got {strength}")
-    return Objective(name, schedule, prediction_type, _gammas(name, gamma, len(schedule)), strength)
+    gammas = _gammas(name, gamma, len(schedule))
+    return Objective(name, schedule, prediction_type, gammas, strength, learned_variance)
 
 
 def _gammas(name: str, gamma: Any, count: int) -> NDArray[np.float64] | None:
@@ -236,9 +248,11 @@ def jacobian_norm(
     return output, product.float().flatten(1).square().sum(1)
 
 
-def variational_bits(schedule: Schedule, draw: Draw, epsilon: Tensor, between: Tensor) -> Tensor:
+def variational_bits(
+    schedule: Schedule, draw: Draw, y: Tensor, epsilon: Tensor, between: Tensor
+) -> Tensor:
     """L_t of each image in bits per number, (B,): KL(q(x_{t−1} | x_t, x_0) ‖ p_θ), at t = 0 −log
-    p_θ(x_0 | x_1).
+    p_θ(x_0 | x_1), with x_t = y, the state that the network saw.
 
     between: log v = log β̃ + (between + 1)/2 (log β − log β̃). At t = 0, where β̃ = 0, that of t =
     1 stands in. Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 5-8 and 15; the likelihood as Ho et
@@ -252,11 +266,11 @@ def variational_bits(schedule: Schedule, draw: Draw, epsilon: Tensor, between: T
         alpha[1:] / alpha[:-1] * (sigma[:-1] / sigma[1:]) ** 2,
     )
     low, high, on_x0, on_x = (table(v, draw) for v in (np.log(tilde), np.log(beta), on_x0, on_x))
-    x0 = (draw.x - draw.sigma * epsilon) / draw.alpha
+    x0 = (y - draw.sigma * epsilon) / draw.alpha
     error = on_x0 * (draw.x0 - x0)
     log_v = low + (between + 1) / 2 * (high - low)
     kl = 0.5 * (log_v - low - 1 + (low - log_v).exp() + error**2 * (-log_v).exp())
-    mean, scale = on_x0 * x0 + on_x * draw.x, (-0.5 * log_v).exp()
+    mean, scale = on_x0 * x0 + on_x * y, (-0.5 * log_v).exp()
     upper, lower = (_normal_cdf((draw.x0 - mean + step) * scale) for step in (1 / 255, -1 / 255))
     upper, lower = (
         torch.where(draw.x0 > 0.999, 1.0, upper),

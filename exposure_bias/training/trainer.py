@@ -21,6 +21,8 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +41,7 @@ from exposure_bias.adapters import adapt
 from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, whole_number
 from exposure_bias.paths import Paths
 from exposure_bias.recorder import record
 from exposure_bias.remedies import Remedied
@@ -92,11 +94,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "log_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+            whole_number(getattr(self, name), name)
+        whole_number(self.warmup, "warmup", 0)
+        whole_number(self.seed, "a seed", -(2**63))
+        for name in ("weight_decay", "learning_rate", "max_gradient_norm", "ema", "held_out"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{name} must be a number, got {value!r:.60}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         for name in ("learning_rate", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
@@ -115,6 +121,7 @@ def train(
     net: Any = "unet-small",
     schedule: str | Schedule = "linear",
     prediction_type: str = "epsilon",
+    learned_variance: bool = False,
     out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     resume: bool = False,
@@ -132,7 +139,8 @@ def train(
     net: a preset (`networks.PRESETS`), UNet2DModel options as a dict or a JSON file, a torch module
     called as net(x, timestep), which is trained in place, or a model to fine-tune, a `Denoiser`,
     which brings its schedule and prediction type and is left as it was.
-    schedule: linear or cosine (T = 1000) or a `Schedule`; prediction_type: both of a new network.
+    schedule: linear or cosine (T = 1000) or a `Schedule`; prediction_type; learned_variance: all of
+    a new network; hybrid always learns its variance, ip does where that is asked for.
     out: a folder for checkpoints (`training.checkpoints`), of which the last and the best are kept,
     the log and sample grids; None keeps nothing. device: a torch device. resume: go on from the
     last checkpoint in `out`.
@@ -148,12 +156,12 @@ def train(
     """
     chosen = Settings(**settings)
     folder = None if out is None else Path(out)
-    _check(folder, resume, checkpoint_every, on_write_error)
+    _check(folder, resume, checkpoint_every, sample_every, on_write_error)
     training, heldout = divide(data, chosen.held_out)
     device = parallel.local(device)
     with parallel.joined() as (rank, size), torch.random.fork_rng(_forked(device)):
         torch.manual_seed(chosen.seed)  # the initial weights
-        model = denoiser(net, schedule, prediction_type, training, chosen)
+        model = denoiser(net, schedule, prediction_type, training, chosen, learned_variance)
         _to(model, device, chosen)
         fine_tuned = net.weight_hash if isinstance(net, Denoiser) else None
         run = _Run(model, training, heldout, chosen, rank, size, compile, fine_tuned)
@@ -177,12 +185,14 @@ def train(
                     progress.set_postfix(loss=f"{run.rows[-1]['loss']:.4f}")
                 if folder is None or rank > 0:
                     continue
-                if due or run.iteration % chosen.log_every == 0:
-                    files.write_bytes(folder / checkpoints.LOG, run.csv().encode())
-                if due:
-                    run.checkpoint(folder, on_write_error)
-                if sample_every and (last or run.iteration % sample_every == 0):
-                    run.save_samples(folder / "samples" / f"iteration-{run.iteration:07d}.png")
+                with _written(on_write_error):
+                    if due:
+                        run.checkpoint(folder)
+                with _written(on_write_error):
+                    if due or run.iteration % chosen.log_every == 0:
+                        files.write_bytes(folder / checkpoints.LOG, run.csv().encode())
+                    if sample_every and (last or run.iteration % sample_every == 0):
+                        run.save_samples(folder / "samples" / f"iteration-{run.iteration:07d}.png")
         trained = run.denoiser()
         if rank == 0 and heldout is not None and len(heldout) >= CHECKED[0]:
             steps = min(CHECK_STEPS, len(trained.schedule))
@@ -217,7 +227,12 @@ def subset(data: Data, ids: NDArray[np.int64], split: str) -> Data:
 
 
 def denoiser(
-    net: Any, schedule: str | Schedule, prediction_type: str, data: Data, settings: Settings
+    net: Any,
+    schedule: str | Schedule,
+    prediction_type: str,
+    data: Data,
+    settings: Settings,
+    learned_variance: bool = False,
 ) -> Denoiser:
     """The denoiser that `train` starts from (its parameters); raises InputError where it does not
     fit the data."""
@@ -233,9 +248,15 @@ def denoiser(
         model = copy.copy(net)
         model.net = copy.deepcopy(net.net).float().requires_grad_()
     elif isinstance(net, nn.Module):
-        model = Denoiser(net, schedule=schedule, prediction_type=prediction_type, shape=data.shape)
+        model = Denoiser(
+            net,
+            schedule=schedule,
+            prediction_type=prediction_type,
+            shape=data.shape,
+            learned_variance=learned_variance,
+        )
     else:
-        learned = settings.objective == "hybrid"
+        learned = learned_variance or settings.objective == "hybrid"
         model = adapt(
             networks.unet(net, data.shape, learned),
             checkpoints.scheduler(schedule, prediction_type, learned),
@@ -411,10 +432,10 @@ class _Run:
         ]
         self.since = time.perf_counter()
 
-    def checkpoint(self, folder: Path, on_write_error: str) -> None:
+    def checkpoint(self, folder: Path) -> None:
         """Write a checkpoint.
 
-        Raises InputError if a weight is not finite, or if writing fails and that is to stop.
+        Raises InputError if a weight is not finite, and `CannotWrite` if writing fails.
         """
         for name, weight in self.model.net.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -436,14 +457,7 @@ class _Run:
             "heldout_loss": heldout,
             "made": self.started,
         }
-        try:
-            checkpoints.write(
-                folder, self.iteration, self.denoiser(), state, said, self.csv(), is_best
-            )
-        except InputError as error:
-            if on_write_error == "stop":
-                raise
-            warnings.warn(str(error), stacklevel=2)
+        checkpoints.write(folder, self.iteration, self.denoiser(), state, said, self.csv(), is_best)
 
     def csv(self) -> str:
         """The log as CSV, in full precision: a resumed run reads it back."""
@@ -614,13 +628,37 @@ def loss_by_level(
     return np.array(errors)
 
 
-def _check(folder: Path | None, resume: bool, checkpoint_every: int, on_write_error: str) -> None:
+@contextmanager
+def _written(on_write_error: str) -> Iterator[None]:
+    """A context in which what cannot be written stops the run, or with "go-on" only warns."""
+    try:
+        yield
+    except files.CannotWrite as error:
+        if on_write_error == "stop":
+            raise
+        warnings.warn(str(error), stacklevel=3)
+
+
+def ema_in_words(decay: float, iterations: int) -> str:
+    """How the weights that are kept were averaged."""
+    last = min(decay, (1 + iterations) / (10 + iterations))
+    return f"weights averaged with decay min({decay:g}, (1 + i)/(10 + i)), at the end {last:.4g}"
+
+
+def _check(
+    folder: Path | None,
+    resume: bool,
+    checkpoint_every: int,
+    sample_every: int | None,
+    on_write_error: str,
+) -> None:
     if on_write_error not in ON_WRITE_ERROR:
         raise InputError(
             f"unknown on_write_error {on_write_error!r}: allowed are {', '.join(ON_WRITE_ERROR)}"
         )
-    if checkpoint_every < 1:
-        raise InputError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+    whole_number(checkpoint_every, "checkpoint_every")
+    if sample_every is not None:
+        whole_number(sample_every, "sample_every", 0)
     if resume and folder is None:
         raise InputError("resume goes on from a folder: give out=")
 

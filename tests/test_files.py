@@ -1,0 +1,120 @@
+"""Results are written whole or not at all, and where they cannot be is known beforehand."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exposure_bias import files
+from exposure_bias.cli import main
+from exposure_bias.errors import InputError
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/proc/nope/x.nc", "not writable"),
+        ("/dev/full", "a device or a pipe"),
+        ("/dev/null/x.nc", "a device or a pipe|is a file"),
+        (f"/tmp/{LONG}/x.nc", "over 255 bytes"),
+        (f"/tmp/{'ä' * 150}.nc", "over 255 bytes"),
+        ("/tmp/a\0b.nc", "null byte"),
+        ("", "empty name"),
+        ("/tmp/\udcff.nc", "no text"),
+    ],
+)
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_cannot_be_written_is_known_beforehand(
+    path: str, message: str, folder: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        files.check_writable(path, folder)
+    with pytest.raises(InputError, match=r"cannot write"):
+        files.write_bytes(path, b"")
+    # Refused before the model, which is not there, is looked for.
+    command = "gap" if folder else "record"
+    assert main([command, "--model", "nowhere", "-o", path]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_files_where_folders_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    for path, folder, message in (
+        ("file", True, "is a file, but results go to a folder"),
+        ("file/x.nc", False, "is a file, not a folder"),
+        (".", False, "is a folder"),
+        ("pipe", False, "a device or a pipe"),
+    ):
+        with pytest.raises(InputError, match=message):
+            files.check_writable(tmp_path / path, folder)
+
+
+@pytest.mark.parametrize("name", ["x.nc", "x" * 252 + ".nc", "deep/er/x.nc"])
+def test_what_can_be_written_leaves_nothing_beforehand(tmp_path: Path, name: str) -> None:
+    files.check_writable(tmp_path / name[:255], False)
+    assert list(tmp_path.iterdir()) == []
+    files.write_bytes(tmp_path / name[:255], b"content")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [Path(name[:255]).name]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.nc").symlink_to(tmp_path / "far" / "run.nc")
+    for content in (b"first", b"second"):  # the second time there is something at its end
+        files.check_writable(tmp_path / "link.nc", False)
+        files.write_bytes(tmp_path / "link.nc", content)
+        assert (tmp_path / "far" / "run.nc").read_bytes() == content
+    assert (tmp_path / "link.nc").is_symlink()
+    (tmp_path / "circle.nc").symlink_to(tmp_path / "circle.nc")
+    with pytest.raises(InputError, match="in a circle"):
+        files.write_bytes(tmp_path / "circle.nc", b"")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files.write_bytes(tmp_path / "x.nc", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"No space left on device; .* is unchanged"):
+        files.write_bytes(tmp_path / "x.nc", b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    """By the next writer of that file; of a writer that lives, of another machine's and of another
+    file's it stays."""
+    script = (
+        "import os, sys; from exposure_bias import files; os.replace = lambda *_: os._exit(9);"
+        " files.write_bytes(sys.argv[1], b'half')"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "x.nc")])
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    others = [
+        left.with_name(left.name.replace(".x.nc.", ".y.nc.")),
+        left.with_name(f".x.nc.elsewhere-{os.getpid()}.partial"),
+        left.with_name(f".x.nc.{files._HOST}-{os.getppid()}.partial"),
+    ]
+    for other in others:
+        other.write_bytes(b"half")
+    old = left.with_name(".x.nc.elsewhere-1.partial")
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    files.write_bytes(tmp_path / "x.nc", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "x.nc"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_stdout_ends_with_one_line() -> None:
+    command = [sys.executable, "-m", "exposure_bias", "models"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "eb-analyze: cannot print all of it: no space is left there\n"
