@@ -385,8 +385,8 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
     with style():
         figure, (bars, *others) = panels(1 + len(shown), axes, column, 2.6)
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            value, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
-            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
+            height, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
+            bars.errorbar(i, height, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(others, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
