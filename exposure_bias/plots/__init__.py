@@ -158,16 +158,12 @@ def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
 
 
 def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; of images also per
-    pixel at the clean end.
-
-    One panel for states that are no images.
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; and by element of
+    the state at the clean end.
     """
-    image = errors["rmse"].isel(step=-1)
-    others = [dim for dim in image.dims if dim not in ("y", "x")]
-    count = 2 if {"y", "x"} <= set(image.dims) else 1
+    end = errors["rmse"].isel(step=-1)
     with style():
-        figure, (axis, *rest) = panels(count, axes, column, 2.6, [1.6, 1][:count])
+        figure, (axis, panel) = panels(2, axes, column, 2.6, [1.6, 1])
         low, high = interval(errors, "pooled_rmse")
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")
         axis.fill_between(errors["step"], low, high, alpha=0.3, linewidth=0)
@@ -176,11 +172,10 @@ def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double")
             axis.plot(errors["step"], reference, label="Gaussian reference", **REFERENCE)
         axis.set(xlabel=STEP_LABEL, ylabel=r"RMSE of $\hat x_t - x_t$")
         legend(axis)
-        for panel in rest:
-            drawn = panel.imshow(image.mean(others), vmin=0, cmap="viridis")
-            panel.set(xticks=[], yticks=[])
-            panel.set_title("per pixel, clean end", fontsize=8)
-            figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
+        drawn = _picture(panel, end, float(end.max()))
+        panel.set(xticks=[], yticks=[])
+        panel.set_title("clean end, by element", fontsize=8)
+        figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
     return figure
 
 
@@ -390,9 +385,8 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
     with style():
         figure, (bars, *others) = panels(1 + len(shown), axes, column, 2.6)
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            half = float(np.nan_to_num(T_QUANTILE * float(scalar[1][i])))
-            middle = float(scalar[0][i])
-            bars.errorbar(i, middle, half, fmt="o", color=colour, capsize=3, label=entry)
+            height, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
+            bars.errorbar(i, height, half, fmt="o", color=colour, capsize=3, label=entry)
             for axis, name in zip(others, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
@@ -421,15 +415,6 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
     return figure
 
 
-def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
-    """What stands at the left of a comparison: high frequencies, or of states without space the
-    gap at the clean end."""
-    if "hf" in compared:
-        return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
-    gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
-    return (gap, error), "variance at the clean end", "variance gap"
-
-
 def _below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
     """One legend for all panels under a figure of ours; in somebody else's, above the first."""
     if axes is not None:
@@ -438,6 +423,15 @@ def _below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
     most = 3 if column == "double" else 1
     handles = axis.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=most, fontsize=7)
+
+
+def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
+    """What stands at the left of a comparison: high frequencies, or of states without space the
+    gap at the clean end."""
+    if "hf" in compared:
+        return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
+    gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
+    return (gap, error), "variance at the clean end", "variance gap"
 
 
 def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
