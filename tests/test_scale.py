@@ -185,9 +185,9 @@ def test_large_states_are_recorded_at_as_many_levels_as_fit() -> None:
     """They have no Gaussian reference, and say so; the file's moments are single."""
     shape = (1, 80, 80)
     model = denoiser(lambda x, t: 0.5 * x, shape=shape)
-    data = images(4, shape)
+    data = images(24, shape)
     room_for = 3 * 8 * 7 * 6400
-    recording = eb.record(model, data, steps=9, n=4, memory=room_for)
+    recording = eb.record(model, data, steps=9, n=24, memory=room_for)
     assert recording["chain"]["step"].values.tolist() == [0, 4, 8, 9]
     assert recording["chain"]["state_sum"].dtype == np.float32
     gaps = eb.variance_gap(recording)
