@@ -20,13 +20,25 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias import files
+from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.errors import InputError
-from exposure_bias.recording import Recording
+from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
 from exposure_bias.reporting.sections import ORDER, Section, of_recording, section
 from exposure_bias.reporting.sources import Source, in_folder, sources
+from exposure_bias.run import Spacing
 
 LARGEST = 5_000_000
+# What commands make the kinds of results that one model and one chain tell all of.
+COMMANDS = {
+    RECORDING: "record",
+    "error_budget": "budget",
+    "variance_gap": "variance-gap",
+    "spectrum": "spectrum",
+    "epsilon_norm": "epsilon-norm",
+    "state_error": "state-error",
+    "published_delta": "published-delta",
+}
 PACKAGES = ("exposure-bias", "numpy", "xarray", "matplotlib")
 
 
@@ -140,21 +152,25 @@ def _facts(given: Sequence[Source]) -> list[tuple[str, str]]:
 
 
 def _commands(given: Sequence[Source]) -> list[str]:
-    """The command that makes a source again, as far as its words tell."""
-    options = ("model", "data", "sampler", "steps", "n", "seed")
-    found = []
-    for source in given:
-        command = "record" if isinstance(source.content, Recording) else source.kind
-        parts = ["eb-analyze", command.replace("_", "-")]
-        for name in options:
-            value = source.said.get(name)
-            if value:
-                bare, _, split = value.partition(" ")
-                parts += [f"--{name}" if len(name) > 1 else f"-{name}", bare]
-                if name == "data" and split in ("train", "test"):
-                    parts += ["--split", split]
-        found.append(shlex.join(parts))
-    return list(dict.fromkeys(found))
+    """The commands that make these sources again, as far as their words tell."""
+    found = [_command(source) for source in given]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _command(source: Source) -> str:
+    """Empty where the words are not all: several models or lengths, somebody else's loop."""
+    said = source.said
+    if source.kind not in COMMANDS or said.get("timestep_spacing") == Spacing.OBSERVED:
+        return ""
+    parts = ["eb-analyze", COMMANDS[source.kind], "--model", said.get("model", "")]
+    data, _, split = said.get("data", "").rpartition(" ")
+    known = split in ("train", "test")
+    parts += ["--data", data, "--split", split] if known else ["--data", said.get("data", "")]
+    parts += ["--sampler", said.get("sampler", ""), "--steps", said.get("steps", "").split(",")[0]]
+    for name, option in (("start", "--start"), ("n", "-n"), ("seed", "--seed")):
+        parts += [option, said[name]] if name in said else []
+    clipped = said.get("clip", str(UNCLIPPED)) != str(UNCLIPPED)
+    return shlex.join([*parts, *(["--clip"] if clipped else [])])
 
 
 def _versions(given: Sequence[Source]) -> list[tuple[str, str]]:
