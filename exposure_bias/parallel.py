@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
 PATIENCE = 1800.0  # seconds that a process waits for the others
-FAREWELL = 3.0  # seconds that a process that failed waits for others that do
+FAREWELL = 30.0  # seconds that a process that failed waits for others that do
+AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set where torchrun keeps the store
 PATIENCE_VARIABLE = "EXPOSURE_BIAS_PATIENCE"
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -285,7 +286,7 @@ def tells(error: InputError) -> bool:
         before = store.add(key, 1) > 1
         first = not before if isinstance(error, Gone) else store.add(f"{key}/{error}", 1) == 1
         # Who keeps the store lets the others look.
-        until = time.monotonic() + FAREWELL
+        until = time.monotonic() + (FAREWELL if AGENT_STORE not in os.environ else 0.0)
         while store.add(key, 0) < size and time.monotonic() < until:
             time.sleep(0.05)
     except RuntimeError:  # who kept the store is gone
