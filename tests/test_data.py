@@ -9,7 +9,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ from exposure_bias.data import Data, load_data
 from exposure_bias.data.limits import limit_of
 from exposure_bias.errors import InputError
 
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import attacks
+
+SMALL = 2**21
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -710,3 +714,17 @@ def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None
     (folder / "a\rb.png").write_bytes(b"no image")
     with fails(r"two\nlines\x1b[31m/a\rb.png", "cannot read"):
         load_data(folder)
+
+
+@pytest.mark.parametrize("attack", attacks.attacks(SMALL), ids=lambda attack: attack.name)
+@pytest.mark.filterwarnings("ignore:images of")
+def test_hostile_files(attack: attacks.Attack, tmp_path: Path) -> None:
+    """The same at their full size, with time and memory: make fuzz."""
+    source = attack.make(tmp_path)
+    if not attack.refusal:
+        with suppress(InputError):
+            assert load_data(source, limit=SMALL).images.nbytes <= SMALL
+        return
+    with pytest.raises(InputError, match=attack.refusal) as caught:
+        load_data(source, limit=SMALL)
+    assert "\n" not in str(caught.value)

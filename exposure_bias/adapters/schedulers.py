@@ -64,7 +64,7 @@ from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
 from exposure_bias.adapters.library import class_among
-from exposure_bias.adapters.pipelines import quiet
+from exposure_bias.adapters.pipelines import diffusers_library, quiet
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
@@ -268,10 +268,8 @@ def _by_name(sampler: str, model: Denoiser, prediction_type: str, steps: int) ->
 
 def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, float | None]:
     """A new scheduler on the model's noise schedule, and its eta if that was given."""
-    import diffusers
-
     name, _, text = sampler.partition(":")
-    schedule, cls = model.schedule, getattr(diffusers, name)
+    schedule, cls = model.schedule, getattr(diffusers_library(), name)
     allowed = inspect.signature(cls.__init__).parameters.keys() - {"self", "kwargs"}
     eta_in_step = "eta" in inspect.signature(cls.step).parameters
     options = dict(_option(part, name) for part in text.split(",") if part)
