@@ -78,7 +78,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 SMOKE = {"iterations": 20, "batch_size": 16, "warmup": 5, "ema": 0.9, "log_every": 10}
-EVALUATED = 2_000  # images that a loss is measured on
+EVALUATED = 1_000  # images that a loss is measured on
 FOLDER = eb.bundled.FOLDER
 
 

@@ -71,8 +71,9 @@ KINDS: tuple[type[Digits] | type[Fashion], ...] = (Digits, Fashion)
 
 
 def of(shape: tuple[int, ...]) -> type[Digits] | type[Fashion] | None:
-    """The classifier that knows images of a shape (C, H, W), if one does."""
-    return next((kind for kind in KINDS if kind.shape == tuple(shape)), None)
+    """The classifier that knows images of a shape (C, H, W), if one is bundled."""
+    there = (kind for kind in KINDS if (kind.folder / FILE).exists())
+    return next((kind for kind in there if kind.shape == tuple(shape)), None)
 
 
 def load(kind: type[Digits] | type[Fashion] = Digits) -> Classifier:
