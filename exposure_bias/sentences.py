@@ -275,12 +275,10 @@ def calibration(rollouts: xr.Dataset) -> str:
     ratio = rollouts["W_over_U"].values
     worst = int(np.nanargmax(np.abs(np.log(np.where(known, ratio, np.nan)))))
     bounds = f"{float(low[worst]):.3g} to {float(high[worst]):.3g}"
-    beyond = "beyond" if not float(low[worst]) <= 1 <= float(high[worst]) else "within"
+    right = float(low[worst]) <= 1 <= float(high[worst])
+    what = "which may be the ideal 1" if right else "and would ideally be 1"
     where = float(rollouts["start"][worst])
-    text = (
-        f"spread over skill is {ratio[worst]:.3g} (95 %: {bounds}) from {where:g}, {beyond} its"
-        " error of 1"
-    )
+    text = f"spread over skill is {ratio[worst]:.3g} (95 %: {bounds}) from {where:g}, {what}"
     added = rollouts["U_minus_S_relative"].values
     if np.isfinite(added).any():
         most = int(np.nanargmax(np.abs(added)))
