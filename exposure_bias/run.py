@@ -81,7 +81,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which model. weights: its hash. guidance: NaN where a loop was guided by an unknown scale."""
+    """Which model. weights: its hash. guidance: NaN where a loop was guided by an unknown scale.
+    computed: in another precision or manner than its own, "" if not."""
 
     name: str
     weights: str
@@ -89,6 +90,7 @@ class ModelId:
     classes: int | None = None
     guidance: float | None = None
     source: str = ""
+    computed: str = ""
 
     @property
     def guided(self) -> bool:
@@ -204,6 +206,8 @@ class Run:
             said["guidance"] = self.model.guidance_in_words
         if self.model.guided:
             said["gap"] = GUIDED_GAP
+        if self.model.computed:
+            said["computed"] = self.model.computed
         return said | ({"note": self.data.note} if self.data.note else {})
 
     def differences(self, other: "Run") -> list[str]:
@@ -396,6 +400,7 @@ def _read_model(given: Any, guidance_unknown: bool) -> ModelId:
         reader.optional_whole("classes", 1),
         UNKNOWN_GUIDANCE if guidance_unknown else guidance,
         reader.text("source", ""),
+        reader.text("computed", ""),
     )
 
 

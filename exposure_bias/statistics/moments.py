@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.states import State, dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
+from exposure_bias.statistics.law import DENSE
 
-LEAST_PIXELS, MOST_PIXELS = 64, 1024
-MOST_CELLS = 32  # in a channel
+LEAST_PIXELS, MOST_PIXELS = 64, 768
+MOST_CELLS = 64  # in a channel
 SIGNS_SEED = 0
 
 
@@ -18,15 +19,16 @@ class PixelMoments(Accumulator):
     """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the
     batch.
 
-    On disk: `{field}_sum`, `_square`, `_cross` (step, *state axes), over all samples; and
-    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is
-    all of them unless memory forbids."""
+    On disk, as float32 where states are large: `{field}_sum`, `_square`, `_cross` (step, *state
+    axes), over all samples; and `{field}_group_sum`, … (step, group, pixel), for the pixels in
+    `pixels` (flat indices), which is all of them unless memory forbids."""
 
     def __init__(
         self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False
     ) -> None:
         super().__init__()
         self.field, self.pixels = field, pixels
+        self.large = layout.law.mean.size > DENSE
         self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
         axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for part in self.parts:
@@ -35,6 +37,10 @@ class PixelMoments(Accumulator):
                 f"{field}_group_{part}", step=layout.steps, group=GROUPS, pixel=len(pixels)
             )
         self.coords = {"pixel": ("pixel", pixels)}
+
+    def kept(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        values = super().kept(name, rows)
+        return values.astype(np.float32) if self.large else values
 
     def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)
@@ -68,7 +74,10 @@ class CellMoments(Accumulator):
         signs = np.random.default_rng(SIGNS_SEED).choice([-1.0, 1.0], size)
         self.signs = (signs / np.sqrt(size // cells)).reshape(cells, -1)
         for part in ("sum", "square"):
-            self.add_sum(f"state_cell_{part}", step=layout.steps, group=GROUPS, cell=cells)
+            name = f"state_cell_{part}"
+            self.add_sum(name, step=layout.steps, group=GROUPS, cell=cells)
+            # Nothing but standard errors are made of these.
+            self.state[name] = self.state[name].astype(np.float32)
 
     def update(self, rows: slice, batch: Batch) -> None:
         d = batch.state.unflatten(2, self.signs.shape)
@@ -80,7 +89,7 @@ class CellMoments(Accumulator):
 
 
 def cells_of(shape: State) -> int:
-    """How many cells of equal size a state has, at most 32 in a channel; one pixel's in a
+    """How many cells of equal size a state has, at most 64 in a channel; one pixel's in a
     vector."""
     channels, *space = shape
     pixels = int(np.prod(space))
@@ -91,7 +100,7 @@ def grouped_pixels(
     dimension: int, steps: int, arrays: int, budget: int, seed: int
 ) -> NDArray[np.int64]:
     """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
-    for `arrays`, between 64 and 1024; fewer are among more."""
+    for `arrays`, between 64 and 768; fewer are among more."""
     room = int(np.clip(budget // (8 * GROUPS * steps * arrays), LEAST_PIXELS, MOST_PIXELS))
     if room >= dimension:
         return np.arange(dimension)
