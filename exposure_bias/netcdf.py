@@ -31,6 +31,8 @@ MOST_NAMES, MOST_ATTRIBUTES, MOST_AXES = 2000, 200, 8
 MOST_TEXTS, MOST_NUMBERS = 16, 1000
 ON_DISK = 16  # bytes of a text's place in a variable
 ROOT = ""
+# netCDF has neither of these: its library crashes over a half.
+STORED_AS = {np.dtype(bool): np.dtype(np.int8), np.dtype(np.float16): np.dtype(np.float32)}
 
 Values = NDArray[Any]
 Spend = Callable[[int, str], None]  # so many bytes are about to be read, and of what
@@ -136,9 +138,9 @@ def _written(group: h5py.Group, name: str, variable: xr.Variable) -> h5py.Datase
     values = np.asarray(variable.values)
     if values.dtype.kind in "UO":
         stored = group.create_dataset(name, data=values.astype(object), dtype=TEXT)
-    elif values.dtype.kind == "b":
-        stored = group.create_dataset(name, data=values.astype(np.int8))
-        stored.attrs["dtype"] = "bool"
+    elif values.dtype in STORED_AS:
+        stored = group.create_dataset(name, data=values.astype(STORED_AS[values.dtype]))
+        stored.attrs["dtype"] = values.dtype.name
     else:
         stored = group.create_dataset(name, data=values)
     _write_attributes(stored, variable.attrs)
@@ -259,7 +261,8 @@ class _Group:
                 raise InputError(f"the dimensions of {name} are not those of its values")
             attrs = _attributes(stored, name, self.spend)
             is_coordinate = own is not None or name in coordinates
-            headers[name] = Header(along, shapes[name], dtype, attrs, is_coordinate)
+            meant = _meant(stored, dtype, name, self.spend)
+            headers[name] = Header(along, shapes[name], meant, attrs, is_coordinate)
         return headers
 
     def dataset(self) -> xr.Dataset:
@@ -311,11 +314,19 @@ def _is_text(kind: Any) -> bool:
 def _values(stored: Any, header: Header, name: str, spend: Spend) -> Values:
     if header.dtype.kind == "O":
         return _texts(stored, header.shape, name, spend)
-    values = np.empty(header.shape, header.dtype.newbyteorder("="))
+    kept = np.dtype(np.int8) if header.dtype == bool else header.dtype.newbyteorder("=")
+    values = np.empty(header.shape, kept)
     if values.size:
-        stored.read(h5s.ALL, h5s.ALL, values)
-    is_bool = h5a.exists(stored, b"dtype") and values.dtype == np.int8
-    return values.astype(bool) if is_bool else values
+        stored.read(h5s.ALL, h5s.ALL, values)  # HDF5 converts what it finds
+    return values.astype(bool) if header.dtype == bool else values
+
+
+def _meant(stored: Any, dtype: np.dtype[Any], name: str, spend: Spend) -> np.dtype[Any]:
+    """What a variable was before it was written."""
+    if not h5a.exists(stored, b"dtype"):
+        return dtype
+    said = _attribute(stored, "dtype", name, spend)
+    return next((d for d, s in STORED_AS.items() if (d.name, s) == (said, dtype)), dtype)
 
 
 def _texts(stored: Any, shape: tuple[int, ...], name: str, spend: Spend) -> Values:
