@@ -9,10 +9,11 @@ float64, whatever the network's own precision.
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,33 @@ UNHASHED = "unhashed"
 # these.
 PROBED = 32
 ROUND_OFF, HALF_ROUND_OFF = 2e-3, 5e-2
+
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Speed(NamedTuple):
+    """How a network is computed: by default as it is.
+
+    precision: one of PRECISIONS; the half ones by torch's autocast, which leaves the weights and
+    what is delicate as they are. compile: through torch.compile. channels_last: in that layout of
+    memory.
+    """
+
+    precision: str | None = None
+    compile: bool = False
+    channels_last: bool = False
+
+    def __str__(self) -> str:
+        words = {"compiled": self.compile, "channels last": self.channels_last}
+        return ", ".join([self.precision or "", *(k for k, v in words.items() if v)]).strip(", ")
+
+
+AS_IT_IS = Speed()
 
 
 class FractionalTimestep(InputError):
@@ -55,7 +83,8 @@ class Denoiser:
     no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so its gaps are "guidance +
     bias".
 
-    Adapters set two more attributes. source: where a model of the hub came from, {"repo",
+    computed: what `computed_with` was asked for, else empty. Adapters set two more attributes.
+    source: where a model of the hub came from, {"repo",
     "revision", "commit", "files": {name: sha256}}, else None. note: what a reader of its numbers
     must know, for example that it was trained on other noise, else empty.
 
@@ -104,7 +133,9 @@ class Denoiser:
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance = classes, guidance
         self.source: dict[str, Any] | None = None
-        self.note = ""
+        self.note = self.computed = ""
+        self._autocast: torch.dtype | None = None
+        self._most: list[int] = []  # how many states fit the device's memory, once that is known
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
         self._like = on_device(device)
@@ -164,6 +195,35 @@ class Denoiser:
         bound._labels = labels.to(torch.int64)
         return bound
 
+    def computed_with(self, speed: Speed) -> Self:
+        """The same model, computed in another precision or manner.
+
+        Raises InputError for an unknown precision, and for a plain function that is to be changed.
+        """
+        if speed.precision is not None and speed.precision not in PRECISIONS:
+            raise InputError(
+                f"unknown precision {speed.precision!r}: allowed are {', '.join(PRECISIONS)}"
+            )
+        if speed == AS_IT_IS:
+            return self
+        if not isinstance(self.net, torch.nn.Module):
+            raise InputError(
+                f"{self.name} is a plain function, whose networks are its own business: leave out"
+                f" {speed}"
+            )
+        model = copy.copy(self)
+        model.computed = str(speed)
+        if speed.precision == "float32":
+            model.net.float()
+        elif speed.precision is not None:
+            model._autocast = PRECISIONS[speed.precision]
+        if speed.channels_last:
+            model.net.to(memory_format=torch.channels_last)
+        if speed.compile:
+            call, compiled = model._call, torch.compile(model.net)
+            model._call = lambda net, *inputs: call(compiled, *inputs)
+        return model
+
     @property
     def weight_hash(self) -> str:
         """The first 16 hex digits of a SHA-256 over the names and values of the weights and
@@ -198,7 +258,8 @@ class Denoiser:
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
         with torch.no_grad(), evaluating(self.net):
             try:
-                output = self._asked(x, level.timestep, torch.long if whole else self._label_dtype)
+                dtype = torch.long if whole else self._label_dtype
+                output = self._fitting(x, level.timestep, dtype)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -211,13 +272,38 @@ class Denoiser:
                 raise
         return _own(self._numbers(output), x.device)
 
-    def _asked(self, x: Tensor, label: float, dtype: torch.dtype) -> Any:
-        parameter = self._parameter
-        timestep = torch.full((len(x),), label, device=parameter.device, dtype=dtype)
-        inputs = [_own(x, parameter.device, parameter.dtype), timestep]
+    def _fitting(self, x: Tensor, label: float, dtype: torch.dtype) -> Any:
+        """The output, in pieces where the states together do not fit the device's memory."""
+        while True:
+            most = min([len(x), *self._most])
+            try:
+                if most == len(x):
+                    return self._asked(x, label, dtype)
+                parts = [slice(i, i + most) for i in range(0, len(x), most)]
+                return torch.cat([self._numbers(self._asked(x, label, dtype, p)) for p in parts])
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                if not self._most:
+                    warnings.warn(
+                        f"{len(x)} states at once do not fit the device's memory: the network gets"
+                        " them in halves, or as often halved as it takes",
+                        stacklevel=2,
+                    )
+                self._most.append(most // 2)
+                torch.cuda.empty_cache()
+
+    def _asked(self, x: Tensor, label: float, dtype: torch.dtype, rows: slice = slice(None)) -> Any:
+        """What the network says of some of the states."""
+        parameter, states = self._parameter, x[rows]
+        timestep = torch.full((len(states),), label, device=parameter.device, dtype=dtype)
+        inputs = [_own(states, parameter.device, parameter.dtype), timestep]
         if self.classes is not None:
-            inputs.append(_own(self._batch_labels(len(x)), parameter.device))
-        return self._call(self.net, *inputs)
+            inputs.append(_own(self._batch_labels(len(x))[rows], parameter.device))
+        if self._autocast is None:
+            return self._call(self.net, *inputs)
+        with torch.autocast(parameter.device.type, self._autocast):
+            return self._call(self.net, *inputs)
 
     def _answers_at_whole(self, x: Tensor, level: Level) -> bool:
         """Whether the network, which failed at a fractional timestep, answers at the whole one

@@ -33,6 +33,8 @@ so that consecutive samples are one call; pairs of them become normal by Box and
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from math import gcd, inf, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,56 +78,144 @@ class Draws:
         self._words = -(-self._size // WORDS_PER_BLOCK) * WORDS_PER_BLOCK
         digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
         self._key = np.frombuffer(digest, dtype="<u8")
-        self._philox = np.random.Philox(key=self._key)
         self._runs = list(runs(self.ids))
 
     def __call__(self, *place: int) -> "Tensor":
         """The numbers of one place, at most three integers below 2^63."""
-        return self.normal(self.bits(*place))
+        import torch
 
-    def bits(self, *place: int) -> NDArray[np.int32]:
-        """The uniform 32-bit words behind them, (B, words)."""
+        bits = self.bits_on_device if torch.device(self.device).type == "cuda" else self.bits
+        return self.normal(bits(*place))
+
+    def bits(self, *place: int) -> "Tensor":
+        """The uniform 32-bit words behind them, (B, words) int32, made by NumPy on as many threads
+        as torch has."""
+        import torch
+
         counters = self._words // WORDS_PER_BLOCK
-        parts = [
-            self._raw(first * counters, count * counters, place) for first, count in self._runs
-        ]
-        raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return raw.view(np.int32).reshape(len(self.ids), self._words)
+        raw = np.empty((len(self.ids), 4 * counters), dtype=np.uint64)
+        threads = torch.get_num_threads() if raw.size >= CHUNK else 1
 
-    def _raw(self, first: int, count: int, place: tuple[int, ...]) -> NDArray[np.uint64]:
-        """The bits of `count` counters from (first, *place) on."""
-        counter = np.zeros(4, dtype=np.uint64)
-        # Philox counts up before it answers.
-        counter[: 1 + len(place)] = [(first - 1) % 2**64, *place]
-        if first == 0:
-            counter[1:] = _before(counter[1:])
-        state: Any = self._philox.state
-        state["state"] = {"counter": counter, "key": self._key}
-        state["buffer_pos"], state["has_uint32"] = 4, 0
-        self._philox.state = state
-        raw: NDArray[np.uint64] = self._philox.random_raw(4 * count)
-        return raw
+        def fill(row: int, first: int, count: int) -> None:
+            found = _raw(self._key, first * counters, count * counters, place)
+            raw[row : row + count] = found.reshape(count, -1)
 
-    def normal(self, bits: NDArray[np.int32]) -> "Tensor":
+        if threads == 1:
+            for piece in _pieces(self._runs, len(self.ids)):
+                fill(*piece)
+        else:
+            pieces = list(_pieces(self._runs, -(-len(self.ids) // threads)))
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, *zip(*pieces, strict=True)))
+        return torch.from_numpy(raw.view(np.int32)).to(self.device)
+
+    def bits_on_device(self, *place: int) -> "Tensor":
+        """The same words, made where the states live."""
+        import torch
+
+        counters = self._words // WORDS_PER_BLOCK
+        ids = torch.tensor(self.ids, device=self.device)
+        first = ids[:, None] * counters + torch.arange(counters, device=self.device)
+        words = _philox_of(torch.device(self.device).type)(first, place, _signed(self._key))
+        return words.view(torch.int32).reshape(len(ids), self._words)
+
+    def normal(self, words: "Tensor") -> "Tensor":
         """Box–Muller: the first half of a sample's words are radii, the second half angles."""
         import torch
 
-        words = torch.from_numpy(bits).to(self.device)
-        rows = max(1, CHUNK // self._words)
-        z = torch.cat([_box_muller(part) for part in words.split(rows)])
+        z = torch.empty(words.shape, device=words.device)
+        rows = len(z) if z.is_cuda else max(1, CHUNK * torch.get_num_threads() // self._words)
+        for part, out in zip(words.split(rows), z.split(rows), strict=True):
+            _box_muller(part, out)
         return z[:, : self._size].reshape(len(words), *self.shape)
 
 
-def _box_muller(words: "Tensor") -> "Tensor":
-    """Normal numbers (B, W) of 32-bit words (B, W)."""
+def _box_muller(words: "Tensor", out: "Tensor") -> None:
+    """Fill `out` with the normal numbers (B, W) of 32-bit words (B, W)."""
     import torch
 
     half = words.shape[1] // 2
     # 31 bits, so that radii are exact in float32 where they are large.
     radius = (words[:, :half] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
-    radius = radius.log_().mul_(-2).sqrt_()
+    radius.log_().mul_(-2).sqrt_()
     angle = words[:, half:].float().mul_(2 * np.pi * 2.0**-32)
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)
+    torch.cos(angle, out=out[:, :half])
+    torch.sin(angle, out=out[:, half:])
+    out.view(len(out), 2, half).mul_(radius[:, None])
+
+
+def _raw(
+    key: NDArray[np.uint64], first: int, count: int, place: tuple[int, ...]
+) -> NDArray[np.uint64]:
+    """The bits of `count` counters from (first, *place) on."""
+    counter = np.zeros(4, dtype=np.uint64)
+    # Philox counts up before it answers.
+    counter[: 1 + len(place)] = [(first - 1) % 2**64, *place]
+    if first == 0:
+        counter[1:] = _before(counter[1:])
+    raw: NDArray[np.uint64] = np.random.Philox(counter=counter, key=key).random_raw(4 * count)
+    return raw
+
+
+def _pieces(runs: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[int, int, int]]:
+    """(row, first number, count) of runs of samples, in pieces of at most so many."""
+    row = 0
+    for first, count in runs:
+        for start in range(0, count, most):
+            size = min(most, count - start)
+            yield row, first + start, size
+            row += size
+
+
+# Philox4x64-10's multipliers and what its keys grow by, Salmon et al. 2011, as signed numbers.
+MULTIPLIERS = (0xD2E7470EE14C6C93 - 2**64, 0xCA5A826395121157 - 2**64)
+WEYL = (0x9E3779B97F4A7C15 - 2**64, 0xBB67AE8584CAA73B - 2**64)
+ROUNDS = 10
+LOW = 0xFFFFFFFF
+
+
+@cache
+def _philox_of(kind: str) -> Any:
+    """Philox where states live: one fused kernel on a GPU."""
+    import torch
+
+    return torch.compile(philox, dynamic=True) if kind == "cuda" else philox
+
+
+def philox(first: "Tensor", place: tuple[int, ...], key: tuple[int, int]) -> "Tensor":
+    """Philox4x64-10 of the counters (first, *place), (…, 4) int64 whose bits are NumPy's.
+
+    It uses additions, products and shifts of int64, which wrap as unsigned numbers do.
+    """
+    import torch
+
+    words = [first, *(torch.full_like(first, p) for p in place)]
+    a, b, c, d = [*words, *(torch.zeros_like(first) for _ in range(4 - len(words)))]
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        high0, high1 = (_high(x, m) for x, m in zip((a, c), MULTIPLIERS, strict=True))
+        a, b, c, d = high1 ^ b ^ k0, c * MULTIPLIERS[1], high0 ^ d ^ k1, a * MULTIPLIERS[0]
+        k0, k1 = (_wrapped(k + w) for k, w in zip((k0, k1), WEYL, strict=True))
+    return torch.stack([a, b, c, d], dim=-1)
+
+
+def _high(x: "Tensor", factor: int) -> "Tensor":
+    """The upper half of the 128-bit product of unsigned 64-bit numbers."""
+    x0, x1 = x & LOW, (x >> 32) & LOW
+    f0, f1 = factor & LOW, (factor >> 32) & LOW
+    middle = x1 * f0 + ((x0 * f0 >> 32) & LOW)
+    # `middle` stays below 2^64, and so does what follows: (2^32 − 1)² + 2^32 − 1 < 2^64.
+    other = x0 * f1 + (middle & LOW)
+    return x1 * f1 + ((middle >> 32) & LOW) + ((other >> 32) & LOW)
+
+
+def _wrapped(number: int) -> int:
+    """A whole number as a signed one of 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _signed(key: NDArray[np.uint64]) -> tuple[int, int]:
+    return _wrapped(int(key[0])), _wrapped(int(key[1]))
 
 
 def runs(ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -225,7 +315,7 @@ class PathNoise:
             # The noise-free step to the clean end, or levels that do not rise in SNR.
             return self._draws(BEYOND, index).double()
         before = self._at(index).value
-        return (self._at(index + 1).value - before) / sqrt(t - s)
+        return (self._at(index + 1).value - before).div_(sqrt(t - s))
 
     def _at(self, index: int) -> Point:
         if index not in self._recent:
@@ -325,5 +415,5 @@ def _bridge(left: Point, right: Point, snr: float, draws: Draws, place: tuple[in
     share = (snr - left.snr) / (right.snr - left.snr)
     if share <= 0:
         return Point(snr, left.value)
-    noise = draws(*place).double().mul_(sqrt((snr - left.snr) * (1 - share)))
-    return Point(snr, noise.add_(left.value.lerp(right.value, share)))
+    value = left.value.lerp(right.value, share)
+    return Point(snr, value.add_(draws(*place), alpha=sqrt((snr - left.snr) * (1 - share))))

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from exposure_bias.jackknife import Groups, too_few
+from exposure_bias.parallel import team
 from exposure_bias.setup import Setup
 
 Say = Callable[[str], None]
@@ -113,7 +114,7 @@ def progress(setup: Setup, evaluations: float, done: int) -> Iterator[Callable[[
         unit="eval",
         unit_scale=True,
         desc=setup.run.kind,
-        disable=None,
+        disable=None if team().first else True,
         leave=False,
         delay=1.0,
     )

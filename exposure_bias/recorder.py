@@ -4,15 +4,19 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.loop import batches
 from exposure_bias.oracles import Teacher
+from exposure_bias.parallel import team
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.run import Stream
-from exposure_bias.setup import Samples, Setup, made, prepare
+from exposure_bias.setup import MEMORY, Samples, Setup, made, prepare
+from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Layout, Statistic, Subjects
 from exposure_bias.statistics.kept import KEEP
@@ -38,6 +42,7 @@ def record(
     first: int = 0,
     spectra: Sequence[str] = (),
     statistics: Sequence[Statistic] = (),
+    memory: int = MEMORY,
     keep: int = KEEP,
 ) -> Recording:
     """Run a model's forward and chain streams on data and record their statistics.
@@ -62,7 +67,7 @@ def record(
     numbered below this are kept as they are at up to 12 levels, for pictures (`statistics.kept`).
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
-    always.
+    always; of large states only as many as `memory` bytes hold the moments by pixel of.
 
     A model that does not denoise the data (`denoising_check`) is recorded with a warning.
 
@@ -88,6 +93,7 @@ def record(
         streams=chosen,
         options=_options(statistics, whole_number(keep, "keep, the number of samples kept,", 0)),
         spectra=[basis for basis in spectra if basis != "dct"],
+        memory=memory,
     )
     for basis in setup.run.spectra:
         spectrum_bands(basis, setup.model.shape)
@@ -117,8 +123,8 @@ def recorded(
             for name, step in _steps(setup, batch, ledger.kept):
                 ledger.collectors[name].update(step, subjects)
                 turn.report(len(batch.ids) if step.prediction is not None else 0)
-    how = made(batch_size=batch_size, device=str(setup.model.device))
-    return Recording(ledger.datasets(setup.n), setup.run, setup.n, how)
+    how = made(batch_size=batch_size, device=str(setup.model.device), processes=team().size)
+    return Recording(ledger.datasets(np.arange(setup.n)), setup.run, setup.n, how)
 
 
 def _options(statistics: Sequence[Statistic], keep: int) -> dict[str, Any]:
@@ -183,22 +189,26 @@ class _Ledger:
             Stream.CHAIN in streams
         ) * self.setup.run.steps
 
-    def datasets(self, done: int) -> dict[str, xr.Dataset]:
-        """Every stream's dataset of the first `done` samples."""
-        ids = self.setup.ids[:done]
+    @property
+    def parts(self) -> list[Sums]:
+        return [a for collector in self.collectors.values() for a in collector.accumulators]
+
+    def datasets(self, rows: NDArray[np.int64]) -> dict[str, xr.Dataset]:
+        """Every stream's dataset of the samples in these rows."""
+        ids = self.setup.ids[rows]
         images = ids % len(self.setup.data)
-        datasets = {name: c.to_dataset(ids, images) for name, c in self.collectors.items()}
+        datasets = {name: c.to_dataset(ids, images, rows) for name, c in self.collectors.items()}
         datasets["data"] = datasets["data"].merge(self.setup.law.to_dataset())
         return datasets
 
-    def to_tree(self, done: int) -> xr.DataTree:
-        return xr.DataTree.from_dict({f"/{name}": d for name, d in self.datasets(done).items()})
+    def to_tree(self, rows: NDArray[np.int64]) -> xr.DataTree:
+        return xr.DataTree.from_dict({f"/{name}": d for name, d in self.datasets(rows).items()})
 
-    def restore(self, tree: xr.DataTree, done: int) -> None:
+    def restore(self, tree: xr.DataTree, rows: NDArray[np.int64]) -> None:
         for name, collector in self.collectors.items():
             if name not in tree.children:
                 raise InputError(f"the checkpoint has no {name} stream: start afresh elsewhere")
-            collector.restore(tree.children[name].to_dataset(inherit=False))
+            collector.restore(tree.children[name].to_dataset(inherit=False), rows)
 
 
 def _steps(setup: Setup, batch: Samples, kept: Sequence[int]) -> Iterator[tuple[str, Step]]:

@@ -44,6 +44,7 @@ from exposure_bias.schedules import Level, Schedule
 from exposure_bias.schedules import timestep_spacing as spacing_of
 from exposure_bias.states import ALLOWED, KINDS, dimensions
 from exposure_bias.statistics.bands import Bands
+from exposure_bias.statistics.law import holds
 
 Array = NDArray[np.float64]
 Start = Literal["data", "noise"]
@@ -446,11 +447,12 @@ def gaussian_of(recording: Recording) -> xr.Dataset | None:
     """`gaussian_chain` for a recording: its own data's law, sampler, levels and start, at the
     recorded steps.
 
-    None where the sampler has no transition. Clipping is left out in any case.
+    None where the sampler has no transition, or only the leading directions of large states are
+    known. Clipping is left out in any case.
     """
     run, data = recording.run, recording["data"]
     transitions = run.linear_steps
-    if transitions is None:
+    if transitions is None or not holds(data["eigenvalue"].values, data["variance"].values):
         return None
     eigen = Eigen(
         data["eigenvalue"].values, data["eigenvector"].values.reshape(data.sizes["mode"], -1)

@@ -81,7 +81,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which model. weights: its hash. guidance: NaN where a loop was guided by an unknown scale."""
+    """Which model. weights: its hash. guidance: NaN where a loop was guided by an unknown scale.
+    computed: in another precision or manner than its own, "" if not."""
 
     name: str
     weights: str
@@ -89,6 +90,7 @@ class ModelId:
     classes: int | None = None
     guidance: float | None = None
     source: str = ""
+    computed: str = ""
 
     @property
     def guided(self) -> bool:
@@ -204,6 +206,8 @@ class Run:
             said["guidance"] = self.model.guidance_in_words
         if self.model.guided:
             said["gap"] = GUIDED_GAP
+        if self.model.computed:
+            said["computed"] = self.model.computed
         return said | ({"note": self.data.note} if self.data.note else {})
 
     def differences(self, other: "Run") -> list[str]:
@@ -359,7 +363,7 @@ class _Reader:
 
 def _read(given: Any) -> Run:
     reader = _Reader(given, "the run", [*(f.name for f in fields(Run)), "guidance_unknown"])
-    unknown = given.get("guidance_unknown") is True
+    unknown = "guidance_unknown" in given and reader.truth("guidance_unknown")
     options = given.get("options", {})
     if not isinstance(options, dict):
         raise InputError("the run's options are no JSON object")
@@ -396,6 +400,7 @@ def _read_model(given: Any, guidance_unknown: bool) -> ModelId:
         reader.optional_whole("classes", 1),
         UNKNOWN_GUIDANCE if guidance_unknown else guidance,
         reader.text("source", ""),
+        reader.text("computed", ""),
     )
 
 

@@ -21,8 +21,9 @@ from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import Denoiser, on_device, probe
+from exposure_bias.denoisers import AS_IT_IS, Denoiser, Speed, on_device, probe
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.parallel import team
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
 from exposure_bias.samplers import Sampler, named
@@ -34,6 +35,8 @@ from exposure_bias.statistics.law import Law, law
 DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
+# Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
+MEMORY, MOMENTS = 96 * 2**20, 7
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
 
 Array = NDArray[np.float64]
@@ -56,7 +59,7 @@ class Setup:
 
     n: how many samples; first: the first one's number. Sample i is made from image i mod N. keep:
     the steps that are recorded, by default `kept`. light: whether only moments and power of states
-    are."""
+    are. memory: bytes for moments by pixel."""
 
     run: Run
     model: Denoiser
@@ -67,15 +70,18 @@ class Setup:
     first: int = 0
     keep: tuple[int, ...] | None = None
     light: bool = False
+    memory: int = MEMORY
 
     @property
     def kept(self) -> list[int]:
         """The steps that are recorded: at most 100 of the unrefined chain's, evenly spread, and the
-        end."""
+        end; of large states as many as `memory` has room for."""
         if self.keep is not None:
             return list(self.keep)
         *noisy, end = self.places.tolist()
-        return [*(noisy[i] for i in kept_steps(len(noisy))[:-1]), end]
+        room = self.memory // (8 * MOMENTS * int(np.prod(self.model.shape)))
+        most = min(MAX_LEVELS, max(2, room))
+        return [*(noisy[i] for i in kept_steps(len(noisy), most)[:-1]), end]
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -91,6 +97,12 @@ class Setup:
     def law(self) -> Law:
         """The data's mean and covariance."""
         return law(self.data)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a perfect denoiser of Gaussian data to compare with, in closed form."""
+        known = not self.run.no_reference and self.law.whole
+        return known and self.sampler.transition(self.levels) is not None
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -175,6 +187,7 @@ def prepare(
     streams: Sequence[Stream] = (),
     spectra: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    memory: int = MEMORY,
 ) -> Setup:
     """Check what a user gave and make a `Setup` of it; raises InputError where it does not fit.
 
@@ -186,10 +199,12 @@ def prepare(
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     whole_number(batch_size, "batch_size")
+    whole_number(memory, "memory, in bytes,")
     spacing = spacing_of(grid, timestep_spacing)
     chosen = sampler_for(sampler, model, steps, spacing)
     clip = clip_of(clip, chosen)
     check_fit(model, data, n, clip)
+    check_processes(n)
     whole = chosen.levels(model.schedule, steps, spacing)
     begin = start_of(start, whole)
     levels, places = model.schedule.refined(whole[begin[1] :], refine)
@@ -212,7 +227,7 @@ def prepare(
         transitions=None if named(str(chosen)) else chosen.transition(levels),
         options=dict(options or {}),
     )
-    return Setup(run, model, data, chosen, places, n, first)
+    return Setup(run, model, data, chosen, places, n, first, memory=memory)
 
 
 def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
@@ -224,6 +239,7 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
         model.classes,
         model.guidance,
         source_of(model),
+        model.computed,
     )
     about = DataId()
     if data is not None:
@@ -306,6 +322,14 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
         )
 
 
+def check_processes(n: int) -> None:
+    """Raise InputError for more processes than samples, some of which would have nothing to do."""
+    if n < team().size:
+        raise InputError(
+            f"{team().size} processes for {n} samples: start at most as many as there are samples"
+        )
+
+
 def beyond(data: Data, bound: float) -> bool:
     """Whether any value of the data leaves [−bound, bound]."""
     chunks = (range(i, min(i + 1024, len(data))) for i in range(0, len(data), 1024))
@@ -325,10 +349,10 @@ def varied(setup: Setup) -> Setup:
     return setup
 
 
-def kept_steps(steps: int) -> list[int]:
+def kept_steps(steps: int, most: int = MAX_LEVELS) -> list[int]:
     """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and
     the end."""
-    return [*np.linspace(0, steps - 1, min(steps, MAX_LEVELS)).round().astype(int).tolist(), steps]
+    return [*np.linspace(0, steps - 1, min(steps, most)).round().astype(int).tolist(), steps]
 
 
 def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
@@ -336,16 +360,16 @@ def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
 
 
-def placed(model: Any, device: str | None) -> Denoiser:
+def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:
     """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own
-    business, stays.
+    business, stays. speed: how it is to be computed.
 
     Raises InputError for a device that is not there.
     """
     denoiser = adapt(model)
     if device is not None and isinstance(denoiser.net, torch.nn.Module):
         denoiser.net.to(on_device(device).device)
-    return denoiser
+    return denoiser.computed_with(speed)
 
 
 def made(**extra: Any) -> dict[str, Any]:

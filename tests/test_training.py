@@ -284,7 +284,7 @@ def test_a_hybrid_network_learns_its_variance() -> None:
         ({"net": {"block_out_channels": (8, 8), "in_channels": 3}}, "in_channels = 3.*need 1"),
         ({"net": nn.Identity()}, "no weights"),
         ({"schedule": "square"}, r"square.*cosine"),
-        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"iterations": 0}, "iterations must be a whole number of at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\)"),
         ({"precision": "fp16"}, r"fp16.*bf16"),
@@ -594,27 +594,19 @@ def a_port() -> int:
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    """Training: batches of 7 (uneven) and 1 (one process empty), losses to 1e-5.
-
-    Recording 5, 1: sums to 1e-6.
-    """
+    """Batches of 7 (uneven) and 1 (one process empty), losses to 1e-5."""
     lines = drive(
         textwrap.dedent(PROCESSES)
         + textwrap.dedent("""
-        from exposure_bias.parallel import record_shared
         out = sys.argv[2]
         def run(batch):
             brief = {"iterations": 6, "batch_size": batch, "log_every": 1, "sample_every": 0}
             settings = BRIEF | brief
             folder = f"{out}/train-{batch}-{os.environ.get('WORLD_SIZE', 1)}"
             eb.train(images(), net=small(dropout=0.0), out=folder, objective="ip", **settings)
-        model = eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), 0.1, eb.schedules.linear(1000))
         def work(rank=0):
             for batch in (7, 1):
                 run(batch)
-            for n in (5, 1):
-                path = f"{out}/{os.environ.get('WORLD_SIZE', 1)}-{n}.nc"
-                record_shared(model, images(), path, n=n, steps=4)
         print(*together(work, 1), *together(work))
         """),
         tmp_path,
@@ -629,15 +621,6 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         assert [float(r["loss"]) for r in one] == pytest.approx(
             [float(r["loss"]) for r in two], rel=1e-5
         )
-    for n in (5, 1):
-        one, two = (eb.load(tmp_path / f"{k}-{n}.nc") for k in (1, 2))
-        assert one.n == two.n == n
-        for stream in one.streams:
-            for name, values in one[stream].data_vars.items():
-                np.testing.assert_allclose(
-                    values, two[stream][name], rtol=1e-6, atol=1e-9, err_msg=str(name)
-                )
-    assert not list(tmp_path.glob("*.0of2"))
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from exposure_bias.cli import commands
+from exposure_bias import parallel
+from exposure_bias.cli import commands, threads
 from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError
 
@@ -34,11 +35,15 @@ RUN = (
     "seed",
     "batch_size",
     "device",
+    "precision",
+    "compile",
+    "channels_last",
     "steps",
     "timestep_spacing",
     "start",
     "starts",
     "streams",
+    "memory",
     "statistic",
     "lengths",
     "mode",
@@ -56,6 +61,8 @@ RUN = (
     "no_quantise",
     "checkpoints",
 )
+# --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
+BATCH_SIZES = (1024, 256)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -83,26 +90,36 @@ class Completion(argparse.Action):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     given = _renamed(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        threads.wait_passively()
     _keep_freed_memory()
     options = argparse.Namespace()
     try:
         root = parser()
         configure(root, given)
         options = root.parse_args(given)
+        # Threads concern the whole process, which is ours where no arguments are passed.
+        options.own_process = arguments is None
+        if getattr(options, "batch_size", None) == "auto":
+            options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
             _check_read(options)
-            if getattr(options, "out", None) is not None:
-                from exposure_bias.files import check_writable
-
-                check_writable(options.out, folder=options.run not in commands.TO_ONE_FILE)
-            with _watching(options):
-                options.run(options)
-            commands.report_of(options, given)
-            sys.stdout.flush()
+            _check_shareable(options)
+            with parallel.joined() as team:
+                if team.size > 1:
+                    parallel.agree(_told(options), "options")
+                if getattr(options, "out", None) is not None:
+                    _check_out(options)
+                with _watching(options):
+                    options.run(options)
+                if team.first:
+                    commands.report_of(options, given)
+                    sys.stdout.flush()
     except InputError as error:
-        print(f"eb-analyze: {error}", file=sys.stderr)
+        if parallel.tells(error):
+            print(f"eb-analyze: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
@@ -211,6 +228,31 @@ def _check_read(options: argparse.Namespace) -> None:
         raise InputError(f"{saved} {what}: leave out {', '.join(given)}, or {saved}")
 
 
+def _check_shareable(options: argparse.Namespace) -> None:
+    """Raise InputError where several processes were started for what one does."""
+    alone = options.run in (commands.models, commands.report, commands.strip) or _reads(options)
+    if alone and parallel.world().size > 1:
+        raise InputError(
+            "this runs no network, so that there is nothing to share among processes: start it"
+            " without torchrun"
+        )
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Raise InputError where results cannot be written, or not seen by all processes."""
+    from exposure_bias.files import check_writable
+
+    alone = options.run in commands.TO_ONE_FILE
+    check_writable(options.out, folder=not alone)
+    parallel.check_shared(os.path.dirname(options.out) or "." if alone else options.out)
+
+
+def _told(options: argparse.Namespace) -> dict[str, str]:
+    """The options by name, as text."""
+    known = {k: v for k, v in vars(options).items() if k not in ("run", "defaults", "own_process")}
+    return {k: str(v) for k, v in known.items()}
+
+
 def _keep_freed_memory() -> None:
     """Have glibc reuse freed memory instead of returning it to the system after every layer of a
     network.
@@ -225,4 +267,5 @@ def _keep_freed_memory() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"eb-analyze: warning: {message}", file=sys.stderr)
+    if parallel.team().first:
+        print(f"eb-analyze: warning: {message}", file=sys.stderr)

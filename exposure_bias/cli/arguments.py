@@ -66,8 +66,24 @@ def _data(parser: Parser) -> None:
     )
     parser.add_argument("--clip", action="store_true", help="clip x0 predictions to [-1, 1]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=256,
+        help="a number, or auto: 256 on a CPU, 1024 elsewhere (default: 256)",
+    )
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="the network's (default: its own)",
+    )
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument("--channels-last", action="store_true", help="the network's memory layout")
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _spacing(parser: Parser) -> None:
@@ -98,6 +114,13 @@ def _recording(parser: Parser) -> None:
     _steps(parser)
     _start(parser)
     parser.add_argument("--streams", default="forward,chain", help="of forward, chain, teacher")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=96,
+        metavar="MIB",
+        help="for moments by pixel, which says at how many levels large states are recorded",
+    )
     parser.add_argument(
         "--statistic",
         action="append",

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exposure_bias.cli import arguments
+from exposure_bias.cli import arguments, threads
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,14 +21,13 @@ Options = argparse.Namespace
 def record(options: Options) -> None:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
-    from exposure_bias.parallel import record_shared
+    from exposure_bias.recorder import record
 
     options.checkpoint = options.out
-    recording = record_shared(_model(options), out=options.out, **_recording_options(options))
-    if recording is not None:
-        if not options.quiet:
-            output.message(f"wrote {options.out}: {recording!r}")
-        output.say_recorded(options, recording)
+    recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
+    if not options.quiet:
+        output.message(f"wrote {options.out}: {recording!r}")
+    output.say_recorded(options, recording)
 
 
 def spectrum(options: Options) -> None:
@@ -164,9 +163,18 @@ def train(options: Options) -> None:
     from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
+    from exposure_bias.parallel import world
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
+    if options.fine_tune:
+        _refuse_beside(options, "--fine-tune", *NEW_NETWORK)
+    for setting, of in (("gamma", PERTURBED), ("strength", DEFAULT_STRENGTH)):
+        if getattr(options, setting) is not None and not {*options.objective} & {*of}:
+            name = {"gamma": "--gamma", "strength": "--lambda"}[setting]
+            raise InputError(
+                f"{name} is for {' and '.join(of)}, none of which is trained: leave it out"
+            )
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
     folders = []
@@ -188,7 +196,8 @@ def train(options: Options) -> None:
         )
         folders.append(out)
         _say_what_is_kept(out, options)
-    output.say_trained(options, folders)
+    if world()[0] == 0:
+        output.say_trained(options, folders)
 
 
 def _say_what_is_kept(out: "Path", options: Options) -> None:
@@ -215,13 +224,15 @@ def compare(options: Options) -> None:
     """`eb-analyze compare`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
+    from exposure_bias.parallel import local
 
     compared = compare(
         options.models,
         _images(options),
         start=_start(options.start),
         lengths=options.lengths,
-        device=options.device,
+        device=local(options.device),
+        speed=_speed(options),
         **_chain(options),
     )
     output.show(options, "compare", compared)
@@ -235,10 +246,17 @@ def models(options: Options) -> None:
     from exposure_bias.tables import Column, listed
 
     rows = [
-        {"family": family, "command_line": command_line or "in Python only", "python": python}
+        {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
     ]
-    shown = (Column("family", "family"), Column("at the command line", "command_line"))
+    shown = (
+        Column("family", "family"),
+        Column(
+            "at the command line",
+            "command_line",
+            write=lambda row: row["command_line"] or "in Python only",
+        ),
+    )
     found = [
         listed("families", rows, shown, main=True),
         listed("bundled", [{"model": name} for name in bundled.models()]),
@@ -252,7 +270,27 @@ def models(options: Options) -> None:
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
-    output.say(options, "models", sentence, found, more)
+    keys: dict[str, Any] = {
+        "bundled": bundled.models(),
+        "presets": list(adm.PRESETS),
+        "families": rows,
+    }
+    output.say(options, "models", sentence, found, more, also=keys)
+
+
+# What a network brings along when it is fine-tuned.
+NEW_NETWORK = ("net", "schedule", "prediction_type", "learned_variance")
+
+
+def _refuse_beside(options: Options, given: str, *names: str) -> None:
+    """Raise InputError where options were given that another one decides."""
+    beside = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if getattr(options, name) != options.defaults[name]
+    ]
+    if beside:
+        raise InputError(f"{given} decides that already: leave out {', '.join(beside)}, or {given}")
 
 
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
@@ -320,10 +358,11 @@ def _curve(options: Options) -> "xr.Dataset":
         "seed",
         "batch_size",
         "checkpoint",
-        "device",
         "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     settings["sampler"] = options.samplers or options.sampler
     if options.real is not None:
         settings["real"] = _read(options, options.real)
@@ -331,8 +370,7 @@ def _curve(options: Options) -> "xr.Dataset":
         settings["quantise"] = False
     lengths = options.lengths or LENGTHS
     if options.checkpoints:
-        if options.against:
-            raise InputError("--checkpoints already compares models: leave out --against")
+        _refuse_beside(options, "--checkpoints", "model", "against")
         found = checkpoints(options.checkpoints)
         models = [_remedied(options, _loaded(options, path)) for path in found.values()]
         several = curve(models, _images(options), lengths, **settings)
@@ -350,6 +388,8 @@ def _budget(options: Options) -> "xr.Dataset":
     settings: dict[str, Any] = _chain(options)
     settings |= {"margin": options.margin, "start": options.start, "folder": options.out}
     sampler, steps = settings.pop("sampler"), settings.pop("steps")
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     samplers = options.samplers or [sampler]
     if len(samplers) == len(steps) == 1:
         settings["restarts"] = options.restarts
@@ -390,11 +430,12 @@ def _diagnosis(options: Options) -> "xr.Dataset":
 
 def _recording(options: Options) -> "Recording":
     """The recording that was given, or a new one."""
-    from exposure_bias.recorder import record
-    from exposure_bias.recording import load
-
     if options.saved:
+        from exposure_bias.recording import load
+
         return load(options.saved)
+    from exposure_bias.recorder import record
+
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
     return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
 
@@ -414,6 +455,7 @@ def _recording_options(options: Options) -> dict[str, Any]:
         "streams": options.streams.split(","),
         "spectra": options.spectra.split(",") if getattr(options, "spectra", None) else (),
         "statistics": [imported(text, "statistic") for text in options.statistic],
+        "memory": options.memory * 2**20,
     }
 
 
@@ -444,7 +486,17 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.parallel import local
     from exposure_bias.setup import placed
 
-    return placed(load_model(name, options.preset), local(options.device))
+    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    if options.own_process:
+        threads.choose(model)
+    return model
+
+
+def _speed(options: Options) -> Any:
+    """How networks are to be computed."""
+    from exposure_bias.denoisers import Speed
+
+    return Speed(options.precision, options.compile, options.channels_last)
 
 
 def _remedied(options: Options, model: Any) -> Any:

@@ -17,6 +17,7 @@ from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError
 from exposure_bias.glossary import kind_of
 from exposure_bias.headlines import details, headline
+from exposure_bias.parallel import team
 from exposure_bias.recording import Recording
 from exposure_bias.sentences import number
 from exposure_bias.tables import Column, Table, listed, tables
@@ -26,7 +27,8 @@ Pixel = tuple[int, int, int]
 
 def message(text: str) -> None:
     """A line for the person at the terminal."""
-    print(text, file=sys.stderr)
+    if team().first:
+        print(text, file=sys.stderr)
 
 
 def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
@@ -43,6 +45,8 @@ def show(
 
     extra: for the figure; beside: for the tables and the sentence (`tables.tables`).
     """
+    if not team().first:
+        return
     kind = kind_of(dataset) or name
     found = tables(dataset, **beside)
     if options.out:
@@ -62,8 +66,12 @@ def say(
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
 ) -> None:
-    """Print one sentence, the tables and what else there is, in the format that was asked for."""
+    """Print one sentence, the tables and what else there is, in the format that was asked for.
+
+    also: further keys of the JSON.
+    """
     said = formats.Said(
         options.name,
         kind,
@@ -74,8 +82,10 @@ def say(
         options.wide,
         options.explain,
         options.quiet,
+        also or {},
     )
-    print(formats.FORMATS[options.format](said))
+    if team().first:
+        print(formats.FORMATS[options.format](said))
 
 
 def say_recorded(options: argparse.Namespace, recording: Recording) -> None:

@@ -22,7 +22,12 @@ def reference_of(recording: Recording) -> tuple[xr.Dataset | None, dict[str, str
         return None, {"no_reference": run.no_reference}
     reference = gaussian_of(recording)
     if reference is None:
-        return None, {"no_reference": f"sampler {run.sampler} has no Gaussian reference"}
+        why = (
+            f"sampler {run.sampler} has no Gaussian reference"
+            if run.linear_steps is None
+            else "of states this large only the leading directions are known"
+        )
+        return None, {"no_reference": why}
     left_out = (
         {} if run.clip == UNCLIPPED else {"reference": "Gaussian, without this run's clipping"}
     )

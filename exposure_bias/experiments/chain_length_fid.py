@@ -33,11 +33,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exposure_bias import bundled, files
+from exposure_bias import bundled, files, parallel
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, is_whole, whole_number
 from exposure_bias.experiments.budget import Bench, Scheme
 from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
@@ -343,6 +343,8 @@ class _Gallery:
     options: dict[str, Any]
 
     def __post_init__(self) -> None:
+        whole_number(self.n, "n, the number of samples,")
+        whole_number(self.batch_size, "batch_size")
         if self.start not in ("noise", "data"):
             raise InputError(f"unknown start {self.start!r}: allowed are noise and data")
         if self.n < 2:
@@ -432,7 +434,8 @@ class _Gallery:
                     " images alike"
                 )
             n = min(self.n, len(other))
-            return target.compare(self._real(other, np.arange(n))), n
+            features = self._real(other, np.arange(n))
+            return parallel.once(lambda: target.compare(features)), n
         ids = np.arange(len(self.data))
         n = min(self.n, len(ids) // 2)
         if n < 2:
@@ -441,7 +444,7 @@ class _Gallery:
                 " more"
             )
         halves = [_subset(target.real, half) for half in (ids[::2], ids[1::2][:n])]
-        return _Target(target.name, halves[0]).compare(halves[1]), n
+        return parallel.once(lambda: _Target(target.name, halves[0]).compare(halves[1])), n
 
     def _real(self, data: Data, ids: NDArray[np.int64]) -> Features:
         return extract_real(self.extractor, data, ids, self.quantise, self.batch_size)
@@ -501,11 +504,9 @@ def _cell(
     """One point of a curve: read from the folder if it is there, else measured and kept."""
     setup = gallery.against(setup, target)
     done, part = _paths(setup, folder)
-    if done is not None and done.exists():
-        tree, known = files.read_tree(done)
-        what = f"{done} belongs to another run (choose another folder)"
-        Run.from_json(known.get("run")).refuse_differences(setup.run, what)
-        return tree.to_dataset()
+    known = None if done is None else parallel.once(lambda: _known(done, setup))
+    if known is not None:
+        return known
     walk = _Walk(gallery, setup, target.real)
     ledger, steps = SumsLedger(walk), setup.run.steps
     with batches(
@@ -515,16 +516,31 @@ def _cell(
             walk.add(turn.rows)
             turn.report((turn.rows.stop - turn.rows.start) * steps)
     generated = walk.features()
-    result = target.compare(generated)
+    result = parallel.once(lambda: target.compare(generated))
     if setup.run.paired:
         ids = generated.pool.ids
         square = sums_by_group(walk.state["square"].astype(np.float64), ids)
         rmse = jackknife(lambda n, total: np.sqrt(total / n), Groups(ids).count, square)
         result = with_estimates(result, (), rmse=rmse)
     if done is not None and part is not None:
-        write(done, setup, xr.DataTree(result), setup.n, gallery.batch_size)
-        part.unlink(missing_ok=True)
+        parallel.once(lambda: _keep(done, part, setup, result, gallery.batch_size))
     return result
+
+
+def _known(done: Path, setup: Setup) -> xr.Dataset | None:
+    """A point that was measured before, if it was."""
+    if not done.exists():
+        return None
+    tree, known = files.read_tree(done)
+    what = f"{done} belongs to another run (choose another folder)"
+    Run.from_json(known.get("run")).refuse_differences(setup.run, what)
+    return tree.to_dataset()
+
+
+def _keep(done: Path, part: Path, setup: Setup, result: xr.Dataset, size: int) -> None:
+    """Keep a point, in place of the features that it was made of."""
+    write(done, setup, xr.DataTree(result), np.arange(setup.n), size)
+    part.unlink(missing_ok=True)
 
 
 def _limit(
@@ -623,7 +639,7 @@ def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
 
 
 def _lengths(lengths: Sequence[int]) -> tuple[int, ...]:
-    wrong = [length for length in lengths if length < 1 or length != int(length)]
+    wrong = [length for length in lengths if not is_whole(length) or length < 1]
     if wrong or not lengths or len(set(lengths)) < len(lengths):
         came = ", ".join(map(str, wrong or lengths)) or "none"
         raise InputError(f"lengths must be different whole numbers of at least 1, got {came}")

@@ -39,7 +39,7 @@ import xarray as xr
 from exposure_bias import bundled, sentences
 from exposure_bias.adapters import adapt
 from exposure_bias.data import load_data
-from exposure_bias.denoisers import UNHASHED, Denoiser
+from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
 from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
@@ -123,6 +123,7 @@ def compare(
     seed: int = 0,
     batch_size: int = 256,
     device: str | None = None,
+    speed: Speed = AS_IT_IS,
     budget: bool = True,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
@@ -133,7 +134,8 @@ def compare(
     ts:20,300". Folders of `train` that differ in the seed only form one entry. data: what
     `load_data` takes. lengths: of the chain errors, none to leave them out, as they are for
     diffusers' schedulers (attribute `no_error_rmse`). device: where the networks go, but for plain
-    functions; by default they stay where they are. budget: split every gap (`experiments.budget`),
+    functions; by default they stay where they are. speed: how they
+    are computed. budget: split every gap (`experiments.budget`),
     which takes six chains more a model. folder: where the chains are kept; the same call goes on
     there. The others as in `record`.
 
@@ -144,7 +146,7 @@ def compare(
 
     Raises InputError for fewer than two models, models that do not share schedule and shape, one
     that is no denoiser of these data (`denoising_check`), and what `record` refuses."""
-    data, entries = load_data(data), _entries(models)
+    data, entries = load_data(data), _entries(models, speed)
     everyone = [placed(model, device) for entry in entries for model in entry.models]
     _check_alike(everyone)
     common: dict[str, Any] = {
@@ -380,11 +382,11 @@ def _rmse(n: float, square: Array) -> Array:
     return root
 
 
-def _entries(models: Sequence[Any]) -> list[Entry]:
+def _entries(models: Sequence[Any], speed: Speed) -> list[Entry]:
     """The models in order of first appearance, those that differ in the seed alone together."""
     found: dict[str, tuple[str, list[Denoiser], list[int]]] = {}
     for place, given in enumerate(models):
-        model, recipe = _model(given)
+        model, recipe = _model(given, speed)
         seed = recipe.pop("seed", 0) if recipe else 0
         key = json.dumps([recipe, _unwrapped(model)[1]]) if recipe else str(place)
         _, members, seeds = found.setdefault(key, (model.name, [], []))
@@ -411,12 +413,12 @@ def _entries(models: Sequence[Any]) -> list[Entry]:
     return entries
 
 
-def _model(given: Any) -> tuple[Denoiser, dict[str, Any]]:
+def _model(given: Any, speed: Speed) -> tuple[Denoiser, dict[str, Any]]:
     """A model, and what its training was if it lies in a folder that says so."""
     if not isinstance(given, str | os.PathLike):
-        return adapt(given), {}
+        return adapt(given).computed_with(speed), {}
     name, *remedies = (part.strip() for part in os.fspath(given).split(" + "))
-    model = adapt(name)
+    model = adapt(name).computed_with(speed)
     for remedy in remedies:
         model = remedied(model, remedy)
     for folder in (

@@ -299,7 +299,7 @@ def _result(plan: _Plan, sums: Sums) -> xr.Dataset:
     result["bounded"] = ("start", bounded.astype(np.int8))
     if plan.replicates > 1:
         result = _calibration(result, count, state, bounded)
-    if not setup.run.no_reference and setup.sampler.transition(levels) is not None:
+    if setup.has_reference:
         result = result.assign(_reference(plan, reached))
     return result
 

@@ -308,7 +308,7 @@ def _result(plan: _Plan, sums: Sums) -> xr.Dataset:
     )
     if plan.bands is not None:
         result = _with_spectra(result, plan, plan.bands, sums)
-    if setup.run.no_reference or setup.sampler.transition(levels) is None:
+    if not setup.has_reference:
         return result
     return _with_gaussian(result, plan)
 

@@ -17,7 +17,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from exposure_bias import files
+from exposure_bias import files, parallel
 from exposure_bias.data import Data
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity import classifier, inception
@@ -134,20 +134,11 @@ def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int
 
     Raises InputError if the extractor does not return finite floats of shape (B, d).
     """
-    pools, spatials, ids = [], [], []
+    pairs, ids = [], [np.empty(0, dtype=np.int64)]
     for images, numbers in batches:
-        pool, spatial = extracted(extractor, images)
-        pools.append(pool)
-        if spatial is not None:
-            spatials.append(spatial)
+        pairs.append(extracted(extractor, images))
         ids.append(numbers)
-    if not ids:
-        raise InputError("there are no images to take features of: give at least two")
-    everyone = np.concatenate(ids)
-    return Features(
-        FeatureSet(np.concatenate(pools), everyone),
-        FeatureSet(np.concatenate(spatials), everyone) if spatials else None,
-    )
+    return _joined(pairs, np.concatenate(ids))
 
 
 def extracted(
@@ -177,36 +168,67 @@ def extract_real(
     They lie in the folder of the environment variable EXPOSURE_BIAS_CACHE, by default
     ~/.cache/exposure_bias, under a hash of the images, the weights and the quantisation."""
 
-    def batches() -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        for start in range(0, len(ids), batch_size):
-            rows = ids[start : start + batch_size]
-            yield real_images(data, rows, quantise), rows
+    def found() -> Features:
+        return _shared(extractor, data, ids, quantise, batch_size)
 
     if not extractor.costly:
-        return extract(extractor, batches())
+        return found()
     key = json.dumps(
         [extractor.identity, data.hash, hashlib.sha256(ids.tobytes()).hexdigest(), quantise]
     )
     folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "exposure_bias")
     path = folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
-    except Exception:  # missing or damaged: made anew
-        found = extract(extractor, batches())
-        arrays = {"pool": found.pool.features} | (
-            {"spatial": found.spatial.features} if found.spatial else {}
-        )
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        try:
-            files.write_bytes(path, buffer.getvalue())
-        except InputError as error:  # a cache saves time and decides nothing
-            warnings.warn(f"features are not kept for the next time: {error}", stacklevel=2)
-        return found
+    arrays = parallel.once(lambda: _cached(path))
+    if arrays is None:
+        made = found()
+        parallel.once(lambda: _cache(path, made))
+        return made
     return Features(
         FeatureSet(arrays["pool"], ids),
         FeatureSet(arrays["spatial"], ids) if "spatial" in arrays else None,
+    )
+
+
+def _cached(path: Path) -> dict[str, NDArray[np.float32]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except Exception:  # missing or damaged: made anew
+        return None
+
+
+def _cache(path: Path, found: Features) -> None:
+    spatial = {} if found.spatial is None else {"spatial": found.spatial.features}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, pool=found.pool.features, **spatial)
+    try:
+        files.write_bytes(path, buffer.getvalue())
+    except InputError as error:  # a cache saves time and decides nothing
+        warnings.warn(f"features are not kept for the next time: {error}", stacklevel=2)
+
+
+def _shared(
+    extractor: Extractor, data: Data, ids: NDArray[np.int64], quantise: bool, batch_size: int
+) -> Features:
+    """Features of real images, of which every process extracts a share and gets all."""
+    starts = range(0, len(ids), batch_size)
+    mine = parallel.share(len(starts), *parallel.team())
+    rows = [ids[i : i + batch_size] for i in starts[mine.start : mine.stop]]
+    found = [extracted(extractor, real_images(data, each, quantise)) for each in rows]
+    return _joined([pair for part in parallel.gathered_objects(found) for pair in part], ids)
+
+
+def _joined(
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+    ids: NDArray[np.int64],
+) -> Features:
+    """The features of several batches, of images with these ids."""
+    if not pairs:
+        raise InputError("there are no images to take features of: give at least two")
+    spatial = [part for _, part in pairs if part is not None]
+    return Features(
+        FeatureSet(np.concatenate([pool for pool, _ in pairs]), ids),
+        FeatureSet(np.concatenate(spatial), ids) if spatial else None,
     )
 
 

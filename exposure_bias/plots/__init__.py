@@ -392,15 +392,15 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
                     axis.axhline(0, color=colour, linewidth=1)
                     continue
                 here = compared.isel(entry=i)
-                value, spread = (
+                moved, spread = (
                     here[f"{name}_difference"],
                     T_QUANTILE * here[f"{name}_difference_se_total"],
                 )
-                axis.plot(compared["step"], value, color=colour)
+                axis.plot(compared["step"], moved, color=colour)
                 axis.fill_between(
                     compared["step"],
-                    value - spread,
-                    value + spread,
+                    moved - spread,
+                    moved + spread,
                     color=colour,
                     alpha=0.25,
                     linewidth=0,

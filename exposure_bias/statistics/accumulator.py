@@ -130,18 +130,28 @@ class Sums:
             else:
                 self.state[name][rows] = values[rows]
 
-    def restore(self, arrays: "xr.Dataset | dict[str, Any]") -> None:
-        """Continue from what an earlier run kept. Raises InputError if it has another shape."""
+    def kept(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What of an array belongs to the samples in these rows: all of a sum."""
+        values = self.state[name]
+        return values[rows] if self.of_samples(name) and len(rows) < len(values) else values
+
+    def restore(self, arrays: "xr.Dataset | dict[str, Any]", rows: NDArray[np.int64]) -> None:
+        """Add what an earlier run kept of the samples in these rows.
+
+        Raises InputError if it has another shape.
+        """
         for name, value in self.state.items():
             found = np.asarray(arrays[name]) if name in arrays else None
-            # Samples come one after another: those of the earlier run are the first ones.
-            mine = value if found is None or not self.of_samples(name) else value[: len(found)]
+            mine = self.kept(name, rows)
             if found is None or found.shape != mine.shape:
                 raise InputError(
                     f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh"
                     " elsewhere"
                 )
-            mine[...] = found
+            if self.of_samples(name):
+                value[rows] = found
+            else:
+                value += found
 
 
 class Accumulator(Sums):

@@ -153,8 +153,17 @@ class Collector:
         for mine, theirs in zip(self.accumulators, other.accumulators, strict=True):
             mine.merge(theirs)
 
-    def to_dataset(self, ids: NDArray[np.int64], images: NDArray[np.int64]) -> xr.Dataset:
-        """Everything so far, of the samples `ids` made from `images`."""
+    def to_dataset(
+        self,
+        ids: NDArray[np.int64],
+        images: NDArray[np.int64],
+        rows: NDArray[np.int64] | None = None,
+    ) -> xr.Dataset:
+        """Everything so far, of the samples `ids` made from `images`.
+
+        rows: where they stand among the recording's, by default at its beginning.
+        """
+        rows = np.arange(len(ids)) if rows is None else rows
         # One dataset at once: merging one for each accumulator would take longer than recording a
         # step.
         arrays: dict[str, Any] = {"count": ("group", Groups(images).count)}
@@ -164,18 +173,17 @@ class Collector:
             "image": ("sample", images),
         }
         for accumulator in self.accumulators:
-            for name, values in accumulator.state.items():
-                kept = values[: len(ids)] if accumulator.of_samples(name) else values
-                arrays[name] = (accumulator.dims[name], kept)
+            for name in accumulator.state:
+                arrays[name] = (accumulator.dims[name], accumulator.kept(name, rows))
             coords |= accumulator.coords
         for name, values in zip(Level._fields, np.array(self.levels).T, strict=True):
             coords[name] = ("step", values)
         return xr.Dataset(arrays, coords)
 
-    def restore(self, dataset: xr.Dataset) -> None:
-        """Continue from what `to_dataset` gave."""
+    def restore(self, dataset: xr.Dataset, rows: NDArray[np.int64]) -> None:
+        """Add what `to_dataset` gave of the samples in these rows."""
         for accumulator in self.accumulators:
-            accumulator.restore(dataset)
+            accumulator.restore(dataset, rows)
 
 
 def _strangers(layout: Layout, statistics: Sequence[Statistic]) -> Iterator[Accumulator]:

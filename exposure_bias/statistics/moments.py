@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.states import State, dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
+from exposure_bias.statistics.law import DENSE
 
 LEAST_PIXELS, MOST_PIXELS = 64, 768
 MOST_CELLS = 64  # in a channel
@@ -18,15 +19,16 @@ class PixelMoments(Accumulator):
     """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the
     batch.
 
-    On disk: `{field}_sum`, `_square`, `_cross` (step, *state axes), over all samples; and
-    `{field}_group_sum`, … (step, group, pixel), for the pixels in `pixels` (flat indices), which is
-    all of them unless memory forbids."""
+    On disk, as float32 where states are large: `{field}_sum`, `_square`, `_cross` (step, *state
+    axes), over all samples; and `{field}_group_sum`, … (step, group, pixel), for the pixels in
+    `pixels` (flat indices), which is all of them unless memory forbids."""
 
     def __init__(
         self, layout: Layout, field: str, pixels: NDArray[np.int64], cross: bool = False
     ) -> None:
         super().__init__()
         self.field, self.pixels = field, pixels
+        self.large = layout.law.mean.size > DENSE
         self.parts = ("sum", "square", "cross") if cross else ("sum", "square")
         axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for part in self.parts:
@@ -35,6 +37,10 @@ class PixelMoments(Accumulator):
                 f"{field}_group_{part}", step=layout.steps, group=GROUPS, pixel=len(pixels)
             )
         self.coords = {"pixel": ("pixel", pixels)}
+
+    def kept(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        values = super().kept(name, rows)
+        return values.astype(np.float32) if self.large else values
 
     def update(self, rows: slice, batch: Batch) -> None:
         d = batch.field(self.field)

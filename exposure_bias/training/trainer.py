@@ -194,7 +194,7 @@ def train(
                     if sample_every and (last or run.iteration % sample_every == 0):
                         run.save_samples(folder / "samples" / f"iteration-{run.iteration:07d}.png")
         trained = run.denoiser()
-        if rank == 0 and heldout is not None and len(heldout) >= CHECKED[0]:
+        if heldout is not None and len(heldout) >= CHECKED[0]:
             steps = min(CHECK_STEPS, len(trained.schedule))
             # It warns where the network does not denoise held-out images.
             record(

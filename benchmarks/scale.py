@@ -1,0 +1,292 @@
+"""Scale, measured: two processes against one, the parts of a large campaign, features at 50,000.
+
+    python benchmarks/scale.py processes  # every command on one process and on two, one thread each
+    python benchmarks/scale.py parts      # noise, statistics, file and sums of a batch, by states
+    python benchmarks/scale.py large      # 64 images of 3×256×256 at 50 steps; the law of 1,000
+    python benchmarks/scale.py features   # Fréchet and KID at 50,000 × 2048 beside plain formulas
+    python benchmarks/scale.py threads    # two commands side by side, and one after the other
+    python benchmarks/scale.py imports    # `eb-analyze gap` on a saved recording
+
+Elapsed times mean something on a machine that does nothing else; the load is printed with them."""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CODE = """
+import sys, time, warnings
+import numpy as np, torch
+import exposure_bias as eb
+from exposure_bias import parallel
+sys.path.insert(0, {folder!r})
+from scale import images, unet
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+model, data = unet(), images({n})
+common = dict(n={n}, batch_size={batch})
+commands = dict(
+    record=lambda: eb.record(model, data, steps=10, **common),
+    budget=lambda: eb.error_budget(model, data, steps=5, restarts=[], **common),
+    rollouts=lambda: eb.rollouts(model, data, steps=10, starts=[999], **common),
+    telescope=lambda: eb.telescope(model, data, steps=10, starts=[999], **common),
+    errors=lambda: eb.chain_errors(model, data, (5, 10), **common),
+    curve=lambda: eb.chain_length_fid(model, data, (10,), features="pixel", **common),
+    compare=lambda: eb.compare([model, eb.remedies.epsilon_scaled(model, 1.01)], data, steps=5,
+                               lengths=(), budget=False, **common),
+)
+with parallel.joined() as team:
+    model.predict(torch.zeros(8, *model.shape, dtype=torch.float64), model.schedule.level(500))
+    for name, run in commands.items():
+        parallel.barrier()
+        since = time.perf_counter()
+        run()
+        parallel.barrier()
+        if team.first:
+            print(name, time.perf_counter() - since, flush=True)
+"""
+
+
+def unet() -> Any:
+    """An untrained 32×32 RGB UNet of 1.5 M parameters."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    import exposure_bias as eb
+
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(64, 64, 64),
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        norm_num_groups=8,
+    )
+    return eb.adapt(net, DDPMScheduler(clip_sample=False))
+
+
+def images(n: int, shape: tuple[int, ...] = (3, 32, 32)) -> Any:
+    import exposure_bias as eb
+
+    return eb.load_data(np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8))
+
+
+def processes(n: int = 64, batch: int = 16) -> None:
+    """Every command on one process and on two."""
+    code = CODE.format(folder=str(Path(__file__).parent), n=n, batch=batch)
+    times: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "run.py"
+        script.write_text(code)
+        for size in (1, 2):
+            line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+            done = subprocess.run(
+                [*line, "--master-port", "29511", str(script)],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            if done.returncode:
+                sys.exit(done.stderr)
+            rows = [row.split() for row in done.stdout.splitlines()]
+            times.append({name: float(seconds) for name, seconds in rows})
+    for name, one in times[0].items():
+        print(f"{name:<12}{one:8.1f} s {times[1][name]:8.1f} s   {one / times[1][name]:.2f}×")
+
+
+def parts() -> None:
+    """What a batch costs besides the network, by states: noise, statistics, sums, file."""
+    import torch
+
+    import exposure_bias as eb
+
+    torch.set_num_threads(1)
+    for shape, n in (((3, 32, 32), 64), ((4, 32, 32), 64)):
+        steps = 50
+        model = eb.Denoiser(
+            lambda x, t: 0.5 * x,
+            schedule=eb.schedules.linear(1000),
+            prediction_type="epsilon",
+            shape=shape,
+        )
+        data = images(n, shape)
+        levels = model.schedule.levels(steps)
+
+        def noise(shape: Any = shape, n: int = n, levels: Any = levels) -> None:
+            walk = eb.paths.Paths(0, range(n), shape).on(levels)
+            for step in range(len(levels) - 2):
+                walk(step)
+
+        path = seconds(noise)
+        whole = seconds(lambda m=model, d=data, s=steps: eb.record(m, d, steps=s))
+        recording = eb.record(model, data, steps=steps)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "r.nc"
+            recording.save(file)
+            size = file.stat().st_size
+        sums = sum(
+            v.nbytes
+            for stream in recording.streams.values()
+            for v in stream.data_vars.values()
+            if "sample" not in v.dims
+        )
+        print(
+            f"{shape}: {1e6 * path / n / steps:.0f} µs of noise and"
+            f" {1e6 * whole / n / steps:.0f} µs of everything a sample and step (processor time,"
+            " one thread), both streams; sums"
+            f" {sums / 1e6:.1f} MB, file of {n} samples {size / 1e6:.1f} MB"
+        )
+
+
+def large() -> None:
+    """Issue 16: ≤ 1.5 GB and ≤ 100 MB for the recording, ≤ 1.5 GB and ≤ 60 s for the law."""
+    for what in ("record", "law"):
+        subprocess.run([sys.executable, __file__, f"large-{what}"], check=True)
+
+
+def large_record() -> None:
+    import torch
+
+    import exposure_bias as eb
+
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return 0.5 * x
+
+    model = eb.Denoiser(
+        Half(), schedule=eb.schedules.linear(1000), prediction_type="epsilon", shape=(3, 256, 256)
+    )
+    data = images(64, (3, 256, 256))
+    took = seconds(lambda: eb.record(model, data, steps=50).save("/tmp/large.nc"))
+    size = Path("/tmp/large.nc").stat().st_size / 1e6
+    Path("/tmp/large.nc").unlink()
+    print(f"64 × 3×256×256, 50 steps: {took:.0f} s of processor, {peak():.2f} GB, {size:.0f} MB")
+
+
+def large_law() -> None:
+    from exposure_bias.statistics.law import law
+
+    data = images(1000, (3, 256, 256))
+    took = seconds(lambda: law(data))
+    print(f"law of 1,000 × 3×256×256: {took:.0f} s of processor, {peak():.2f} GB")
+
+
+def features(n: int = 50_000, d: int = 2048) -> None:
+    """Ours beside the formulas of torch-fidelity and torchmetrics, written plainly."""
+    from scipy import linalg
+
+    from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values
+
+    rng = np.random.default_rng(0)
+    x, y = (np.abs(rng.standard_normal((n, d), dtype=np.float32) + s) for s in (0.0, 0.02))
+    ids = np.arange(n)
+
+    def square_root() -> float:
+        a, b = (np.cov(v.astype(np.float64), rowvar=False) for v in (x, y))
+        root = linalg.sqrtm(a @ b)
+        mean = np.square(x.mean(0, dtype=np.float64) - y.mean(0, dtype=np.float64)).sum()
+        return float(mean + np.trace(a) + np.trace(b) - 2 * np.trace(root).real)
+
+    def subsets() -> float:
+        """KID as both have it: 100 subsets of 1,000."""
+        found = []
+        for _ in range(100):
+            a, b = (v[rng.choice(n, 1000, replace=False)].astype(np.float64) for v in (x, y))
+            k = [(p @ q.T / d + 1) ** 3 for p, q in ((a, a), (b, b), (a, b))]
+            own = [(m.sum() - np.trace(m)) / (1000 * 999) for m in k[:2]]
+            found.append(own[0] + own[1] - 2 * k[2].mean())
+        return float(np.mean(found))
+
+    one, two = FeatureSet(x, ids), FeatureSet(y, ids)
+    calls: dict[str, Callable[[], Any]] = {
+        "Fréchet, ours, with a jackknife of 16": lambda: frechet_values(one, two)[0][0],
+        "Fréchet, sqrtm": square_root,
+        "KID, ours, all pairs, with a jackknife": lambda: kid_values(one, two)[0][0],
+        "KID, 100 subsets of 1,000": subsets,
+    }
+    for name, call in calls.items():
+        since = time.perf_counter()
+        value = call()
+        took = time.perf_counter() - since
+        print(f"{name:<40}{value:12.6g}{took:8.1f} s   peak so far {peak():.2f} GB", flush=True)
+
+
+def threads() -> None:
+    """Two commands side by side against one after the other, as the command line chooses."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    line = [sys.executable, "-m", "exposure_bias", "record", "-n", "256", "-o"]
+    with tempfile.TemporaryDirectory() as folder:
+        names = iter(range(99))
+
+        def started() -> subprocess.Popen[bytes]:
+            out = f"{folder}/{next(names)}.nc"
+            return subprocess.Popen([*line, out], env=environment, stderr=subprocess.DEVNULL)
+
+        since = time.perf_counter()
+        for _ in range(2):
+            started().wait()
+        apart = time.perf_counter() - since
+        since = time.perf_counter()
+        for process in [started(), started()]:
+            process.wait()
+        together = time.perf_counter() - since
+    print(f"one after the other {apart:.1f} s, side by side {together:.1f} s")
+
+
+def imports() -> None:
+    """`eb-analyze gap` on a saved recording: elapsed and processor time, least of five."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/r.nc"
+        module = [sys.executable, "-m", "exposure_bias"]
+        subprocess.run([*module, "record", "-n", "512", "-o", file], check=True)
+        for line in ([*module, "gap", file], [sys.executable, "-c", IMPORTS]):
+            found = []
+            for _ in range(5):
+                before, since = used(), time.perf_counter()
+                subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+                found.append((time.perf_counter() - since, used() - before))
+            elapsed, processor = (min(values) for values in zip(*found, strict=True))
+            what = "gap" if "gap" in line else "its imports"
+            print(f"{what}: {elapsed:.2f} s elapsed, {processor:.2f} s of processor")
+
+
+IMPORTS = """
+import exposure_bias.cli.output, exposure_bias.recording, exposure_bias.diagnostics.variance_gap
+"""
+
+
+def used() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
+
+
+def seconds(call: Callable[[], object]) -> float:
+    since = time.process_time()
+    call()
+    return time.process_time() - since
+
+
+def peak() -> float:
+    """GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+PARTS = {
+    f.__name__.replace("_", "-"): f
+    for f in (processes, parts, large, large_record, large_law, features, threads, imports)
+}
+
+if __name__ == "__main__":
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    for name in sys.argv[1:] or ("processes", "parts", "large"):
+        PARTS[name]()

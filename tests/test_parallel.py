@@ -1,0 +1,319 @@
+"""Several processes on one run: the same numbers as one, whatever is shared, killed or unlike."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import exposure_bias as eb
+from exposure_bias import loop, parallel
+
+SCRIPT = """
+import os, sys, warnings
+import numpy as np, torch
+import exposure_bias as eb
+from exposure_bias import loop, parallel
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+out = sys.argv[1]
+
+def model(scale=0.1):
+    return eb.oracles.GaussianOracle(np.zeros((1, 4, 4)), scale, eb.schedules.linear(1000))
+
+def images(n=48, seed=0):
+    x = np.random.default_rng(seed).normal(0, 0.3, (n, 1, 4, 4)).clip(-1, 1)
+    return eb.load_data(x.astype(np.float32))
+
+def meet(work, size=2):
+    \"\"\"The exit codes of processes that meet and work.\"\"\"
+    port, pids = next(ports), []
+    sys.stdout.flush()
+    for rank in range(size):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank)}
+        os.environ["WORLD_SIZE"] = str(size)
+        code = 1
+        try:
+            with parallel.joined():
+                code = work() or 0
+        except eb.InputError as error:
+            if parallel.tells(error):
+                print(type(error).__name__, error, flush=True)
+            code = 2
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+ports = iter(sys.argv[2:])
+"""
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def drive(script: str, folder: Path, meetings: int = 1) -> list[str]:
+    """The lines that a script prints in a process that may fork others."""
+    code = SCRIPT + textwrap.dedent(script)
+    ports = [free_port() for _ in range(meetings)]
+    environment = {k: v for k, v in os.environ.items() if k not in parallel.MEETING}
+    environment |= {"EXPOSURE_BIAS_PATIENCE": "60", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), *ports],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def assert_alike(one: xr.Dataset, two: xr.Dataset, rtol: float = 1e-9) -> None:
+    assert set(one.variables) == set(two.variables)
+    for name, values in one.variables.items():
+        a, b = values.values, two[name].values
+        if a.dtype.kind == "f":
+            # A sum that is zero but for round-off may be another round-off.
+            scale = max(1e-3, np.abs(a[np.isfinite(a)]).max(initial=0.0))
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale, err_msg=str(name))
+        else:
+            assert (a == b).all(), name
+
+
+COMMANDS = """
+common = dict(n=48, batch_size=10)
+def everything():
+    size = parallel.team().size
+    found = dict(
+        budget=lambda: eb.error_budget(model(), images(), steps=4, restarts=[], **common),
+        rollouts=lambda: eb.rollouts(model(), images(), steps=4, starts=[999, 333], **common),
+        telescope=lambda: eb.telescope(model(), images(), steps=4, starts=[999], **common),
+        errors=lambda: eb.chain_errors(model(), images(), (2, 3), **common),
+        fid=lambda: eb.chain_length_fid(model(), images(), (2, 3), features="pixel", **common,
+                                        checkpoint=f"{out}/cells-{size}"),
+        compare=lambda: eb.compare([model(), model(0.12)], images(), steps=3, lengths=(2,),
+                                   budget=False, **common),
+    )
+    eb.record(model(), images(), steps=3, checkpoint=f"{out}/recording-{size}.nc", **common)
+    for name, run in found.items():
+        result = run()
+        if parallel.team().first:
+            result.attrs = {}
+            result.to_netcdf(f"{out}/{name}-{size}.nc")
+"""
+
+
+def test_every_experiment_agrees_with_one_process(tmp_path: Path) -> None:
+    """Whatever runs a network gives one process's numbers to 1e-9."""
+    script = COMMANDS + "\neverything()\nprint(meet(everything))"
+    assert drive(script, tmp_path) == ["[0, 0]"]
+    names = ("budget", "rollouts", "telescope", "errors", "fid", "compare")
+    for name in names:
+        assert_alike(*(xr.load_dataset(tmp_path / f"{name}-{k}.nc") for k in (1, 2)))
+    one, two = (eb.load(tmp_path / f"recording-{k}.nc") for k in (1, 2))
+    assert two.n == one.n == 48
+    for stream in one.streams:
+        assert_alike(one[stream], two[stream])
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+KILLED = """
+import itertools, pathlib, time
+loop.SAVING_SHARE = 1e9
+class Counted(torch.nn.Module):
+    left, seen = 10**6, 0
+    def forward(self, x, t):
+        if x.shape[0] > 1:
+            Counted.seen += len(x)
+            Counted.left -= 1
+            if Counted.left < 0:
+                die()
+        return 0.5 * x
+def die():
+    # Once all others are about to, so that none dies of another's death.
+    team, folder = parallel.team(), pathlib.Path(out, f"dying-{next(deaths)}")
+    folder.mkdir(exist_ok=True)
+    (folder / str(team.rank)).touch()
+    while together and len(list(folder.iterdir())) < team.size:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os._exit(9)
+deaths, together = itertools.count(), True
+def net():
+    return eb.Denoiser(Counted(), schedule=eb.schedules.linear(1000), prediction_type="epsilon",
+                       shape=(1, 4, 4))
+def record(name, left=10**6, n=48):
+    Counted.left, Counted.seen = left, 0
+    eb.record(net(), images(), n=n, steps=4, batch_size=4, streams=("chain",),
+              checkpoint=f"{out}/{name}.nc")
+"""
+
+
+def test_a_run_that_was_killed_goes_on_with_other_processes(tmp_path: Path) -> None:
+    """Killed on three, gone on by one and, killed again, by two: what is lost is a batch each."""
+    script = (
+        KILLED
+        + """
+record("straight")
+print(Counted.seen)
+def killed():
+    record("resumed", 4 * 2 + 1)
+print(meet(killed, 3))
+setup = eb.setup.prepare(net(), images(), kind="recording", n=48, steps=4, streams=("chain",))
+print(sum(len(loop._read(path, setup)[1]) for path in pathlib.Path(out).glob("resumed.nc*")))
+if os.fork() == 0:
+    record("resumed", 4 * 2 + 1)
+os.wait()
+def last():
+    record("resumed")
+    print(Counted.seen <= 4 * 16, flush=True)
+print(meet(last))
+"""
+    )
+    lines = drive(script, tmp_path, 2)
+    assert lines[0] == str(48 * 4)
+    assert lines[1] == "[9, 9, 9]"
+    assert lines[2] == "24"  # each of three had done two batches, and lost the third
+    assert lines[3:5] == ["True", "True"]
+    one, two = eb.load(tmp_path / "straight.nc"), eb.load(tmp_path / "resumed.nc")
+    for stream in one.streams:
+        assert_alike(one[stream], two[stream])
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_process_that_dies_ends_the_others_with_one_line(tmp_path: Path) -> None:
+    script = (
+        KILLED
+        + """
+together = False
+def dies():
+    record("dead", 3 if parallel.team().rank == 1 else 10**6)
+print(meet(dies, 3))
+"""
+    )
+    told, codes = drive(script, tmp_path)
+    assert told.startswith("Gone process")
+    assert "another process of this run is gone" in told
+    assert codes == "[2, 9, 2]"
+
+
+# What processes do that are unlike, and what the one line about it names.
+UNLIKE = {
+    "eb.record(model(0.1 + rank()), images(), n=8, steps=2)": "model weights",
+    "eb.record(model(), images(seed=rank()), n=8, steps=2)": "data hash",
+    "eb.record(model(), images(), n=8, steps=2 + rank())": "steps: 2 against 3",
+    "eb.record(model(), images(), n=8 + rank(), steps=2)": "8 samples against 9",
+    "eb.record(model(), images(), n=1, steps=2)": "2 processes for 1 samples",
+    "parallel.agree({'seed': rank()}, 'options')": "seed: 0 against 1",
+    "parallel.check_shared(f'{out}/{rank()}')": "is not the same folder for all processes",
+    "parallel.once(fails)": "no such thing",
+}
+
+
+def test_processes_that_differ_say_in_what(tmp_path: Path) -> None:
+    script = """
+rank = lambda: parallel.team().rank
+def fails():
+    raise eb.InputError("no such thing")
+"""
+    script += "".join(f"print(meet(lambda: {work}))\n" for work in UNLIKE)
+    lines = drive(script, tmp_path, len(UNLIKE))
+    assert lines[1::2] == ["[2, 2]"] * len(UNLIKE)
+    for told, expected in zip(lines[::2], UNLIKE.values(), strict=True):
+        assert expected in told
+
+
+def test_recordings_of_observed_loops_are_gathered(tmp_path: Path) -> None:
+    script = """
+def mine(rank, size):
+    part = parallel.share(12, rank, size)
+    return eb.record(model(), images(), n=len(part), first=part.start, steps=2)
+def work():
+    team = parallel.team()
+    whole = parallel.gathered(eb.recording.merge([apart[team.rank]]))
+    if team.first:
+        whole.save(f"{out}/whole.nc")
+apart = [mine(rank, 2) for rank in range(2)]
+mine(0, 1).save(f"{out}/one.nc")
+print(meet(work))
+"""
+    assert drive(script, tmp_path) == ["[0, 0]"]
+    one, two = eb.load(tmp_path / "one.nc"), eb.load(tmp_path / "whole.nc")
+    for stream in one.streams:
+        assert_alike(one[stream], two[stream])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "no process number"),
+        ({"WORLD_SIZE": "many"}, "no process number"),
+        ({"WORLD_SIZE": "0"}, "no process number"),
+    ],
+)
+def test_a_world_without_a_meeting_place(
+    given: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in parallel.MEETING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(eb.InputError, match=expected):
+        parallel.world()
+
+
+def test_patience_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPOSURE_BIAS_PATIENCE", "soon")
+    with pytest.raises(eb.InputError, match="no number of seconds"):
+        parallel.patience()
+
+
+@pytest.mark.parametrize("n", [1, 7, 48, 600])
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_a_plan_covers_what_is_missing_evenly(n: int, processes: int) -> None:
+    done = np.arange(n)[(np.arange(n) // 5) % 3 == 0]
+    planned = loop.plan(n, done, 16, processes)
+    rows = np.concatenate([np.arange(r.start, r.stop) for r in planned] or [done[:0]])
+    assert sorted([*rows.tolist(), *done.tolist()]) == list(range(n))
+    assert all(r.stop - r.start <= 16 for r in planned)
+    whole = loop.plan(n, done[:0], 16, processes)
+    if processes > 1 and n > 16:
+        sizes: Any = [r.stop - r.start for r in whole]
+        assert len(sizes) % processes == 0
+        assert max(sizes) - min(sizes) <= len(sizes)
+
+
+def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
+    """The public line, and one that has nothing to share."""
+
+    def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        line += ["--master-port", free_port(), "-m", "exposure_bias", *arguments]
+        return subprocess.run(
+            line, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+
+    np.save(tmp_path / "x.npy", np.zeros((4, 1, 8, 8), np.float32))
+    short = ["-n", "32", "--steps", "2", "--restarts", "--starts", "999"]
+    done = torchrun("diagnose", "digits", *short, "--json", "-o", str(tmp_path / "d"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"attributes"') == 1
+    assert done.stderr.count("wrote ") == 1
+    alone = torchrun("gap", str(tmp_path / "d" / "recording.nc"))
+    assert alone.returncode != 0
+    assert "eb-analyze: this runs no network" in alone.stderr
