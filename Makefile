@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/installed
 
-.PHONY: demo test lint studies figures
+.PHONY: demo test fuzz lint studies figures
 # Whose fault: about a minute and a half of computing, then one sentence, five lines and what was written.
 demo: $(READY)
 	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about two minutes)'
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+# Hostile data at full size and forged recordings, each with time and peak memory; ten minutes, 4 GB of disk.
+fuzz: $(READY)
+	$(VENV)/bin/python tests/fuzz/longer.py
 
 # Every study of analyses/, resumable, then the table of docs/results.md; `make figures` draws what is in results/. The
 # thresholds have glibc keep freed memory, as eb-analyze does: networks run faster, the numbers are the same.

@@ -131,7 +131,7 @@ def main() -> None:
     for file in s.networks:
         model = network(file)
         data = eb.load_data(own_law(model, s.n, s.fine, s.seed), value_range=None)
-        for sampler in ("heun", "ddpm"):
+        for sampler in ("ddpm", "heun"):
             for steps in getattr(s, sampler):
                 rows.append(budget(model, data, sampler, steps, s))
                 common.write(pd.concat(rows), s.out / "budgets.csv")

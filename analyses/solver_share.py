@@ -23,7 +23,7 @@ DEFAULT = {
     "data": "digits",
     "models": ("digits", "digits-ip"),
     "n": 512,
-    "ddim": (10, 20),
+    "ddim": (10,),
     "ddpm": (20,),
     "margin": 0.05,
     "seed": 0,
@@ -37,7 +37,7 @@ KEPT = [*COLUMNS, *(part + end for part in PARTS for end in ("", "_se", "_low", 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
     rows = []
-    for sampler in ("ddim", "ddpm"):
+    for sampler in ("ddpm", "ddim"):
         for steps in getattr(s, sampler):
             for name in s.models:
                 rows.append(budget(name, sampler, steps, s))

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"
-DATA = ("digits", "patches")
+DATA = ("digits", "patches", "fashion")
+FASHION = FOLDER / "fashion-data" / "fashion-mnist-14.npz"
 # Models, and the data that each was trained on.
-MODELS = {"digits": "digits", "digits-ip": "digits", "patches": "patches", "patches-ip": "patches"}
+MODELS = {data + suffix: data for data in DATA for suffix in ("", "-ip")}
 DEFAULT_MODEL = "digits"
 
 

@@ -29,12 +29,16 @@ def whole_number(value: Any, what: str, least: int = 1) -> int:
 
     Raises InputError unless it is a whole number of at least `least`; True is none.
     """
-    sensible = isinstance(value, Integral) or (
-        isinstance(value, Real) and float(value).is_integer()
-    )
-    if isinstance(value, bool) or not sensible or value < least:
+    if not is_whole(value) or value < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r:.60}")
     return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of whatever type; True is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return isinstance(value, Integral) or float(value).is_integer()
 
 
 def reason(error: BaseException | str) -> str:

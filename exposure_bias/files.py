@@ -12,7 +12,7 @@ import platform
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -178,18 +178,27 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:
-    """Write labelled data with its provenance, which must be JSON, to one netCDF file."""
-    tree = tree.copy()
-    tree.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
-    content = netcdf.packed(tree)
+def write_groups(
+    path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], provenance: dict[str, Any]
+) -> None:
+    """Write datasets by group, the root's name empty, with their provenance, which must be JSON, to
+    one netCDF file."""
+    root = groups.get(netcdf.ROOT, xr.Dataset())
+    said = json.dumps(provenance, ensure_ascii=False)
+    content = netcdf.packed({**groups, netcdf.ROOT: root.assign_attrs(provenance=said)})
     write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
 
 
-def read_tree(
+def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:
+    """The same of a tree of one floor."""
+    groups = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    write_groups(path, groups | {netcdf.ROOT: tree.to_dataset(inherit=False)}, provenance)
+
+
+def read_groups(
     path: str | os.PathLike[str], check: Check | None = None
-) -> tuple[xr.DataTree, dict[str, Any]]:
-    """Read what `write_tree` wrote, into memory.
+) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
+    """Read what `write_groups` wrote, into memory.
 
     check: called with the provenance and every variable's header before any values are read.
     Raises InputError if the file is missing, was not written by this package, differs in a single
@@ -211,11 +220,17 @@ def read_tree(
         provenance = _provenance(stored.attrs.get("provenance"))
         if check is not None:
             check(provenance, stored.headers)
-        tree = stored.tree()
+        groups = stored.datasets()
     except InputError as error:
         raise InputError(f"cannot use {path}: {error}") from error
-    tree.attrs.pop("provenance")
-    return tree, provenance
+    groups[netcdf.ROOT].attrs.pop("provenance")
+    return groups, provenance
+
+
+def read_tree(path: str | os.PathLike[str]) -> tuple[xr.DataTree, dict[str, Any]]:
+    """The same as a tree."""
+    groups, provenance = read_groups(path)
+    return xr.DataTree.from_dict({f"/{name}": d for name, d in groups.items()}), provenance
 
 
 def _provenance(text: Any) -> dict[str, Any]:
@@ -233,9 +248,9 @@ def read_dataset(path: str | os.PathLike[str], kind: str) -> xr.Dataset:
 
     Raises InputError if it is missing, corrupt or something else.
     """
-    tree, provenance = read_tree(path)
+    groups, provenance = read_groups(path)
     if provenance.get("kind") != kind:
         raise InputError(
             f"{path} holds no {kind}: give the {kind}.nc that `eb-analyze {kind} -o DIR` wrote"
         )
-    return tree.to_dataset()
+    return groups[netcdf.ROOT]

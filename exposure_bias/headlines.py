@@ -61,6 +61,13 @@ def _known(dataset: xr.Dataset, name: str) -> str:
     return "" if np.isfinite(_half(dataset, name)) else NO_INTERVAL
 
 
+def _farthest(ratios: Any) -> int:
+    """Where a ratio is farthest from 1, on the log scale; the first place if none is known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(np.log(ratios))
+    return int(np.where(np.isfinite(distance), distance, -1.0).argmax())
+
+
 def _at(dataset: xr.Dataset) -> str:
     clean = float(dataset["sigma"]) == 0
     return "the clean end" if clean else f"timestep {float(dataset['timestep']):g}"
@@ -80,7 +87,7 @@ def _delta(deltas: xr.Dataset) -> str:
 
 
 def _norm(norms: xr.Dataset) -> str:
-    farthest = int(np.nanargmax(np.abs(np.log(norms["ratio"].values))))
+    farthest = _farthest(norms["ratio"].values)
     here = norms.isel(step=farthest)
     ratio, missing = _told(here, "ratio"), _known(here, "ratio")
     return f"The chain's noise norm is {ratio} times the true one at {_at(here)}{missing}."
@@ -127,9 +134,8 @@ def _rollouts(results: xr.Dataset) -> str:
         first = results[["S", "S_se"]].isel(start=0)
         size, missing = _told(first, "S"), _known(first, "S")
         return f"One prediction from {float(first['start']):g} errs by S = {size}{missing}."
-    far = np.abs(np.log(results["W_over_U"].values))
     names = [f"W_over_U{end}" for end in ("", "_se", "_low", "_high")]
-    worst = results[names].isel(start=int(np.nanargmax(np.where(known, far, np.nan))))
+    worst = results[names].isel(start=_farthest(results["W_over_U"].values))
     ratio, missing = _told(worst, "W_over_U"), _known(worst, "W_over_U")
     return f"Spread over skill is {ratio} from {float(worst['start']):g}, ideally 1{missing}."
 
@@ -162,7 +168,7 @@ def _quality(curve: xr.Dataset, **_: Any) -> str:
     name = "frechet_corrected" if corrected else "frechet"
     one = curve[[k for k in (name, f"{name}_se") if k in curve]]
     one = one.isel({dim: 0 for dim in one.dims if dim != "length"})
-    least = one.isel(length=int(one[name].argmin("length")))
+    least = one.isel(length=int(one[name].fillna(np.inf).argmin("length")))
     missing = "" if corrected else NO_INTERVAL
     measure = str(curve.attrs["measure"]).partition(" (")[0]
     return f"{measure} is least, {_told(least, name)}, at T′ = {int(least['length'])}{missing}."

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import xarray as xr
-from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5f, h5g, h5l, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError
@@ -52,17 +52,35 @@ Headers = dict[str, dict[str, Header]]  # by group, the root's name empty, and b
 # Writing ------------------------------------------------------------------------------------------
 
 
-def packed(tree: xr.DataTree) -> bytes:
-    """A tree of at most one floor as the bytes of a netCDF file."""
-    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
+def packed(groups: Mapping[str, xr.Dataset]) -> bytes:
+    """Datasets by group, the root's name empty, as the bytes of a netCDF file."""
+    with h5py.File(_memory()) as file:
         file.attrs["_NCProperties"] = f"version=2,h5py={h5py.__version__}"
         scales = _Scales()
-        _write_group(file, tree.to_dataset(inherit=False), scales)
-        for name, node in tree.children.items():
-            _write_group(file.create_group(str(name)), node.to_dataset(inherit=False), scales)
+        for name, dataset in groups.items():
+            group = h5py.Group(_group(file, name)) if name else file
+            _write_group(group, dataset, scales)
         scales.close()
         file.flush()
         return bytes(file.id.get_file_image())
+
+
+# netCDF numbers dimensions and variables in the order in which they were made.
+IN_ORDER = h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED
+
+
+def _memory() -> Any:
+    """A new file that is never on a disk."""
+    how, where = h5p.create(h5p.FILE_CREATE), h5p.create(h5p.FILE_ACCESS)
+    how.set_link_creation_order(IN_ORDER)
+    where.set_fapl_core(backing_store=False)
+    return h5f.create(b"memory", h5f.ACC_TRUNC, how, where)
+
+
+def _group(file: h5py.File, name: str) -> Any:
+    how = h5p.create(h5p.GROUP_CREATE)
+    how.set_link_creation_order(IN_ORDER)
+    return h5g.create(file.id, name.encode(), gcpl=how)
 
 
 class _Scales:
@@ -74,8 +92,7 @@ class _Scales:
 
     def add(self, scale: h5py.Dataset, name: str) -> "_Scale":
         scale.attrs.create("_Netcdf4Dimid", np.int32(self.count))
-        scale.attrs.create("CLASS", np.bytes_("DIMENSION_SCALE"))
-        scale.attrs.create("NAME", np.bytes_(name))
+        h5ds.set_scale(scale.id, name.encode())
         self.used.append((scale, []))
         self.count += 1
         return _Scale(self.count - 1, scale.ref, self.used[-1][1])
@@ -95,15 +112,20 @@ class _Scale(NamedTuple):
 
 
 def _write_group(group: h5py.Group, dataset: xr.Dataset, all_: _Scales) -> None:
-    written = {str(name): _written(group, str(name), v) for name, v in dataset.variables.items()}
-    scales = {}
+    written, scales = {}, {}
     for dim, size in dataset.sizes.items():
-        own = dim in dataset.variables and dataset.variables[dim].dims == (dim,)
-        scale = written[str(dim)] if own else group.create_dataset(str(dim), (size,), ">f4")
+        own = dim in dataset.variables
+        if own:
+            scale = _written(group, str(dim), dataset.variables[dim])
+        else:
+            scale = group.create_dataset(str(dim), (size,), ">f4")
         scales[dim] = all_.add(scale, str(dim) if own else f"{NOT_A_VARIABLE}{size:10d}")
     for name, variable in dataset.variables.items():
+        if name not in dataset.sizes:
+            written[name] = _written(group, str(name), variable)
+    for name, variable in dataset.variables.items():
         if variable.dims and name not in dataset.sizes:
-            _attach(written[str(name)], [scales[dim] for dim in variable.dims])
+            _attach(written[name], [scales[dim] for dim in variable.dims])
     others = [str(name) for name in dataset.coords if name not in dataset.sizes]
     if others:
         group.attrs["coordinates"] = " ".join(others)
@@ -164,15 +186,14 @@ class Stored:
         """Every variable by group and name."""
         return {name: group.headers for name, group in self._groups.items()}
 
-    def tree(self) -> xr.DataTree:
-        """The values, all read into memory."""
+    def datasets(self) -> dict[str, xr.Dataset]:
+        """The values by group, all read into memory."""
         try:
-            datasets = {f"/{name}": group.dataset() for name, group in self._groups.items()}
+            return {name: group.dataset() for name, group in self._groups.items()}
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"it is damaged within ({type(error).__name__})") from error
-        return xr.DataTree.from_dict(datasets)
 
     def _found(self) -> "Iterator[tuple[str, _Group]]":
         root = h5g.open(self._file, b"/")

@@ -25,7 +25,7 @@ import xarray as xr
 from exposure_bias import files, schema
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.netcdf import Headers
+from exposure_bias.netcdf import ROOT, Headers
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
@@ -100,7 +100,7 @@ class Recording:
 
         Raises InputError if it cannot be written; the old file survives.
         """
-        files.write_tree(path, self.tree, self.provenance)
+        files.write_groups(path, self.streams, self.provenance)
 
 
 def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def load_partial(path: str | os.PathLike[str]) -> Recording:
     """Read a recording or the checkpoint of one.
 
     Raises InputError for whatever `schema` does not know."""
-    tree, known = files.read_tree(path, _check)
+    groups, known = files.read_groups(path, _check)
     stated = _stated(known)
-    streams = {str(name): node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    streams = {name: dataset for name, dataset in groups.items() if name != ROOT}
     try:
         schema.check_values(stated.run, streams, stated.done)
     except InputError as error:
@@ -176,6 +176,7 @@ def _stated(known: dict[str, Any]) -> _Stated:
         raise InputError("it does not say how it was made")
     planned = whole_number(known.get("n"), "its number of samples")
     done = whole_number(known.get("done", planned), "its number of finished samples")
+    whole_number(known.get("first", 0), "its first sample's number", 0)
     if done > planned:
         raise InputError(f"it holds {done} of {planned} samples")
     return _Stated(Run.from_json(known.get("run")), planned, done, made)

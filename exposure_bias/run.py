@@ -363,7 +363,7 @@ class _Reader:
 
 def _read(given: Any) -> Run:
     reader = _Reader(given, "the run", [*(f.name for f in fields(Run)), "guidance_unknown"])
-    unknown = given.get("guidance_unknown") is True
+    unknown = "guidance_unknown" in given and reader.truth("guidance_unknown")
     options = given.get("options", {})
     if not isinstance(options, dict):
         raise InputError("the run's options are no JSON object")

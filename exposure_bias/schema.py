@@ -55,12 +55,17 @@ DIMENSIONS = {
     r"plane_frequency(_modes)?": "plane_frequency",
     r"frames_frequency(_modes)?": "frames_frequency",
 }
-INTEGERS = ("step", "sample", "image", "pixel", "histogram_pixel", "kept_step")
-TEXTS = ("band",)
+DTYPES = {
+    r"step|sample|image|pixel|histogram_pixel|kept_step": ("int64",),
+    r"band": ("object",),
+    r"kept_(state|prediction|truth)": ("float16",),
+    r".*": ("float64", "float32"),
+}
 COORDINATES = ("step", "sample", "image", "timestep", "alpha", "sigma", "pixel")
 LAW = ("mean", "variance", "eigenvalue", "eigenvector")
 CALLS = ("forward", "chain")
 DATA = "data"
+ROUND_OFF, TINY = 1 + 1e-6, 1e-200
 # What is a sum of squares, or a norm.
 POSITIVE = re.compile(
     r".*_(square|spectrum|haar|high|fft|hann|luma|plane|frames|histogram)|variance|eigenvalue"
@@ -104,8 +109,8 @@ def _check_stream(run: Run, name: str, stream: Mapping[str, Header]) -> None:
             raise InputError(f"{name} holds an unknown variable, {variable}")
         if known is not None and header.dims != _dims(known, axes):
             raise InputError(f"{name}'s {variable} has the dimensions {', '.join(header.dims)}")
-        kind = "i" if variable in INTEGERS else "O" if variable in TEXTS else "f"
-        if known is not None and header.dtype.kind != kind:
+        allowed = next(d for name, d in DTYPES.items() if re.fullmatch(name, variable))
+        if known is not None and header.dtype.name not in allowed:
             raise InputError(f"{name}'s {variable} is {header.dtype}")
     missing = sorted(set(_required(run, name, stream)) - set(stream))
     if missing:
@@ -173,14 +178,15 @@ def check_values(run: Run, streams: Mapping[str, xr.Dataset], done: int) -> None
     first = next(iter(streams.values()))
     for name, stream in streams.items():
         _check_numbers(name, stream)
+        _check_squares(name, stream)
         _check_levels(run, name, stream)
         for coordinate in ("sample", "image"):
-            if not np.array_equal(stream[coordinate], first[coordinate]):
+            if not np.array_equal(stream.variables[coordinate], first.variables[coordinate]):
                 raise InputError(f"its streams are of different samples ({coordinate})")
     _check_samples(run, first, done)
     count = Groups(first["image"].values).count
     for name, stream in streams.items():
-        if not np.array_equal(stream["count"], count):
+        if not np.array_equal(stream.variables["count"], count):
             raise InputError(f"{name}'s count is not that of its samples")
 
 
@@ -197,6 +203,23 @@ def _check_numbers(name: str, stream: xr.Dataset) -> None:
             raise InputError(f"{name}'s {variable} is negative somewhere")
 
 
+def _check_squares(name: str, stream: xr.Dataset) -> None:
+    """(Σ d)² ≤ n Σ d², or the two are not of the same numbers."""
+    known = stream.variables
+    count = known["count"].values
+    for variable in known:
+        squares = known.get(f"{str(variable).removesuffix('_sum')}_square")
+        if squares is None or not str(variable).endswith("_sum"):
+            continue
+        if "cell" in squares.dims:  # a cell's sum is under random signs
+            continue
+        samples = count[:, None] if "group" in squares.dims else count.sum()
+        with np.errstate(over="ignore"):
+            beyond = known[variable].values ** 2 > ROUND_OFF * samples * squares.values + TINY
+        if beyond.any():
+            raise InputError(f"{name}'s {variable} is more than its squares allow")
+
+
 def _check_levels(run: Run, name: str, stream: xr.Dataset) -> None:
     steps = stream["step"].values
     if name == DATA:
@@ -206,7 +229,7 @@ def _check_levels(run: Run, name: str, stream: xr.Dataset) -> None:
         raise InputError(f"{name}'s steps are not those of its run")
     levels = np.array(run.levels)[steps]
     for column, coordinate in enumerate(("timestep", "alpha", "sigma")):
-        if not np.array_equal(stream[coordinate].values, levels[:, column]):
+        if not np.array_equal(stream.variables[coordinate].values, levels[:, column]):
             raise InputError(f"{name}'s {coordinate} is not that of its run")
 
 

@@ -16,6 +16,7 @@ from exposure_bias.jackknife import T_QUANTILE, interval
 ORDER = {"heun": 2}
 DEFAULT_ORDER = 1
 MOST_STEPS = 100_000
+LARGE = 1e6  # from here on a power of ten
 MOST_DIGITS = 5  # behind the point; beyond, a power of ten
 
 
@@ -47,7 +48,9 @@ def number(value: float, half: float = float("nan"), signed: bool = False) -> st
         return "–"
     sign = "+" if signed else ""
     if not np.isfinite(half) or half == 0:
-        return f"{value:{sign}.3g}".replace("-", "−")
+        short = f"{value:{sign}.3g}"
+        whole = "e+" in short and abs(value) < LARGE
+        return (f"{value:{sign}.0f}" if whole else short).replace("-", "−")
     digits = max(0, 1 - int(np.floor(np.log10(half))))
     power = int(np.floor(np.log10(max(abs(value), half))))
     if digits > MOST_DIGITS and power < -2:
@@ -64,7 +67,7 @@ def number_to(value: float, half: float, digits: int, sign: str = "") -> str:
 
 STATISTICS = {
     "gap": "variance (%)",
-    "hf": "high frequencies (dB)",
+    "hf": "high freq. (dB)",
     "mean shift": "shift of the mean (%)",
     "last step": "variance, last step (%)",
     "state_rmse": "state error, RMSE",
@@ -80,7 +83,7 @@ def statistic_in_words(name: str) -> str:
     """A statistic of a budget or a comparison, with its unit."""
     kind, _, place = name.partition(" ")
     if kind == "restart":
-        return f"variance from {place} (%)"
+        return f"restart at {place} (%)"
     if kind == "band":
         return f"frequency {place} (dB)"
     if name.startswith("error_rmse("):

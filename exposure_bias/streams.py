@@ -105,9 +105,11 @@ def chain(
         def predict(x: Tensor, level: Level, index: int = index) -> Prediction:
             return evaluate(model, x, level, index, clip)
 
-        x = steps.step(x, now, s, t, z, predict)
+        # A sampler may write into what it is given: the state was handed out, and z is used again.
+        mine = z if z is None or truth is None else z.clone()
+        x = steps.step(x.clone(), now, s, t, mine, predict)
         if truth is not None and x0 is not None:
-            truth = teacher_step(truth, x0, teacher, s, t, z, now.variance)
+            truth = teacher_step(truth.clone(), x0, teacher, s, t, z, now.variance)
     yield Step(first + len(levels) - 1, levels[-1], x, None, truth)
 
 

@@ -144,8 +144,8 @@ def _with_ends(dataset: xr.Dataset, names: list[str]) -> xr.Dataset:
     """The variables; those whose error is on another scale have their interval's ends, too."""
     ends = {}
     for name in names:
-        bare = f"{name}_se" in names and f"{name}_low" not in dataset
-        if bare and dataset[f"{name}_se"].attrs.get("scale", "linear") != "linear":
+        scale = dataset[f"{name}_se"].attrs.get("scale") if f"{name}_se" in names else None
+        if scale in ("log", "log1p") and f"{name}_low" not in dataset:
             ends[f"{name}_low"], ends[f"{name}_high"] = interval(dataset, name)
     return dataset[names].assign(ends)
 
@@ -163,6 +163,7 @@ def spread_rows(count: int) -> list[int]:
 
 
 LEVEL = Column("timestep t", "timestep", write=level)
+START = Column("start t", "start", write=lambda row: f"{row['start']:g}")
 
 
 def _curve(name: str, title: str, dataset: xr.Dataset, *columns: Column) -> Table:
@@ -398,7 +399,7 @@ def _shape(
 
 
 def _rollouts(results: xr.Dataset) -> list[Table]:
-    start = Column("start t", "start")
+    start = START
     columns: tuple[Column, ...] = (
         start,
         Column("one-step error S (data units²)", "S"),
@@ -590,7 +591,7 @@ def _budget(result: xr.Dataset) -> list[Table]:
     found = [Table("budget", "error budget", frame, (name, *parts), rows, main=True)]
     if "W_over_U" in result:
         shown = (
-            Column("start t", "start"),
+            START,
             Column("spread over skill W/U", "W_over_U"),
             Column("added mean error (%)", "U_minus_S_relative", 100, True),
         )

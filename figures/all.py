@@ -21,6 +21,7 @@ NAMES = (
     "ip_without_training",
     "isotropy_before_after",
     "delta_and_norms",
+    "solver_share",
 )
 
 

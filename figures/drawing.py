@@ -31,9 +31,10 @@ CROWDED = 40  # points of a curve, beyond which it has no markers
 
 
 def read(study: str, name: str) -> pd.DataFrame | None:
-    """A table of a study's results; None if the study was not run."""
-    path = RESULTS / study / name
-    return pd.read_csv(path) if path.exists() else None
+    """A table of a study's results; None if the study was not run to its end."""
+    folder = RESULTS / study
+    ended = (folder / "run.json").exists() and (folder / name).exists()
+    return pd.read_csv(folder / name) if ended else None
 
 
 def run_of(study: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from exposure_bias.bundled import FASHION
 from exposure_bias.data import Data, load_data
 from exposure_bias.data.limits import limit_of
 from exposure_bias.errors import InputError
 
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import attacks
+
+SMALL = 2**21
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -113,6 +118,28 @@ def test_patches_tile_their_side_of_each_photograph() -> None:
                 image, photos[p, y : y + 16, x : x + 16].transpose(2, 0, 1)
             )
     assert load_data("patches").hash == test.hash
+
+
+def test_clothes_are_those_of_fashion_mnist() -> None:
+    """Averages of 2×2 blocks, of distinct images, with their classes and their licence."""
+    train, test = load_data("fashion", "train"), load_data("fashion", "test")
+    assert train.shape == test.shape == (1, 14, 14)
+    assert len(train) == len(test) == 2000
+    assert load_data("fashion").hash == test.hash
+    for data in (train, test):
+        assert len(np.unique(data.images.reshape(2000, -1), axis=0)) > 1990
+        assert np.bincount(data.labels).min() > 150
+    assert "Zalando" in (FASHION.parent / "LICENSE").read_text()
+    archive = SHARED / "fashion-mnist-test.zip"
+    if not archive.exists():
+        pytest.skip("Fashion-MNIST is not here")
+    with zipfile.ZipFile(archive) as opened:
+        names = sorted(name for name in opened.namelist() if name.endswith(".png"))
+        whole = np.stack([np.array(Image.open(opened.open(name))) for name in names[:400]])
+    blocks = whole.reshape(-1, 14, 2, 14, 2).mean((2, 4))
+    ours = {image.tobytes() for image in test.images[:, 0]}
+    found = sum(np.rint(block).astype(np.uint8).tobytes() in ours for block in blocks)
+    assert 40 < found < 130  # a fifth of them
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -448,7 +475,7 @@ def test_bad_options(tmp_path: Path) -> None:
         with fails("unknown split 'val'", "train, test"):
             load_data(source, "val")
     for source in (pixels(), write_folder(tmp_path, pixels())):
-        with fails("'train'", "'digits' and 'patches'", "leave split out"):
+        with fails("'train'", "'patches' and 'fashion'", "leave split out"):
             load_data(source, "train")
     with fails("(0, 1)", "(-1, 1) and None", "rescale"):
         load_data(np.zeros((1, 1, 5, 7)), value_range=(0, 1))
@@ -687,3 +714,17 @@ def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None
     (folder / "a\rb.png").write_bytes(b"no image")
     with fails(r"two\nlines\x1b[31m/a\rb.png", "cannot read"):
         load_data(folder)
+
+
+@pytest.mark.parametrize("attack", attacks.attacks(SMALL), ids=lambda attack: attack.name)
+@pytest.mark.filterwarnings("ignore:images of")
+def test_hostile_files(attack: attacks.Attack, tmp_path: Path) -> None:
+    """The same at their full size, with time and memory: make fuzz."""
+    source = attack.make(tmp_path)
+    if not attack.refusal:
+        with suppress(InputError):
+            assert load_data(source, limit=SMALL).images.nbytes <= SMALL
+        return
+    with pytest.raises(InputError, match=attack.refusal) as caught:
+        load_data(source, limit=SMALL)
+    assert "\n" not in str(caught.value)

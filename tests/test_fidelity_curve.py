@@ -308,7 +308,13 @@ def test_command(tmp_path, capsys):
     ]
     assert "uint8" in table["attributes"]["quantised"]
     assert len(list((tmp_path / "cells").glob("*.nc"))) == 4
-    assert {p.suffix for p in tmp_path.iterdir() if p.is_file()} == {".png", ".pdf", ".csv", ".nc"}
+    assert {p.suffix for p in tmp_path.iterdir() if p.is_file()} == {
+        ".png",
+        ".pdf",
+        ".csv",
+        ".nc",
+        ".html",
+    }
     saved = str(tmp_path / "chain-fid.nc")
     assert main(["chain-fid", saved, "--baseline", saved]) == 0
     out = capsys.readouterr().out

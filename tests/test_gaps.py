@@ -654,7 +654,13 @@ def test_commands(data, perfect, tmp_path, capsys):
         assert printed["tables"][table][-1][name] == pytest.approx(
             float(diagnostic(perfect)[name][-1]), rel=1e-9
         )
-        assert {p.suffix for p in (tmp_path / command).iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+        assert {p.suffix for p in (tmp_path / command).iterdir()} == {
+            ".png",
+            ".pdf",
+            ".csv",
+            ".nc",
+            ".html",
+        }
     assert main(["norms", str(tmp_path / "run.nc"), "--relative-to", "none"]) == 0
     assert "relative to: none" in capsys.readouterr().out
     assert main(["delta", "--start", "noise", "--steps", "2", "-n", "8"]) == 2

@@ -96,7 +96,7 @@ def test_an_observed_loop_keeps_its_first_samples():
 
 
 def test_a_recording_of_colour_images_is_small(tmp_path):
-    """3×32×32, n = 256, 20 steps: at most 15 MB, of which the states of 8 samples are 2.5."""
+    """3×32×32, n = 256, 20 steps: at most 15 MB, of which the states of 8 samples are 2."""
     model, data = setting((3, 32, 32), images=256)
     rec = eb.record(model, data, steps=20, n=256)
     rec.save(tmp_path / "a.nc")
@@ -116,4 +116,5 @@ def test_cells_give_the_pooled_gap_its_own_error(monkeypatch):
     for name in ("gap", "gap_forward", "gap_channel"):
         np.testing.assert_allclose(part[name], whole[name], rtol=1e-9)
         ratio = part[f"{name}_se"].values / whole[f"{name}_se"].values
-        assert np.nanmax(np.abs(ratio - 1)) < 0.1, name
+        assert np.nanmax(np.abs(ratio - 1)) < 0.3, name
+        assert np.nanmean(np.abs(ratio - 1)) < 0.1, name

@@ -103,6 +103,7 @@ def moments(probe: Probe, start: str) -> dict[str, np.ndarray]:
     return {variable: np.array([row[variable] for row in rows]) for variable in rows[0]}
 
 
+@pytest.mark.filterwarnings("ignore:heun works in x/α")  # so it does, and these are its moments
 @every_sampler
 @every_schedule
 @pytest.mark.parametrize(

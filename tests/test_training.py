@@ -284,7 +284,7 @@ def test_a_hybrid_network_learns_its_variance() -> None:
         ({"net": {"block_out_channels": (8, 8), "in_channels": 3}}, "in_channels = 3.*need 1"),
         ({"net": nn.Identity()}, "no weights"),
         ({"schedule": "square"}, r"square.*cosine"),
-        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"iterations": 0}, "iterations must be a whole number of at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\)"),
         ({"precision": "fp16"}, r"fp16.*bf16"),

@@ -29,8 +29,8 @@ the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 
 *Levels that are not where the next step begins.* Some schedulers leave a state at another noise
 level than the one their next call takes it to have, `DDIMScheduler` on a `linspace` grid for one.
-Such a state is at no level at which it could be compared with x_t: the rehearsal sees a_k ≠ α_k, and
-the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
+Such a state is at no level at which it could be compared with x_t: the rehearsal sees a_k ≠ α_k,
+and the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
 
 *Noise.* A scheduler draws with `torch.randn`, `randn_like`, `normal` or `normal_` from a generator
 that runs on from sample to sample. While one steps, a `TorchFunctionMode` answers each of its draws
@@ -64,7 +64,7 @@ from torch.overrides import TorchFunctionMode
 
 from exposure_bias import samplers
 from exposure_bias.adapters.library import class_among
-from exposure_bias.adapters.pipelines import quiet
+from exposure_bias.adapters.pipelines import diffusers_library, quiet
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
@@ -268,10 +268,8 @@ def _by_name(sampler: str, model: Denoiser, prediction_type: str, steps: int) ->
 
 def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, float | None]:
     """A new scheduler on the model's noise schedule, and its eta if that was given."""
-    import diffusers
-
     name, _, text = sampler.partition(":")
-    schedule, cls = model.schedule, getattr(diffusers, name)
+    schedule, cls = model.schedule, getattr(diffusers_library(), name)
     allowed = inspect.signature(cls.__init__).parameters.keys() - {"self", "kwargs"}
     eta_in_step = "eta" in inspect.signature(cls.step).parameters
     options = dict(_option(part, name) for part in text.split(",") if part)

@@ -163,9 +163,18 @@ def train(options: Options) -> None:
     from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
+    from exposure_bias.parallel import world
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
+    if options.fine_tune:
+        _refuse_beside(options, "--fine-tune", *NEW_NETWORK)
+    for setting, of in (("gamma", PERTURBED), ("strength", DEFAULT_STRENGTH)):
+        if getattr(options, setting) is not None and not {*options.objective} & {*of}:
+            name = {"gamma": "--gamma", "strength": "--lambda"}[setting]
+            raise InputError(
+                f"{name} is for {' and '.join(of)}, none of which is trained: leave it out"
+            )
     runs = [(objective, seed) for objective in options.objective for seed in options.seed]
     net = load_model(options.fine_tune) if options.fine_tune else options.net
     folders = []
@@ -187,7 +196,8 @@ def train(options: Options) -> None:
         )
         folders.append(out)
         _say_what_is_kept(out, options)
-    output.say_trained(options, folders)
+    if world()[0] == 0:
+        output.say_trained(options, folders)
 
 
 def _say_what_is_kept(out: "Path", options: Options) -> None:
@@ -236,10 +246,17 @@ def models(options: Options) -> None:
     from exposure_bias.tables import Column, listed
 
     rows = [
-        {"family": family, "command_line": command_line or "in Python only", "python": python}
+        {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
     ]
-    shown = (Column("family", "family"), Column("at the command line", "command_line"))
+    shown = (
+        Column("family", "family"),
+        Column(
+            "at the command line",
+            "command_line",
+            write=lambda row: row["command_line"] or "in Python only",
+        ),
+    )
     found = [
         listed("families", rows, shown, main=True),
         listed("bundled", [{"model": name} for name in bundled.models()]),
@@ -253,7 +270,27 @@ def models(options: Options) -> None:
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
-    output.say(options, "models", sentence, found, more)
+    keys: dict[str, Any] = {
+        "bundled": bundled.models(),
+        "presets": list(adm.PRESETS),
+        "families": rows,
+    }
+    output.say(options, "models", sentence, found, more, also=keys)
+
+
+# What a network brings along when it is fine-tuned.
+NEW_NETWORK = ("net", "schedule", "prediction_type", "learned_variance")
+
+
+def _refuse_beside(options: Options, given: str, *names: str) -> None:
+    """Raise InputError where options were given that another one decides."""
+    beside = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if getattr(options, name) != options.defaults[name]
+    ]
+    if beside:
+        raise InputError(f"{given} decides that already: leave out {', '.join(beside)}, or {given}")
 
 
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
@@ -324,6 +361,8 @@ def _curve(options: Options) -> "xr.Dataset":
         "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     settings["sampler"] = options.samplers or options.sampler
     if options.real is not None:
         settings["real"] = _read(options, options.real)
@@ -331,8 +370,7 @@ def _curve(options: Options) -> "xr.Dataset":
         settings["quantise"] = False
     lengths = options.lengths or LENGTHS
     if options.checkpoints:
-        if options.against:
-            raise InputError("--checkpoints already compares models: leave out --against")
+        _refuse_beside(options, "--checkpoints", "model", "against")
         found = checkpoints(options.checkpoints)
         models = [_remedied(options, _loaded(options, path)) for path in found.values()]
         several = curve(models, _images(options), lengths, **settings)
@@ -350,6 +388,8 @@ def _budget(options: Options) -> "xr.Dataset":
     settings: dict[str, Any] = _chain(options)
     settings |= {"margin": options.margin, "start": options.start, "folder": options.out}
     sampler, steps = settings.pop("sampler"), settings.pop("steps")
+    if options.samplers:
+        _refuse_beside(options, "--samplers", "sampler")
     samplers = options.samplers or [sampler]
     if len(samplers) == len(steps) == 1:
         settings["restarts"] = options.restarts
@@ -537,8 +577,7 @@ def strip(options: Options) -> None:
     options.out = out
     figure = plots.strip(recording, samples=options.samples, levels=options.levels)
     buffer = io.BytesIO()
-    with plots.style():
-        figure.savefig(buffer, format=kind)
+    plots.save(figure, buffer, format=kind)
     files.write_bytes(out, buffer.getvalue())
     output.say(options, "strip", f"{out} shows {options.samples} of {recording.n} samples.")
 

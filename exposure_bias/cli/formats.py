@@ -17,6 +17,7 @@ BETWEEN = 2  # blanks between columns
 HEADING_LINES = 2
 LEAST = 9  # the narrowest that a column of words becomes
 SCHEMA_VERSION = 1
+NO_BREAK = "\u00a0"
 # Attributes that say why something is missing: footnotes, once for the whole table.
 REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
 # What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
@@ -30,6 +31,7 @@ class Said:
     """What a command says: one sentence, its tables, further paragraphs, and what was run.
 
     kind: of the result, for its words (`glossary.KINDS`). wide: all columns and rows of all tables.
+    also: further keys of the JSON.
     """
 
     command: str
@@ -41,6 +43,7 @@ class Said:
     wide: bool = False
     explain: bool = False
     quiet: bool = False
+    also: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[Table]:
@@ -64,7 +67,7 @@ class Said:
         rest = {
             k: v for k, v in self.attributes.items() if k not in TOLD and not k.startswith(REASONS)
         }
-        return ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in rest.items())
+        return ", ".join(_together(f"{k.replace('_', ' ')}: {v}") for k, v in rest.items())
 
     @property
     def words(self) -> dict[str, str]:
@@ -91,7 +94,12 @@ def _paragraph(said: str, after: str = "", first: str | None = None) -> str:
     begin = after if first is None else first
     hang = " " * len(after)
     lines = wrap(said, WIDTH, initial_indent=begin, subsequent_indent=hang, break_on_hyphens=False)
-    return "\n".join(lines)
+    return "\n".join(lines).replace(NO_BREAK, " ")
+
+
+def _together(item: str) -> str:
+    """A short entry that no line breaks."""
+    return item.replace(" ", NO_BREAK) if len(item) < WIDTH // 2 else item
 
 
 def _titled(said: Said, table: Table) -> str:
@@ -296,7 +304,7 @@ def as_json(said: Said) -> str:
         "tables": rows,
         "columns": columns,
     }
-    return json.dumps(whole, ensure_ascii=False)
+    return json.dumps(whole | said.also, ensure_ascii=False)
 
 
 def _records(table: Table) -> list[dict[str, Any]]:

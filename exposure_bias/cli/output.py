@@ -66,8 +66,12 @@ def say(
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
 ) -> None:
-    """Print one sentence, the tables and what else there is, in the format that was asked for."""
+    """Print one sentence, the tables and what else there is, in the format that was asked for.
+
+    also: further keys of the JSON.
+    """
     said = formats.Said(
         options.name,
         kind,
@@ -78,6 +82,7 @@ def say(
         options.wide,
         options.explain,
         options.quiet,
+        also or {},
     )
     if team().first:
         print(formats.FORMATS[options.format](said))
@@ -163,9 +168,8 @@ def _write(
         figure = function(dataset, *(extra if not suffix else ()))
         for kind in ("png", "pdf"):
             buffer = io.BytesIO()
-            figure.savefig(
-                buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None
-            )
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            plots.save(figure, buffer, format=kind, metadata=metadata)
             files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
     for table in found:
         content = table.frame.to_csv(index=False).encode()

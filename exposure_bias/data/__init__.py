@@ -6,6 +6,8 @@ here.
                          test
     "patches"            patches of its two photographs, (3, 16, 16): 1560        no
                          train, 520 test
+    "fashion"            clothes of Fashion-MNIST, (1, 14, 14): 2000 train, 2000  yes
+                         test
     a folder             PNG, JPEG, WebP, BMP, TIFF, PPM, PGM at any depth        no
     an .npz file         `arr_0`: uint8 (N, H, W, C), as guided-diffusion         `arr_1`, if any
                          writes it, or float
@@ -92,7 +94,8 @@ def _load(source: Any, split: str | None, value_range: Range | None, limit: Limi
     if split is not None:
         advice = "leave split out and give the images of that split"
         raise InputError(
-            f"split={split!r}, but only the bundled 'digits' and 'patches' record a split: {advice}"
+            f"split={split!r}, but only the bundled 'digits', 'patches' and 'fashion' record a"
+            f" split: {advice}"
         )
     if isinstance(source, str | os.PathLike):
         return _from_path(source, value_range, limit)

@@ -19,8 +19,8 @@ from exposure_bias.errors import InputError
 
 RANKS = "(N, D), (N, C, H, W) or (N, H, W), (N, C, F, H, W)"
 SOURCES = (
-    "a folder of images, an .npy, an .npz, a .zip, an array or tensor, or the bundled 'digits' or"
-    " 'patches'"
+    "a folder of images, an .npy, an .npz, a .zip, an array or tensor, or the bundled 'digits',"
+    " 'patches' or 'fashion'"
 )
 ROUND_OFF = 1e-6  # 255 · float32(2/255) − 1 already exceeds 1
 TURNED = 64

@@ -1,9 +1,11 @@
-"""The bundled data: scikit-learn's digits, and patches of its two photographs."""
+"""The bundled data: scikit-learn's digits, patches of its two photographs, and clothes of
+Fashion-MNIST."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from exposure_bias.bundled import FASHION
 from exposure_bias.data.dataset import Data
 
 DIGITS_TEST = 512
@@ -42,4 +44,16 @@ def patches(split: str) -> Data:
     )
 
 
-BUNDLED: dict[str, Callable[[str], Data]] = {"digits": digits, "patches": patches}
+def fashion(split: str) -> Data:
+    """(1, 14, 14): 2000 of Fashion-MNIST's 60,000 train images and 2000 of its 10,000 test images,
+    averaged over blocks of 2×2 (Zalando, Expat licence: models/fashion-data/LICENSE)."""
+    with np.load(FASHION, allow_pickle=False) as arrays:
+        images, labels = arrays[split], arrays[f"{split}_labels"]
+    return Data(images[:, None], "fashion", split, labels.astype(np.int64))
+
+
+BUNDLED: dict[str, Callable[[str], Data]] = {
+    "digits": digits,
+    "patches": patches,
+    "fashion": fashion,
+}

@@ -27,7 +27,7 @@ from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, is_whole
 from exposure_bias.glossary import explained
 from exposure_bias.loop import SumsLedger, Turn, batches
 from exposure_bias.references import Eigen, gaussian_chain
@@ -190,7 +190,7 @@ def checked_lengths(lengths: Sequence[int], model: Denoiser) -> tuple[int, ...]:
     schedule.
     """
     most = points(model)
-    wrong = [length for length in lengths if not 1 <= length <= most or length != int(length)]
+    wrong = [length for length in lengths if not is_whole(length) or not 1 <= length <= most]
     if wrong or not lengths or len(set(lengths)) < len(lengths):
         came = ", ".join(map(str, wrong or lengths)) or "none"
         raise InputError(f"lengths must be different whole numbers from 1 to {most}, got {came}")

@@ -37,7 +37,7 @@ from exposure_bias import bundled, files, parallel
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, is_whole, whole_number
 from exposure_bias.experiments.budget import Bench, Scheme
 from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
@@ -343,6 +343,8 @@ class _Gallery:
     options: dict[str, Any]
 
     def __post_init__(self) -> None:
+        whole_number(self.n, "n, the number of samples,")
+        whole_number(self.batch_size, "batch_size")
         if self.start not in ("noise", "data"):
             raise InputError(f"unknown start {self.start!r}: allowed are noise and data")
         if self.n < 2:
@@ -637,7 +639,7 @@ def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
 
 
 def _lengths(lengths: Sequence[int]) -> tuple[int, ...]:
-    wrong = [length for length in lengths if length < 1 or length != int(length)]
+    wrong = [length for length in lengths if not is_whole(length) or length < 1]
     if wrong or not lengths or len(set(lengths)) < len(lengths):
         came = ", ".join(map(str, wrong or lengths)) or "none"
         raise InputError(f"lengths must be different whole numbers of at least 1, got {came}")

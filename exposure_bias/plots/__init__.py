@@ -1,10 +1,13 @@
 """Datasets to figures: one function for each diagnostic, one style. Plots never compute
-statistics."""
+statistics.
+
+Every function takes `axes=`, matplotlib Axes to draw into (as many as it has panels), and
+`column=`, "single" or "double", the width in a paper; it returns the figure. Pure noise is at the
+left of every axis along the chain."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import xarray as xr
@@ -13,10 +16,28 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from exposure_bias.jackknife import T_QUANTILE, interval
 from exposure_bias.plots.strips import limits, pictures, strip
-from exposure_bias.plots.style import COLUMN, PALETTE, REFERENCE, STEP_LABEL, style
+from exposure_bias.plots.style import (
+    PALETTE,
+    REFERENCE,
+    STEP_LABEL,
+    grid,
+    legend,
+    panels,
+    plain,
+    save,
+    style,
+    unless_empty,
+    wrapped,
+)
 
 
-def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]]) -> Figure:
+def error_histograms(
+    errors: xr.Dataset,
+    pixels: Sequence[tuple[int, int, int]],
+    *,
+    axes: Any = None,
+    column: str = "double",
+) -> Figure:
     """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y,
     x), then all pooled.
 
@@ -26,29 +47,22 @@ def error_histograms(errors: xr.Dataset, pixels: Sequence[tuple[int, int, int]])
     lengths = errors["length"].values
     varies = errors["x0"].std("sample").values > 0
     with style():
-        figure, axes = plt.subplots(
-            len(lengths),
-            len(pixels) + 1,
-            figsize=(1.75 * (len(pixels) + 1), 1.35 * len(lengths)),
-            squeeze=False,
-            sharex="row",
-        )
+        figure, places = grid(len(lengths), len(pixels) + 1, axes, column, 1.35, sharex="row")
         for row, length in enumerate(lengths):
             here = errors["error"].sel(length=length)
-            panels = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels]
+            chosen = [here.isel(channel=c, y=y, x=x).values.ravel() for c, y, x in pixels]
             titles = [f"pixel ({c}, {y}, {x})" for c, y, x in pixels] + ["all varying pixels"]
-            for column, (values, title) in enumerate(
-                zip([*panels, here.values[:, varies]], titles, strict=True)
+            for k, (values, title) in enumerate(
+                zip([*chosen, here.values[:, varies]], titles, strict=True)
             ):
-                axis = axes[row, column]
-                _histogram(axis, values.ravel(), pooled=column == len(pixels))
+                axis = places[row, k]
+                _histogram(axis, values.ravel(), pooled=k == len(pixels))
                 if row == 0:
                     axis.set_title(title, fontsize=8)
-                if column == 0:
+                if k == 0:
                     axis.set_ylabel(f"length {length}\ndensity")
                 if row == len(lengths) - 1:
                     axis.set_xlabel(r"$e_t = x_0 - \hat x_0$")
-        sns.despine(figure)
     return figure
 
 
@@ -69,7 +83,9 @@ def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
         axis.set(yscale="log", ylim=(0.5 * heights[heights > 0].min(), None))
 
 
-def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
+def normality(
+    shape: xr.Dataset, errors: xr.Dataset, *, axes: Any = None, column: str = "double"
+) -> Figure:
     """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over
     frequency."""
     from scipy.special import ndtr
@@ -77,7 +93,7 @@ def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
     grid = np.linspace(-3, 3, 121)
     colours = sns.color_palette("viridis", shape.sizes["length"])
     with style():
-        figure, (quantiles, power) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        figure, (quantiles, power) = panels(2, axes, column, 2.9)
         quantiles.axline((0, 0), slope=1, **REFERENCE)
         power.axhline(1, label="white", **REFERENCE)
         for colour, length in zip(colours, shape["length"].values, strict=True):
@@ -95,17 +111,17 @@ def normality(shape: xr.Dataset, errors: xr.Dataset) -> Figure:
                 label=f"length {length}",
             )
         quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
-        quantiles.legend(fontsize=7)
+        legend(quantiles)
         power.set(
             xlabel="frequency (cycles per pixel)",
             ylabel=r"power of $e_t$ over its mean",
             ylim=(0, None),
         )
-        sns.despine(figure)
+        legend(power)
     return figure
 
 
-def error_std(errors: xr.Dataset) -> Figure:
+def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one
     column a length."""
     lengths = errors["length"].values
@@ -114,22 +130,19 @@ def error_std(errors: xr.Dataset) -> Figure:
     )
     top = max(float(errors[name].max()) for name, _ in rows)
     with style():
-        figure, axes = plt.subplots(
-            len(rows),
-            len(lengths),
-            figsize=(1.5 * len(lengths) + 0.8, 1.5 * len(rows) + 0.3),
-            squeeze=False,
-        )
+        figure, places = grid(len(rows), len(lengths), axes, column, 1.5, 1.5 * len(lengths) + 1.2)
         for row, (name, label) in enumerate(rows):
-            for column, length in enumerate(lengths):
-                axis = axes[row, column]
+            for k, length in enumerate(lengths):
+                axis = places[row, k]
                 drawn = _picture(axis, errors[name].sel(length=length), top)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(f"length {length}", fontsize=8)
-                if column == 0:
+                if k == 0:
                     axis.set_ylabel(label)
-        figure.colorbar(drawn, ax=axes, label=r"std of $e_t$ (mean over channels)", shrink=0.8)
+        figure.colorbar(
+            drawn, ax=list(places.ravel()), label=r"std of $e_t$ (mean over channels)", shrink=0.8
+        )
     return figure
 
 
@@ -144,40 +157,29 @@ def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
     return axis.imshow(array, vmin=0, vmax=top, cmap="viridis", aspect=aspect)
 
 
-def state_error(errors: xr.Dataset) -> Figure:
-    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; per-pixel RMSE at
-    four levels."""
-    steps = errors.sizes["step"]
-    shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
+def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; and by element of
+    the state at the clean end.
+    """
+    end = errors["rmse"].isel(step=-1)
     with style():
-        figure = plt.figure(figsize=(2 * COLUMN, 2.3))
-        panes: Any = figure.subfigures(1, 2, width_ratios=[1, 1.1])
-        left, right = panes
-        axis = left.subplots()
+        figure, (axis, panel) = panels(2, axes, column, 2.6, [1.6, 1])
         low, high = interval(errors, "pooled_rmse")
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")
-        axis.fill_between(errors["step"], low, high, alpha=0.3)
+        axis.fill_between(errors["step"], low, high, alpha=0.3, linewidth=0)
         if "pooled_rmse_gaussian" in errors:
-            axis.plot(
-                errors["step"],
-                errors["pooled_rmse_gaussian"],
-                label="Gaussian reference",
-                **REFERENCE,
-            )
-        axis.set(xlabel="step (0 = noise, last = clean)", ylabel=r"RMSE of $\hat x_t - x_t$")
-        axis.legend()
-        panels = right.subplots(1, len(shown), squeeze=False)[0]
-        top = float(errors["rmse"].isel(step=shown).max())
-        for panel, step in zip(panels, shown, strict=True):
-            drawn = _picture(panel, errors["rmse"].isel(step=step), top)
-            panel.set(xticks=[], yticks=[])
-            panel.set_title(f"step {int(errors['step'][step])}", fontsize=8)
-        right.colorbar(drawn, ax=panels, label="RMSE per pixel", shrink=0.6)
-        sns.despine(left)
+            reference = errors["pooled_rmse_gaussian"]
+            axis.plot(errors["step"], reference, label="Gaussian reference", **REFERENCE)
+        axis.set(xlabel=STEP_LABEL, ylabel=r"RMSE of $\hat x_t - x_t$")
+        legend(axis)
+        drawn = _picture(panel, end, float(end.max()))
+        panel.set(xticks=[], yticks=[])
+        panel.set_title("clean end, by element", fontsize=8)
+        figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
     return figure
 
 
-def chain_length_fid(curve: xr.Dataset) -> Figure:
+def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against
     chain length.
 
@@ -187,17 +189,18 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
     corrected = bool(np.isfinite(curve["frechet_corrected"]).all())
     frechet = "frechet_corrected" if corrected else "frechet"
     title = curve.attrs["measure"] + (
-        ",\nbias-corrected" if corrected else f", plug-in,\nn = {curve.attrs['n']}"
+        ", bias-corrected" if corrected else f", plug-in, n = {curve.attrs['n']}"
     )
     kernel = (
         "KID" if curve.attrs["measure"] == "FID" else "kernel distance (features)"
     )  # the I is Inception's
-    panels = [(frechet, title), ("kid", kernel), ("precision", "precision"), ("recall", "recall")]
+    shown = [(frechet, title), ("kid", kernel), ("precision", "precision"), ("recall", "recall")]
+    shown = [pair for pair in shown if pair[0] in curve]
     others = [dim for dim in curve[frechet].dims if dim != along]
     lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
     with style():
-        figure, axes = plt.subplots(1, 4, figsize=(2.4 * COLUMN, 2.5))
-        for axis, (name, label) in zip(axes, [p for p in panels if p[0] in curve], strict=False):
+        figure, places = panels(len(shown), axes, column, 2.5)
+        for axis, (name, label) in zip(places, shown, strict=True):
             floor = float(curve[f"floor_{name}"])
             if f"floor_{name}_se" in curve and np.isfinite(curve[f"floor_{name}_se"]):
                 low, high = interval(curve, f"floor_{name}")
@@ -221,7 +224,7 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
                     )
             axis.set(
                 xlabel="training iteration" if along == "iteration" else "chain length $T'$",
-                ylabel=label,
+                ylabel=wrapped(label),
             )
             if along == "length":
                 axis.set_xscale("log")
@@ -229,14 +232,11 @@ def chain_length_fid(curve: xr.Dataset) -> Figure:
                     curve[along].values, [str(length) for length in curve[along].values], fontsize=7
                 )
                 axis.minorticks_off()
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7
-        )
-        sns.despine(figure)
+        _below(figure, places[0], axes, column)
     return figure
 
 
-def spectrum(spectra: xr.Dataset) -> Figure:
+def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the
     Gaussian reference."""
     steps = spectra.sizes["step"]
@@ -244,7 +244,7 @@ def spectrum(spectra: xr.Dataset) -> Figure:
     colours = sns.color_palette("viridis", len(shown))
     f, basis = spectra["frequency"].values, spectra.attrs["basis"]
     with style():
-        figure, (power, ratio) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        figure, (power, ratio) = panels(2, axes, column, 2.9)
         last = spectra.isel(step=-1)
         power.plot(f, last["power_data"], color="k", label="data", linewidth=1.2)
         power.plot(f, last["power_chain"], label="chain")
@@ -258,7 +258,7 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         power.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         power.yaxis.set_major_formatter("{x:g}")
         power.yaxis.set_minor_formatter(NullFormatter())
-        power.legend()
+        legend(power)
         for colour, step in zip(colours, shown, strict=True):
             here = spectra.isel(step=step)
             name = "clean end" if step == steps - 1 else f"t = {float(here['timestep']):g}"
@@ -271,18 +271,15 @@ def spectrum(spectra: xr.Dataset) -> Figure:
         ratio.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         ratio.set(xlabel="frequency (cycles per pixel)", ylabel="power, chain / forward")
         ratio.plot([], [], label="Gaussian ref.", **REFERENCE)
-        ratio.legend(fontsize=7)
-        sns.despine(figure)
+        legend(ratio, 3)
     return figure
 
 
-def variance_gap(gaps: xr.Dataset) -> Figure:
+def variance_gap(gaps: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """The gap along the chain with its bands and references, and the gap by eigen-direction at the
     clean end."""
     with style():
-        figure, (along, across) = plt.subplots(
-            1, 2, figsize=(2 * COLUMN, 2.4), width_ratios=[1.25, 1]
-        )
+        figure, (along, across) = panels(2, axes, column, 2.8, [1.25, 1])
         along.axhline(0, color="0.7", linewidth=0.8, zorder=0, label="perfect sampler")
         _curve(along, gaps, "gap", "chain")
         if "gap_gaussian" in gaps:
@@ -292,7 +289,7 @@ def variance_gap(gaps: xr.Dataset) -> Figure:
                 gaps["step"], gaps["gap_forward"], ".", markersize=3, label="against forward draws"
             )
         along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
-        along.legend(fontsize=7)
+        legend(along)
         last, k = gaps.isel(step=-1), np.arange(1, gaps.sizes["direction"] + 1)
         across.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         if "gap_direction_gaussian" in gaps:
@@ -300,19 +297,19 @@ def variance_gap(gaps: xr.Dataset) -> Figure:
         half = T_QUANTILE * last["gap_direction_se"].fillna(0)
         across.errorbar(k, last["gap_direction"], yerr=half, fmt="o", markersize=3, linewidth=1)
         across.set(xlabel="data's eigen-direction, largest first", ylabel="gap at the clean end")
-        sns.despine(figure)
+        unless_empty(across, last["gap_direction"])
     return figure
 
 
-def published_delta(deltas: xr.Dataset) -> Figure:
+def published_delta(deltas: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """The published δ_t, and its signed root, with bands and both reference lines."""
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.4))
+        figure, places = panels(2, axes, column, 2.8)
         labels = (
             r"published $\delta_t$",
             r"$\overline{\mathrm{std}}_i(\hat x_t - \alpha_t x_0) - \sigma_t$",
         )
-        for axis, name, label in zip(axes, ("delta", "root"), labels, strict=True):
+        for axis, name, label in zip(places, ("delta", "root"), labels, strict=True):
             _curve(axis, deltas, name, "chain")
             if f"{name}_perfect" in deltas:
                 axis.plot(
@@ -330,29 +327,28 @@ def published_delta(deltas: xr.Dataset) -> Figure:
                     **REFERENCE,
                 )
             axis.set(xlabel=STEP_LABEL, ylabel=label)
-        axes[0].legend(fontsize=7)
-        sns.despine(figure)
+            legend(axis)
     return figure
 
 
-def epsilon_norm(norms: xr.Dataset) -> Figure:
+def epsilon_norm(norms: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Norms of ε̂ in both streams (lines: means; shades: 5–95 %), their ratio with bands, and the λ
     it suggests."""
     step = norms["step"]
     with style():
-        figure, (above, ratio, scale) = plt.subplots(1, 3, figsize=(2.4 * COLUMN, 2.4))
+        figure, (above, ratio, scale) = panels(3, axes, column, 2.7)
         for stream in ("forward", "chain"):
             (line,) = above.plot(step, norms[f"norm_{stream}"], label=stream)
             low, high = (norms[f"quantile_{stream}"].sel(quantile=q) for q in (0.05, 0.95))
             above.fill_between(step, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         above.set(xlabel=STEP_LABEL, ylabel=r"$\|\hat\epsilon\|_2$")
-        above.legend(fontsize=7)
+        legend(above, 1)
         _curve(ratio, norms, "ratio", "chain / forward")
         if "ratio_gaussian" in norms:
             ratio.plot(step, norms["ratio_gaussian"], label="Gaussian reference", **REFERENCE)
         ratio.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         ratio.set(xlabel=STEP_LABEL, ylabel="ratio of norms")
-        ratio.legend(fontsize=7)
+        legend(ratio, 1)
         scale.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         scale.set(xlabel=STEP_LABEL, ylabel=r"suggested $\lambda$")
         if "scale" in norms:
@@ -369,16 +365,14 @@ def epsilon_norm(norms: xr.Dataset) -> Figure:
             scale.plot(step, norms["scale_uniform"].broadcast_like(step), label="uniform")
             line = norms["scale_slope"] * norms["call_index"] + norms["scale_offset"]
             scale.plot(step, line, label="linear")
-            scale.legend(fontsize=7)
-        sns.despine(figure)
+            legend(scale, 1)
+        unless_empty(scale, norms.get("scale", np.nan))
     return figure
 
 
-def compare(compared: xr.Dataset) -> Figure:
+def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the
     chain right."""
-    from exposure_bias.jackknife import T_QUANTILE
-
     entries = list(compared["entry"].values)
     colours = sns.color_palette(PALETTE, len(entries))
     curves = {
@@ -389,43 +383,46 @@ def compare(compared: xr.Dataset) -> Figure:
     shown = [name for name in curves if name in compared]
     scalar, title, unit = _scalar(compared)
     with style():
-        figure, axes = plt.subplots(
-            1, 1 + len(shown), figsize=(0.95 * COLUMN * (1 + len(shown)) / 1.4, 2.5)
-        )
-        bars, *panels = axes
+        figure, (bars, *others) = panels(1 + len(shown), axes, column, 2.6)
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
-            value, half = float(scalar[0][i]), T_QUANTILE * float(scalar[1][i])
-            bars.errorbar(i, value, half, fmt="o", color=colour, capsize=3, label=entry)
-            for axis, name in zip(panels, shown, strict=True):
+            height, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
+            bars.errorbar(i, height, half, fmt="o", color=colour, capsize=3, label=entry)
+            for axis, name in zip(others, shown, strict=True):
                 if i == 0:
                     axis.axhline(0, color=colour, linewidth=1)
                     continue
                 here = compared.isel(entry=i)
-                value, spread = (
+                moved, spread = (
                     here[f"{name}_difference"],
                     T_QUANTILE * here[f"{name}_difference_se_total"],
                 )
-                axis.plot(compared["step"], value, color=colour)
+                axis.plot(compared["step"], moved, color=colour)
                 axis.fill_between(
                     compared["step"],
-                    value - spread,
-                    value + spread,
+                    moved - spread,
+                    moved + spread,
                     color=colour,
                     alpha=0.25,
                     linewidth=0,
                 )
         bars.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel=unit, title=title)
-        for axis, name in zip(panels, shown, strict=True):
-            axis.set(xlabel="step (0 = noise)", title=curves[name])
-        panels[0].set_ylabel(f"difference from {entries[0]}")
-        figure.legend(
-            *bars.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=min(len(entries), 4),
-        )
-        sns.despine(figure)
+        for axis, name in zip(others, shown, strict=True):
+            axis.set(xlabel=STEP_LABEL, title=curves[name])
+        if others:
+            others[0].set_ylabel(wrapped(f"difference from {entries[0]}"))
+        _below(figure, bars, axes, column)
     return figure
+
+
+def _below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
+    """One legend for all panels under a figure of ours; in somebody else's, above the first."""
+    if axes is not None:
+        legend(axis, 1)
+        return
+    most = 3 if column == "double" else 1
+    handles = axis.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=most, fontsize=7)
 
 
 def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
@@ -447,7 +444,7 @@ def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
         )
 
 
-def rollouts(results: xr.Dataset) -> Figure:
+def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Training error S (one step) and generation error A (all steps) by start, with what a perfect
     sampler would show.
 
@@ -459,23 +456,20 @@ def rollouts(results: xr.Dataset) -> Figure:
         {"U": "U: in common", "W": "W: spread"} if calibrated else {}
     )
     with style():
-        panels = (
-            [("errors", "depth"), ("calibration", "excess")]
-            if calibrated
-            else [("errors", "depth")]
-        )
-        figure, axes = plt.subplot_mosaic(
-            [list(row) for row in panels], figsize=(2 * COLUMN, 2.5 * len(panels))
-        )
+        names_of = ["errors", "depth", *(["calibration", "excess"] if calibrated else [])]
+        figure, places = panels(len(names_of), axes, column, 2.7)
+        named = dict(zip(names_of, places, strict=True))
         for name, label in names.items():
-            _band(axes["errors"], results, name, label)
+            _band(named["errors"], results, name, label)
         if "S_gaussian" in results:
             start = results["timestep"]
-            axes["errors"].plot(start, results["S_gaussian"], label="V, 2V (Gaussian)", **REFERENCE)
-            axes["errors"].plot(start, 2 * results["S_gaussian"], **REFERENCE)
-        axes["errors"].set(ylabel="mean squared error per pixel", yscale="log")
+            named["errors"].plot(
+                start, results["S_gaussian"], label="V, 2V (Gaussian)", **REFERENCE
+            )
+            named["errors"].plot(start, 2 * results["S_gaussian"], **REFERENCE)
+        named["errors"].set(ylabel="mean squared error per pixel", yscale="log")
         if calibrated:
-            axis = axes["calibration"]
+            axis = named["calibration"]
             drawn = axis.plot(
                 results["timestep"], results["W_over_U"], marker="o", markersize=3, label="model"
             )
@@ -495,17 +489,18 @@ def rollouts(results: xr.Dataset) -> Figure:
                 )
             axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
             axis.set(ylabel="spread / skill, W/U")
-            _band(axes["excess"], results, "U_minus_S_relative", "model")
-            axes["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axes["excess"].set(
-                xlim=axes["calibration"].get_xlim(), ylabel="mean error added, (U − S)/S"
+            _band(named["excess"], results, "U_minus_S_relative", "model")
+            named["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+            named["excess"].set(
+                xlim=named["calibration"].get_xlim(), ylabel="mean error added, (U − S)/S"
             )
-        for name in panels[-1] if calibrated else ("errors",):
-            axes[name].set_xlabel("start (timestep)")
-        for name in set(axes) - {"depth", "excess"}:
-            axes[name].legend(fontsize=7)
-        _depth(axes["depth"], results)
-        sns.despine(figure)
+        for name in set(named) - {"depth"}:
+            named[name].set_xlabel("start (timestep)")
+            # Noise is at the left, as along every chain.
+            named[name].xaxis.set_inverted(True)
+        for name in set(named) - {"depth", "excess"}:
+            legend(named[name])
+        _depth(named["depth"], results)
     return figure
 
 
@@ -536,18 +531,17 @@ def _depth(axis: Any, results: xr.Dataset) -> None:
                 here["depth"], here["state_error_gaussian"], **(REFERENCE | {"color": colour})
             )
     axis.set(xscale="log", yscale="log", xlabel="steps taken", ylabel="RMSE of x̂ − x (teacher)")
-    axis.legend(fontsize=6, title="from", title_fontsize=7)
+    plain(axis.xaxis)
+    legend(axis, 3)
 
 
-def rank_histogram(results: xr.Dataset) -> Figure:
+def rank_histogram(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """Ranks of x_0 among the chains by start, over pixels and along the data's leading directions;
     the line is even."""
     starts, ranks = results.sizes["start"], results["rank"].values
     with style():
-        figure, axes = plt.subplots(
-            1, starts, figsize=(1.4 * starts + 0.6, 1.9), sharey=True, squeeze=False
-        )
-        for row, axis in enumerate(axes[0]):
+        figure, places = grid(1, starts, axes, column, 1.9, sharey=True)
+        for row, axis in enumerate(places[0]):
             here = results.isel(start=row)
             for shift, name, label in (
                 (-0.2, "ranks", "pixels"),
@@ -557,7 +551,7 @@ def rank_histogram(results: xr.Dataset) -> Figure:
                     ranks + shift,
                     here[name],
                     0.4,
-                    yerr=T_QUANTILE * here[f"{name}_se"],
+                    yerr=T_QUANTILE * here[f"{name}_se"].fillna(0),
                     label=label,
                     error_kw={"elinewidth": 0.8},
                 )
@@ -568,13 +562,12 @@ def rank_histogram(results: xr.Dataset) -> Figure:
                 xticks=ranks,
             )
             axis.title.set_fontsize(8)
-        axes[0, 0].set_ylabel("share")
-        axes[0, 0].legend(fontsize=6)
-        sns.despine(figure)
+        places[0, 0].set_ylabel("share")
+        _below(figure, places[0, 0], axes, column)
     return figure
 
 
-def telescope(results: xr.Dataset) -> Figure:
+def telescope(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """The variance gap by target, stacked from its brackets; at the clean end each bracket with its
     95 % interval.
 
@@ -582,21 +575,18 @@ def telescope(results: xr.Dataset) -> Figure:
     """
     spectral = "bracket_high" in results
     with style():
-        figure, axes = plt.subplots(
-            2 if spectral else 1, 2, figsize=(2 * COLUMN, 5.2 if spectral else 2.6), squeeze=False
-        )
-        _stacked(axes[0, 0], results)
-        _brackets(axes[0, 1], results, "bracket", "variance gap at the clean end, from")
+        figure, places = panels(4 if spectral else 2, axes, column, 2.8)
+        _stacked(places[0], results)
+        _brackets(places[1], results, "bracket", "variance gap at the clean end, from")
         if spectral:
-            _brackets(axes[1, 0], results, "bracket_high", "HF at the clean end (dB), from")
+            _brackets(places[2], results, "bracket_high", "HF at the clean end (dB), from")
             end = results["bracket_spectrum"].isel(target=-1)
             for colour, row in zip(_block_colours(results), range(end.sizes["block"]), strict=True):
-                axes[1, 1].plot(end["frequency"], end.isel(block=row), color=colour, marker=".")
-            axes[1, 1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-            axes[1, 1].set(
-                xlabel="frequency (cycles per pixel)", ylabel="relative power, clean end"
-            )
-        sns.despine(figure)
+                here, name = end.isel(block=row), str(results["block"].values[row])
+                places[3].plot(end["frequency"], here, color=colour, marker=".", label=name)
+            places[3].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+            legend(places[3], 3)
+            places[3].set(xlabel="frequency (cycles per pixel)", ylabel="relative power, clean end")
     return figure
 
 
@@ -615,7 +605,7 @@ def _stacked(axis: Any, results: xr.Dataset) -> None:
     axis.errorbar(
         places,
         results["gap"],
-        T_QUANTILE * results["gap_se"],
+        T_QUANTILE * results["gap_se"].fillna(0),
         fmt="o",
         color="k",
         markersize=3,
@@ -642,7 +632,7 @@ def _stacked(axis: Any, results: xr.Dataset) -> None:
         xlabel="level t (timestep)",
         ylabel="relative variance gap",
     )
-    axis.legend(fontsize=6)
+    legend(axis, 3)
 
 
 def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
@@ -651,7 +641,7 @@ def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
     axis.barh(
         places,
         end[name],
-        xerr=T_QUANTILE * end[f"{name}_se"],
+        xerr=T_QUANTILE * end[f"{name}_se"].fillna(0),
         color=_block_colours(results),
         error_kw={"elinewidth": 0.8},
     )
@@ -665,7 +655,7 @@ def _brackets(axis: Any, results: xr.Dataset, name: str, label: str) -> None:
             color="0.35",
             label="Gaussian ref.",
         )
-        axis.legend(fontsize=6)
+        legend(axis, 1)
     axis.axvline(0, color="0.7", linewidth=0.8)
     axis.set(yticks=places, yticklabels=results["block"].values, xlabel=label)
     axis.invert_yaxis()
@@ -679,15 +669,15 @@ BUDGET_PARTS = (
 )
 
 
-def budget(result: xr.Dataset) -> Figure:
+def budget(result: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """An error budget: its parts as bars with 95 % intervals, and those of the gap along the chain.
 
     Of several samplers: the solver's share against network calls, and the parts by chain length.
     """
     if "sampler" in result.dims:
-        return _solver_curve(result)
+        return _solver_curve(result, axes, column)
     with style():
-        figure, (bars, along) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6), width_ratios=[1.2, 1])
+        figure, (bars, along) = panels(2, axes, column, 2.9, [1.2, 1])
         relative = [
             s for s in result["statistic"].values if s == "gap" or str(s).startswith("restart")
         ]
@@ -703,15 +693,15 @@ def budget(result: xr.Dataset) -> Figure:
                 band = {"color": f"C{colour}", "alpha": 0.25, "linewidth": 0}
                 along.fill_between(gap["step"], value - half, value + half, **band)
             along.plot(gap["step"], gap["total_by_level"], label="total", **REFERENCE)
-            along.legend(fontsize=7)
+            legend(along, 3)
         along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
-        sns.despine(figure)
     return figure
 
 
-def diagnosis(result: xr.Dataset) -> Figure:
+def diagnosis(result: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
     """What `diagnose` found: the budget, or of a recording the gap."""
-    return budget(result) if "score" in result else variance_gap(result)
+    draw = budget if "score" in result else variance_gap
+    return draw(result, axes=axes, column=column)
 
 
 def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
@@ -720,7 +710,7 @@ def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
     shown = [p for p in BUDGET_PARTS if bool((result[p[0]].fillna(0) != 0).any())]
     width = 0.8 / max(len(shown), 1)
     for k, (part, label, colour) in enumerate(shown):
-        half = T_QUANTILE * result[f"{part}_se"]
+        half = T_QUANTILE * result[f"{part}_se"].fillna(0)
         at = places + (k - (len(shown) - 1) / 2) * width
         axis.bar(
             at,
@@ -731,7 +721,7 @@ def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
             label=label,
             error_kw={"linewidth": 1},
         )
-    half = T_QUANTILE * result["total_se"]
+    half = T_QUANTILE * result["total_se"].fillna(0)
     axis.errorbar(
         places,
         result["total"],
@@ -744,13 +734,13 @@ def _budget_bars(axis: Any, result: xr.Dataset, along: str) -> None:
     )
     axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axis.set_xticks(places, [str(v) for v in result[along].values], fontsize=7)
-    axis.legend(fontsize=7)
+    legend(axis, 4)
 
 
-def _solver_curve(result: xr.Dataset) -> Figure:
+def _solver_curve(result: xr.Dataset, axes: Any, column: str) -> Figure:
     gap = result.sel(statistic="gap")
     with style():
-        figure, (calls, bars) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.6))
+        figure, (calls, bars) = panels(2, axes, column, 2.9)
         for sampler in gap["sampler"].values:
             here = gap.sel(sampler=sampler)
             size, half = abs(here["discretisation"]), T_QUANTILE * here["discretisation_se"]
@@ -773,11 +763,11 @@ def _solver_curve(result: xr.Dataset) -> Figure:
             xlabel="network calls",
             ylabel="|sampler's share of the variance|",
         )
-        calls.legend(fontsize=6)
+        legend(calls)
+        plain(calls.xaxis)
         first = gap.isel(sampler=0)
         _budget_bars(bars, first, "steps")
         bars.set(xlabel=f"steps of {first['sampler'].item()}", ylabel="relative variance")
-        sns.despine(figure)
     return figure
 
 
@@ -795,6 +785,7 @@ __all__ = [
     "published_delta",
     "rank_histogram",
     "rollouts",
+    "save",
     "spectrum",
     "state_error",
     "strip",

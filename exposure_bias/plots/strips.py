@@ -101,6 +101,7 @@ def draw(axis: Any, state: NDArray[Any], bound: float) -> None:
     if not np.isfinite(state).all():
         axis.axis("off")
     elif state.ndim >= 3:
+        axis.spines[:].set_visible(False)
         axis.imshow(pictures(state[None], bound)[0], interpolation="nearest")
     else:
         axis.plot(np.atleast_2d(state.squeeze()).T, linewidth=0.8)
@@ -113,7 +114,7 @@ def pictures(states: NDArray[Any], bound: float) -> list[NDArray[Any]]:
     −bound is black and bound white. One channel is grey, three are colours; of other numbers the
     first is shown. Frames stand side by side.
     """
-    scaled = np.clip(states / (2 * bound) + 0.5, 0, 1)
+    scaled = np.clip(states.astype(np.float64) / (2 * bound) + 0.5, 0, 1)
     if scaled.ndim == 5:
         frames = np.linspace(0, scaled.shape[2] - 1, min(scaled.shape[2], FRAMES)).round()
         scaled = np.concatenate([scaled[:, :, int(f)] for f in frames], axis=-1)

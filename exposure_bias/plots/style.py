@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from exposure_bias.errors import InputError
 
 PALETTE = "colorblind"
 REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
@@ -32,3 +38,92 @@ def style() -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
+
+
+def panels(
+    count: int,
+    axes: Any = None,
+    column: str = "double",
+    height: float = 2.5,
+    widths: list[float] | None = None,
+) -> tuple[Figure, list[Any]]:
+    """Axes for `count` panels: those given, or a new figure's.
+
+    axes: matplotlib's, as many, in any array. column: "single" stacks the panels at the width of a
+    paper's column (3.3 in), "double" sets up to three side by side over both (6.6 in), four in two
+    rows. height: of a row, in inches. Raises InputError for another number of axes, and for another
+    column.
+    """
+    if column not in ("single", "double"):
+        raise InputError(f"column is {column!r:.40}: allowed are single, double")
+    if axes is not None:
+        given = list(np.ravel(np.asarray(axes, dtype=object)))
+        if len(given) != count:
+            raise InputError(f"{len(given)} axes were given, but {count} panels are drawn")
+        return given[0].figure, given
+    rows, columns = (count, 1) if column == "single" else (1, count)
+    if column == "double" and count > 3:
+        rows, columns, widths = 2, -(-count // 2), None
+    size = ((1 if column == "single" else 2) * COLUMN, height * rows)
+    ratios = None if column == "single" else widths
+    figure, found = plt.subplots(rows, columns, figsize=size, squeeze=False, width_ratios=ratios)
+    for spare in found.ravel()[count:]:
+        spare.remove()
+    return figure, list(found.ravel()[:count])
+
+
+def grid(
+    rows: int,
+    columns: int,
+    axes: Any,
+    column: str,
+    height: float,
+    most: float = 2 * COLUMN,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """A grid of small panels, an array (rows, columns) of Axes: those given, or a new figure's, at
+    most so many inches wide.
+    """
+    if axes is not None:
+        figure, given = panels(rows * columns, axes, column)
+        return figure, np.array(given, dtype=object).reshape(rows, columns)
+    if column not in ("single", "double"):
+        raise InputError(f"column is {column!r:.40}: allowed are single, double")
+    width = (1 if column == "single" else 2) * COLUMN
+    size = (min(width, most), height * rows + 0.6)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+
+
+def plain(axis: Any) -> None:
+    """Numbers as they are on a short logarithmic axis, and none between the powers of ten and
+    their fifths."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def wrapped(text: str, width: int = 26) -> str:
+    """A long label in several lines."""
+    return fill(text, width)
+
+
+def legend(axis: Any, columns: int = 2, **options: Any) -> None:
+    """A legend above its panel, where it hides nothing."""
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    spacing = {"handlelength": 1.4, "columnspacing": 1.0, "labelspacing": 0.3}
+    axis.legend(ncols=columns, fontsize=6.5, **(place | spacing | options))
+
+
+def unless_empty(axis: Any, values: Any) -> None:
+    """Say why a panel is empty, where no value is a number."""
+    if not np.isfinite(np.asarray(values, dtype=float)).any():
+        axis.text(0.5, 0.5, "too few samples", ha="center", color="0.35", transform=axis.transAxes)
+
+
+def save(figure: Figure, where: Any, **options: Any) -> None:
+    """Write a figure as a paper wants it: 300 dots an inch, in PDF with embedded TrueType fonts.
+
+    where, options: as of `Figure.savefig`.
+    """
+    with style():
+        figure.savefig(where, **options)

@@ -67,7 +67,7 @@ def html(given: Sequence[Source], commands: Sequence[str] = ()) -> bytes:
     content = page.render(
         title=_title(given),
         answer=shown[0].sentence if shown else "This recording holds nothing to tell yet.",
-        more=shown[0].details if shown else [],
+        more=_more(shown),
         sections=shown,
         slider=along,
         frames="" if along is None else _json(along),
@@ -100,6 +100,14 @@ def _sections(given: Sequence[Source]) -> list[Section]:
             found[name] = made
     places = {name.replace("_", "-"): place for place, name in enumerate(ORDER)}
     return sorted(found.values(), key=lambda s: places.get(s.name, len(places)))
+
+
+def _more(shown: Sequence[Section]) -> list[str]:
+    """What else the first result says; without a budget, how to come by one."""
+    told = list(shown[0].details) if shown else []
+    if any(section.name == "error-budget" for section in shown):
+        return told
+    return [*told, "Whose fault it is, eb-analyze diagnose tells: it runs the network once more."]
 
 
 def _title(given: Sequence[Source]) -> str:

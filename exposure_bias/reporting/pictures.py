@@ -56,15 +56,20 @@ def slider(recording: Recording) -> Slider | None:
 def _fields(recording: Recording) -> dict[str, NDArray[Any]]:
     """The rows that a recording has, (kept, kept_step, *shape)."""
     chain = recording["chain"]
-    found = {"state": chain["kept_state"].values}
+    found = {"state": _plain(chain["kept_state"])}
     if "kept_truth" in chain:
-        truth = chain["kept_truth"].values
+        truth = _plain(chain["kept_truth"])
         found = {"truth": truth, **found, "difference": found["state"] - truth}
     if "kept_prediction" in chain:
-        found["prediction"] = chain["kept_prediction"].values
+        found["prediction"] = _plain(chain["kept_prediction"])
     if "forward" in recording and "kept_prediction" in recording["forward"]:
-        found["forward"] = recording["forward"]["kept_prediction"].values
+        found["forward"] = _plain(recording["forward"]["kept_prediction"])
     return found
+
+
+def _plain(kept: xr.DataArray) -> NDArray[Any]:
+    """Half precision is for keeping, not for computing."""
+    return kept.values.astype(np.float64)
 
 
 def _frame(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from exposure_bias.streams import Step
 
-GROUPED_BYTES = 2 * 2**20
+GROUPED_BYTES = 7 * 2**18
 GROUPED_ARRAYS = 5  # of a paired chain: alike for all streams, which keep the same pixels
 DIRECTIONS = 16
 BLOCK = 2**18

@@ -10,8 +10,8 @@ from exposure_bias.states import State, dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 from exposure_bias.statistics.law import DENSE
 
-LEAST_PIXELS, MOST_PIXELS = 64, 1024
-MOST_CELLS = 32  # in a channel
+LEAST_PIXELS, MOST_PIXELS = 64, 768
+MOST_CELLS = 64  # in a channel
 SIGNS_SEED = 0
 
 
@@ -74,7 +74,10 @@ class CellMoments(Accumulator):
         signs = np.random.default_rng(SIGNS_SEED).choice([-1.0, 1.0], size)
         self.signs = (signs / np.sqrt(size // cells)).reshape(cells, -1)
         for part in ("sum", "square"):
-            self.add_sum(f"state_cell_{part}", step=layout.steps, group=GROUPS, cell=cells)
+            name = f"state_cell_{part}"
+            self.add_sum(name, step=layout.steps, group=GROUPS, cell=cells)
+            # Nothing but standard errors are made of these.
+            self.state[name] = self.state[name].astype(np.float32)
 
     def update(self, rows: slice, batch: Batch) -> None:
         d = batch.state.unflatten(2, self.signs.shape)
@@ -86,7 +89,7 @@ class CellMoments(Accumulator):
 
 
 def cells_of(shape: State) -> int:
-    """How many cells of equal size a state has, at most 32 in a channel; one pixel's in a
+    """How many cells of equal size a state has, at most 64 in a channel; one pixel's in a
     vector."""
     channels, *space = shape
     pixels = int(np.prod(space))
@@ -97,7 +100,7 @@ def grouped_pixels(
     dimension: int, steps: int, arrays: int, budget: int, seed: int
 ) -> NDArray[np.int64]:
     """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
-    for `arrays`, between 64 and 1024; fewer are among more."""
+    for `arrays`, between 64 and 768; fewer are among more."""
     room = int(np.clip(budget // (8 * GROUPS * steps * arrays), LEAST_PIXELS, MOST_PIXELS))
     if room >= dimension:
         return np.arange(dimension)

@@ -7,8 +7,10 @@ number names one."""
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -212,7 +214,8 @@ def _set(name: str, number: float) -> Change:
             variable[0] = str(number)
         elif variable.shape:
             whole = int(np.clip(np.nan_to_num(number), -(2**62), 2**62))
-            variable[(0,) * variable.ndim] = whole if variable.dtype.kind == "i" else number
+            with np.errstate(over="ignore"):
+                variable[(0,) * variable.ndim] = whole if variable.dtype.kind == "i" else number
 
     return change
 
@@ -281,3 +284,29 @@ def everything(content: bytes, damages: int, seed: int) -> list[Forgery]:
     found = [forgery for kind in kinds for forgery in kind(content)]
     found += damaged(content, damages, seed)
     return [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+
+
+def tried(
+    forged: bytes, folder: Path, load: Callable[[Path], Any], uses: Sequence[Callable[[Any], Any]]
+) -> bool:
+    """Whether a forgery is read, and then used in every way; whatever else is raised than
+    InputError, or in more than one line, is a finding."""
+    path = folder / "forged.nc"
+    path.write_bytes(forged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recording = _one_line(load, path)
+        if recording is None:
+            return False
+        for use in (*uses, repr, lambda r: r.description, lambda r: r.save(folder / "again.nc")):
+            _one_line(use, recording)
+    return True
+
+
+def _one_line(use: Callable[[Any], Any], given: Any) -> Any:
+    try:
+        return use(given)
+    except ValueError as error:
+        if type(error).__name__ != "InputError" or "\n" in str(error):
+            raise
+        return None
