@@ -67,10 +67,10 @@ def page() -> str:
     """The text of docs/results.md."""
     rows, details = [], []
     for name in studies.ORDER:
-        study = importlib.import_module(name).STUDY
         path = common.RESULTS / name / "run.json"
         command = f"`python analyses/{name}.py`"
         if not path.exists():
+            study = importlib.import_module(name).STUDY
             rows.append(
                 f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |"
             )
