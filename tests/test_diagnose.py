@@ -53,13 +53,14 @@ def test_the_command_prints_the_sentence_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--steps", "4", "-n", "256"]
+    given = ["--model", "test_budget:oracle", "--data", "test_budget:images"]
+    options = [*given, "--steps", "4", "-n", "256"]
     assert main(["diagnose", *options, "-o", "out"]) in (None, 0)
     printed = capsys.readouterr().out.strip().splitlines()
     assert re.search(r"\d", printed[0])
     assert (tmp_path / "out" / "diagnosis.nc").exists()
     assert main(["diagnose", *options, "-o", "out", "--json"]) in (None, 0)
-    json.loads(capsys.readouterr().out)
+    assert json.loads(capsys.readouterr().out)["sentence"] == printed[0]
     assert main(["budget", *options, "--samplers", "ddim", "heun", "-o", "curve"]) in (None, 0)
     assert any((tmp_path / "curve").glob("*.pdf"))
     for bad in (["--margin", "0"], ["--samplers", "ddim", "ddim:0"]):
