@@ -32,7 +32,10 @@ MOST_TEXTS, MOST_NUMBERS = 16, 1000
 ON_DISK = 16  # bytes of a text's place in a variable
 ROOT = ""
 # netCDF has neither of these: its library crashes over a half.
-STORED_AS = {np.dtype(bool): np.dtype(np.int8), np.dtype(np.float16): np.dtype(np.float32)}
+STORED_AS: dict[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(bool): np.dtype(np.int8),
+    np.dtype(np.float16): np.dtype(np.float32),
+}
 
 Values = NDArray[Any]
 Spend = Callable[[int, str], None]  # so many bytes are about to be read, and of what

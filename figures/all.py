@@ -2,6 +2,7 @@
 
 python figures/all.py               # pictures into figures/build, captions into figures/captions
 python figures/all.py FOLDER        # pictures into another folder
+python figures/all.py FOLDER NAME   # one of them
 """
 
 import importlib
@@ -28,7 +29,7 @@ NAMES = (
 def main(argv: list[str]) -> None:
     if argv:
         drawing.folder = Path(argv[0])
-    for name in NAMES:
+    for name in argv[1:] or NAMES:
         importlib.import_module(name).main()
 
 
