@@ -1,7 +1,8 @@
 """Small classifiers of the bundled data, whose last hidden layer serves as features.
 
-Both were trained on train splits by `analyses/train_classifier.py`, which wrote the weights and
-what became of them: `Digits` for 1×8×8 digits, `Fashion` for Fashion-MNIST averaged to 1×14×14.
+They are trained on train splits by `analyses/train_classifier.py`, which writes the weights and
+what became of them: `Digits` for 1×8×8 digits, which is bundled; `Fashion` for Fashion-MNIST
+averaged to 1×14×14, which is not, and is offered where somebody has trained it.
 Each gives features (B, 32) by `features`, class logits (B, 10) by calling it."""
 
 from pathlib import Path

@@ -3,7 +3,7 @@ that need no download.
 
     features          d               of images                      the Fréchet distance is called
     inception         2048 (+ 2023)   C = 3; C = 1 is repeated       FID (and sFID, of spatial ones)
-    classifier        32              1×8×8 digits, 1×14×14 clothes  Fréchet distance (features)
+    classifier        32              1×8×8 digits                   Fréchet distance (features)
     random-conv       32              any                            Fréchet distance (features)
     pixel             C·H·W           any                            Fréchet distance (features)
     module:function   its own         what it takes                  Fréchet distance (features)
@@ -93,8 +93,8 @@ def extractor(
         kind = classifier.of(shape)
         if kind is None:
             raise InputError(
-                f"the classifiers know 1×8×8 digits and 1×14×14 clothes, got {described(shape)}:"
-                " use inception, random-conv or pixel"
+                f"the bundled classifier knows 1×8×8 digits, got {described(shape)}: use inception,"
+                " random-conv or pixel"
             )
         net = classifier.load(kind)
         digest = hashlib.sha256((kind.folder / classifier.FILE).read_bytes()).hexdigest()[:8]
