@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -381,3 +383,32 @@ def test_formats_of_hostile_names() -> None:
         "1.0",
     ]
     assert json.loads(FORMATS["json"](said))["tables"]["t"][0]["entry"] == "50 % & <b>|_x_"
+
+
+def test_without_torch_recordings_are_read_and_the_rest_says_what_it_needs(
+    tmp_path: Path, recording: eb.Recording
+) -> None:
+    recording.save(tmp_path / "run.nc")
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("torch", "diffusers", "safetensors", "huggingface_hub", "sklearn"):
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Absent())
+from exposure_bias.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    for arguments, expected in (
+        (["gap", "run.nc", "-o", "out"], 0),
+        (["spectrum", "run.nc"], 0),
+        (["record", "-o", "new.nc"], 2),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert found.returncode == expected, found.stderr
+        assert "Traceback" not in found.stderr
+    assert "needs torch" in found.stderr
+    assert (tmp_path / "out" / "report.html").exists()

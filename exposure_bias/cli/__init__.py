@@ -63,6 +63,8 @@ RUN = (
 )
 # --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
 BATCH_SIZES = (1024, 256)
+# What an environment that only reads recordings may leave out.
+LEFT_OUT = ("torch", "diffusers", "safetensors", "huggingface_hub", "sklearn")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -120,6 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         if parallel.tells(error):
             print(f"eb-analyze: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in LEFT_OUT:
+            raise
+        print(
+            f"eb-analyze: this command needs {error.name}, which is not installed here; reading,"
+            " plotting and reporting recordings does not: pip install exposure-bias",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
