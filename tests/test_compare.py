@@ -80,7 +80,14 @@ def test_paired_standard_errors_cover():
     """The difference over 60 fresh data sets: its spread is what one comparison says,
     within 30 %."""
     found = [
-        eb.compare([gaussian(0.09), gaussian(0.2)], data(256, seed), steps=2, lengths=(), seed=seed)
+        eb.compare(
+            [gaussian(0.09), gaussian(0.2)],
+            data(256, seed),
+            steps=2,
+            lengths=(),
+            seed=seed,
+            budget=False,
+        )
         for seed in range(60)
     ]
     for name, ratio in (("hf", 0.3), ("gap", 0.3)):
@@ -107,12 +114,12 @@ def runs(tmp_path, objective, seeds, base="digits"):
 
 def test_seeds_form_groups(tmp_path):
     ddpm, ip = runs(tmp_path, "ddpm", (0, 1, 2)), runs(tmp_path, "ip", (0, 1, 2), "digits-ip")
-    compared = eb.compare([*ddpm, *ip], "digits", steps=2, n=256, lengths=())
+    compared = eb.compare([*ddpm, *ip], "digits", steps=2, n=256, lengths=(), budget=False)
     assert compared.sizes["entry"] == 2
     assert compared["seeds"].values.tolist() == [3, 3]
     assert compared["note"].values[1] == ""
     alone = [
-        eb.compare([a, b], "digits", steps=2, n=256, lengths=())
+        eb.compare([a, b], "digits", steps=2, n=256, lengths=(), budget=False)
         for a, b in zip(ddpm, ip, strict=True)
     ]
     each = np.array([float(a["hf_difference"][1]) for a in alone])
@@ -136,9 +143,9 @@ def test_seeds_under_different_remedies_are_different_entries(tmp_path):
         f"{b} + es:1.02 + ts:20,300",
         f"{a} + es:1.02 + ts:20,300",
     ]
-    compared = eb.compare(models, "digits", steps=2, n=16, lengths=())
+    compared = eb.compare(models, "digits", steps=2, n=16, lengths=(), budget=False)
     assert compared["seeds"].values.tolist() == [1, 2]
-    other = eb.compare([models[0], a], "digits", steps=2, n=16, lengths=())
+    other = eb.compare([models[0], a], "digits", steps=2, n=16, lengths=(), budget=False)
     assert other["note"].values[1] == "the same weights: the difference is the remedy's"
 
 

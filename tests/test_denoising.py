@@ -69,13 +69,13 @@ def test_declared_wrongly_it_fails_with_level_ratio_and_what_to_check(
 
 def test_declared_wrongly_it_gets_no_budget_and_no_remedy() -> None:
     model, data = wrapped("v_prediction"), eb.load_data("digits", "test")
-    found = eb.diagnose(model, data, steps=10, n=256)
+    found = eb.diagnose(model, data, steps=5, n=64)
     assert [str(a) for a in found["answer"].values] == ["not a denoiser of these data"]
     assert "prediction_type" in found.attrs["answer"]
     assert "remedy" not in found.attrs
     assert "es_scale" not in found
     with pytest.raises(eb.InputError, match="no denoiser"):
-        eb.compare([eb.load_model("digits"), model], data, steps=5, n=256)
+        eb.compare([eb.load_model("digits"), model], data, steps=5, n=32, lengths=())
 
 
 @pytest.mark.parametrize("name", bundled.models())
