@@ -188,6 +188,7 @@ def check_values(run: Run, streams: Mapping[str, xr.Dataset], done: int) -> None
     for name, stream in streams.items():
         if not np.array_equal(stream.variables["count"], count):
             raise InputError(f"{name}'s count is not that of its samples")
+        _check_places(name, stream)
 
 
 def _check_numbers(name: str, stream: xr.Dataset) -> None:
@@ -240,9 +241,12 @@ def _check_samples(run: Run, stream: xr.Dataset, done: int) -> None:
     most = run.data.images or np.inf
     if images.min() < 0 or images.max() >= most:
         raise InputError("it has images that its data do not have")
+
+
+def _check_places(name: str, stream: xr.Dataset) -> None:
     for coordinate in ("pixel", "histogram_pixel"):
-        if coordinate in stream and not _are_places(stream, coordinate):
-            raise InputError(f"its {coordinate} are no places in a state")
+        if coordinate in stream.variables and not _are_places(stream, coordinate):
+            raise InputError(f"{name}'s {coordinate} are no places in a state")
 
 
 def _are_places(stream: xr.Dataset, coordinate: str) -> bool:

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from exposure_bias.jackknife import T_QUANTILE as T_QUANTILE
-from exposure_bias.plots import COLUMN as COLUMN
-from exposure_bias.plots import REFERENCE as REFERENCE
-from exposure_bias.plots import style as style
+from exposure_bias.plots.style import COLUMN as COLUMN
+from exposure_bias.plots.style import REFERENCE as REFERENCE
+from exposure_bias.plots.style import style as style
 
 # fontTools remarks on the date in a font of matplotlib's own.
 logging.getLogger("fontTools").setLevel(logging.ERROR)

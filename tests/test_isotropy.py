@@ -123,6 +123,6 @@ def test_command(tmp_path, capsys):
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert {row["n"] for row in tables["gaussian"]} == {50, 100}
     assert len(tables["perfect_sampler"]) == 2
-    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc", ".html"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
     with pytest.raises(eb.InputError, match="3 samples"):
         eb.isotropy(dataset(np.zeros((2, SIDE, SIDE))))

@@ -658,7 +658,12 @@ def test_the_script_makes_a_folder_diffusers_loads(tmp_path: Path) -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     script.make(
-        "digits-ip", tmp_path / "run", tmp_path / "frozen", script.SMOKE | {"iterations": 3}
+        "digits-ip",
+        "digits",
+        tmp_path / "run",
+        tmp_path / "frozen",
+        script.SMOKE | {"iterations": 3},
+        False,
     )
     assert json.loads((tmp_path / "frozen" / "training.json").read_text())["run"]["gamma"] == 0.1
     pipe = DDPMPipeline.from_pretrained(tmp_path / "frozen", low_cpu_mem_usage=False)

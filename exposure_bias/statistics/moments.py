@@ -10,7 +10,7 @@ from exposure_bias.states import State, dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 from exposure_bias.statistics.law import DENSE
 
-LEAST_PIXELS, MOST_PIXELS = 64, 768
+LEAST_PIXELS, MOST_PIXELS = 64, 576
 MOST_CELLS = 64  # in a channel
 SIGNS_SEED = 0
 
@@ -100,7 +100,7 @@ def grouped_pixels(
     dimension: int, steps: int, arrays: int, budget: int, seed: int
 ) -> NDArray[np.int64]:
     """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
-    for `arrays`, between 64 and 768; fewer are among more."""
+    for `arrays`, between 64 and 576; fewer are among more."""
     room = int(np.clip(budget // (8 * GROUPS * steps * arrays), LEAST_PIXELS, MOST_PIXELS))
     if room >= dimension:
         return np.arange(dimension)

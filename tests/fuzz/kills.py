@@ -88,6 +88,7 @@ TRAIN = [
 NETWORK = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4}
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "record": (STEPS, ""),
+    "train": (TRAIN, "last"),
     "chain-fid": ([*RUN, "--lengths", "3", "5", "--features", "pixel"], "chain-fid.nc"),
     "rollouts": (STEPS, "rollout.nc"),
     "telescope": (STEPS, "telescope.nc"),
