@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/installed
 
-.PHONY: demo test fuzz lint studies figures
+.PHONY: demo test test-all fuzz lint studies figures
 # Whose fault: about a minute and a half of computing, then one sentence, five lines and what was written.
 demo: $(READY)
 	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about two minutes)'
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+# With those that take a minute each.
+test-all: $(READY)
+	$(VENV)/bin/python -m pytest -n 2 -m ''
 
 # Hostile data at full size and forged recordings, each with time and peak memory; ten minutes, 4 GB of disk.
 fuzz: $(READY)

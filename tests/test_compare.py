@@ -76,6 +76,7 @@ def test_a_model_does_not_differ_from_itself_and_pairing_narrows():
     assert last["note"].values[2] == ONE_SEED
 
 
+@pytest.mark.slow
 def test_paired_standard_errors_cover():
     """The difference over 60 fresh data sets: its spread is what one comparison says,
     within 30 %."""

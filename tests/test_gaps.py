@@ -266,6 +266,7 @@ def test_equals_numpy_on_raw_states(data):
     )
 
 
+@pytest.mark.slow
 def test_coverage(data):
     """95 % intervals of 102 recordings of 256 images hold the truth in 92–98 % of at least 1020
     checks of each kind."""

@@ -96,7 +96,7 @@ def test_an_observed_loop_keeps_its_first_samples():
 
 
 def test_a_recording_of_colour_images_is_small(tmp_path):
-    """3×32×32, n = 256, 20 steps: at most 15 MB, of which the states of 8 samples are 2."""
+    """3×32×32, n = 256, 20 steps: at most 17 MB, of which the states of 8 samples are 2."""
     model, data = setting((3, 32, 32), images=256)
     rec = eb.record(model, data, steps=20, n=256)
     rec.save(tmp_path / "a.nc")

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parent / "fuzz" / "kills.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "commands",
     [

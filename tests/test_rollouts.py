@@ -85,6 +85,7 @@ def test_deterministic_samplers_have_errors_but_no_calibration(oracle, law):
     assert not {"U", "W", "ranks", "W_over_U", "U_minus_S"} & set(r)
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     """Isotropic Gaussian data, every level a start; 1050 checks of each statistic."""
     steps, repetitions = 7, 150

@@ -48,6 +48,7 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "done already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["train_classifier.py"], ["train_bundled.py", "--only", "digits"]]
 )

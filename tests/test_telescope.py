@@ -138,6 +138,7 @@ def test_a_bias_is_found_in_its_block_with_its_sign(oracle, factor):
     )
 
 
+@pytest.mark.slow
 def test_intervals_cover(oracle):
     """1000 and more checks of brackets against the closed form of the true law, and of the gaps
     that they add up to."""
