@@ -195,6 +195,7 @@ print(meet(last))
     assert not list(tmp_path.glob("*.part*"))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_one_line(tmp_path: Path) -> None:
     script = (
         KILLED
@@ -298,6 +299,7 @@ def test_a_plan_covers_what_is_missing_evenly(n: int, processes: int) -> None:
         assert max(sizes) - min(sizes) <= len(sizes)
 
 
+@pytest.mark.slow
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     """The public line, and one that has nothing to share."""
 

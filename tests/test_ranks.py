@@ -110,7 +110,7 @@ def test_every_command_takes_them(
         options += given * 2 if command == "compare" else ["--model", *given]
         options += ["--lengths", "3"] if command == "chain-fid" else ["--steps", "3"]
         options += ["--features", "pixel"] if command == "chain-fid" else []
-        drawn = ["-o", command] if name in ("vector", "video") else []
+        drawn = ["-o", command] if name == "video" else []
         assert main([command, *options, "--json", *drawn]) in (None, 0), command
         assert json.loads(capsys.readouterr().out)
         assert not drawn or list(Path(command).glob("*.pdf"))
