@@ -113,6 +113,7 @@ def runs(tmp_path, objective, seeds, base="digits"):
     return paths
 
 
+@pytest.mark.slow
 def test_seeds_form_groups(tmp_path):
     ddpm, ip = runs(tmp_path, "ddpm", (0, 1, 2)), runs(tmp_path, "ip", (0, 1, 2), "digits-ip")
     compared = eb.compare([*ddpm, *ip], "digits", steps=2, n=256, lengths=(), budget=False)

@@ -189,6 +189,7 @@ def test_jackknife_error_of_a_quadratic_statistic():
     assert abs(value.mean()) < 3 * value.std() / np.sqrt(300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.3, 0.1)])
 def test_intervals_cover(scale, shift):
     """300 repetitions at d = 6; `benchmarks/coverage.py` does it at d = 64, N = 1792."""

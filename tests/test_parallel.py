@@ -117,6 +117,7 @@ def everything():
 """
 
 
+@pytest.mark.slow
 def test_every_experiment_agrees_with_one_process(tmp_path: Path) -> None:
     """Whatever runs a network gives one process's numbers to 1e-9."""
     script = COMMANDS + "\neverything()\nprint(meet(everything))"
@@ -163,6 +164,7 @@ def record(name, left=10**6, n=48):
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_other_processes(tmp_path: Path) -> None:
     """Killed on three, gone on by one and, killed again, by two: what is lost is a batch each."""
     script = (

@@ -219,6 +219,7 @@ def test_state_error_in_depth_agrees_with_its_closed_form(oracle, law):
     assert int(z.notnull().sum()) == int((r["depth"] <= r["length"]).sum())
 
 
+@pytest.mark.slow
 def test_independent_of_batches(oracle, law):
     data = images(90, 1, law[1])
     one, other = (eb.rollouts(oracle, data, steps=6, replicates=3, batch_size=b) for b in (7, 1000))

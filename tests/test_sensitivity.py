@@ -56,6 +56,7 @@ def schedule_target(levels, variance):
     return np.stack([level.alpha**2 * variance + level.sigma**2 for level in levels])
 
 
+@pytest.mark.slow
 def test_the_size_of_a_bias_in_one_frequency_band_is_covered():
     """ε / 0.96 at f ≥ ¼ alone: the spectrum's intervals hold the closed form's power as often as
     they say."""

@@ -190,6 +190,7 @@ def test_disk_full_keeps_the_old_file(tmp_path, data, oracle, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
 
 
+@pytest.mark.slow
 def test_killed_run_continues_bit_for_bit(tmp_path):
     code = textwrap.dedent("""
         import sys, time, exposure_bias as eb

@@ -21,6 +21,7 @@ import results_table  # noqa: E402
 import studies  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", studies.ORDER)
 def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = importlib.import_module(name)
@@ -87,6 +88,7 @@ def test_results_are_of_the_default_scale() -> None:
             assert common.finished(path.parent, default, recipe), f"{name}: not the default scale"
 
 
+@pytest.mark.slow
 def test_figures_draw_from_the_results_alone(tmp_path: Path) -> None:
     """Each study that was run has its picture, and two runs give the same bytes."""
     captions = {path: path.read_text() for path in (ROOT / "figures" / "captions").glob("*.md")}
