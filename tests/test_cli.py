@@ -252,6 +252,7 @@ def test_an_interrupt_before_anything_was_kept(run, tmp_path, monkeypatch):
     assert err.splitlines()[-1] == "eb-analyze: interrupted"
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_progress(tmp_path):
     """A run far too long to end by itself is interrupted as soon as its first checkpoint is
     there."""

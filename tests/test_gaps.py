@@ -347,6 +347,7 @@ def drawn(x0, images, state, pixels=slice(None)):
 PARTS = ("sum", "square")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "n", "memory"), [(512, 512, 0.0), (512, 256, 0.9), (256, 512, 0.9)]
 )

@@ -193,6 +193,7 @@ def spread_of_difference(lengths: tuple[int, int], seeds: tuple[int, int]) -> fl
     return float(jackknife(gap, chains[0]["count"].values, *sums).error)
 
 
+@pytest.mark.slow
 def test_chains_that_share_no_grid_are_coupled() -> None:
     """The difference of 73 and 50 steps is known 3 times better than with independent noise: here
     3.6, and 3.8 with all increments in common (a prototype on another mixture: 4.0 and 4.3, ± 20

@@ -90,6 +90,7 @@ def test_white_states_have_a_white_spectrum_over_whatever_axes_there_are(name: s
 COMMANDS = ("gap", "spectrum", "rollout", "telescope", "chain-fid", "compare", "diagnose", "budget")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vector", "signal", "video", "volume", "strip"])
 def test_every_command_takes_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

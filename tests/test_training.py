@@ -535,6 +535,7 @@ def drive(code: str, *arguments: Any) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_is_bit_identical(tmp_path: Path) -> None:
     lines = drive(
         """
