@@ -7,7 +7,7 @@ on real images.
     python analyses/gpu_campaign.py diagnose fashion-mnist ddpm 0
     python analyses/gpu_campaign.py compare fashion-mnist
     python analyses/gpu_campaign.py curve fashion-mnist
-    python analyses/gpu_campaign.py --rehearse          # all parts, tiny, on the CPU: two minutes
+    python analyses/gpu_campaign.py --rehearse          # all parts, tiny, on the CPU
 
 Every part goes on where it was stopped: training from its last checkpoint, chains from theirs. When
 its time is up it stops by itself and the same command goes on. What is kept for the repository lies

@@ -63,3 +63,8 @@ def test_more_steps_have_less_of_an_error() -> None:
 def test_what_does_not_fit_is_refused(samplers: list[str], steps: list[int], says: str) -> None:
     with pytest.raises(eb.InputError, match=says):
         eb.solver_curve(oracle(), images(40), samplers, steps)
+
+
+def test_a_margin_is_positive() -> None:
+    with pytest.raises(eb.InputError, match="above 0"):
+        eb.solver_curve(oracle(), images(40), ["ddim"], [3], margin=0.0)

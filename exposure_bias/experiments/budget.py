@@ -173,10 +173,7 @@ def error_budget(
     Source: module docstring. Raises InputError for a margin that is not positive and for whatever
     else does not fit; where no refinement exists it says which steps work.
     """
-    if not margin > 0:
-        raise InputError(
-            f"margin is the score error that matters: it must be above 0, got {margin}"
-        )
+    check_margin(margin)
     setup = prepare(
         model,
         data,
@@ -199,6 +196,14 @@ def error_budget(
         )
     bench = Bench(varied(setup), batch_size, None if folder is None else Path(folder))
     return budget_of(bench, margin, restarts)
+
+
+def check_margin(margin: float) -> None:
+    """Raise InputError unless a margin is positive."""
+    if not margin > 0:
+        raise InputError(
+            f"margin is the score error that matters: it must be above 0, got {margin}"
+        )
 
 
 class Bench:

@@ -18,7 +18,15 @@ from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import MARGIN, SAMPLES, STEPS, Answer, Bench, budget_of
+from exposure_bias.experiments.budget import (
+    MARGIN,
+    SAMPLES,
+    STEPS,
+    Answer,
+    Bench,
+    budget_of,
+    check_margin,
+)
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained
@@ -80,10 +88,7 @@ def diagnose(
         return of_recording(model)
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
-    if not margin > 0:
-        raise InputError(
-            f"margin is the score error that matters: it must be above 0, got {margin}"
-        )
+    check_margin(margin)
     setup = prepare(
         model,
         data,

@@ -13,7 +13,7 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import MARGIN, SAMPLES, Bench, budget_of
+from exposure_bias.experiments.budget import MARGIN, SAMPLES, Bench, budget_of, check_margin
 from exposure_bias.glossary import explained
 from exposure_bias.recording import Recording
 from exposure_bias.run import Stream
@@ -52,6 +52,7 @@ def solver_curve(
 
     Raises InputError for whatever does not fit.
     """
+    check_margin(margin)
     samplers, steps = list(samplers), sorted(set(steps))
     if not samplers or not steps:
         raise InputError(
