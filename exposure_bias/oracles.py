@@ -22,29 +22,20 @@ Values = Any  # whatever torch.as_tensor takes
 SYMMETRY = 1e-6
 
 
-class _Posterior(torch.nn.Module):
+class _Rotated(torch.nn.Module):
     """The formula above, per component in the eigenbasis of its covariance.
 
-    weights (M,), means (M, D), variances (M, D), bases (M, D, D) with eigenvectors in columns or
-    None (pixel basis).
+    weights (M,), means (M, D), variances (M, D), bases (M, D, D) with eigenvectors in columns.
     """
 
     weights: Tensor
     means: Tensor
     variances: Tensor
-    bases: Tensor | None
+    bases: Tensor
 
-    def __init__(
-        self, weights: Tensor, means: Tensor, variances: Tensor, bases: Tensor | None
-    ) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, bases: Tensor) -> None:
         super().__init__()
-        for name, value in {
-            "weights": weights,
-            "means": means,
-            "variances": variances,
-            "bases": bases,
-        }.items():
-            self.register_buffer(name, value)
+        _register(self, weights=weights, means=means, variances=variances, bases=bases)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         x = x.flatten(1)
@@ -53,16 +44,40 @@ class _Posterior(torch.nn.Module):
         log_r = torch.empty(len(x), len(self.weights), dtype=x.dtype, device=x.device)
         corrections = []
         for m, mean in enumerate(self.means):
-            d = x - level.alpha * mean
-            d = d if self.bases is None else d @ self.bases[m]
+            d = (x - level.alpha * mean) @ self.bases[m]
             log_r[:, m] = self.weights[m].log() - 0.5 * (
                 d.square() / total[m] + total[m].log()
             ).sum(1)
             d = d * (level.alpha * self.variances[m] / total[m])
-            corrections.append(d if self.bases is None else d @ self.bases[m].T)
+            corrections.append(d @ self.bases[m].T)
         for m, r in enumerate(log_r.softmax(1).unbind(1)):
             posterior += r[:, None] * (self.means[m] + corrections[m])
         return posterior
+
+
+class _Diagonal(torch.nn.Module):
+    """The formula above for covariances that are diagonal in pixels: variances (M, D).
+
+    Squares are multiplied out, so that components meet the states in matrix products.
+    """
+
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
+        super().__init__()
+        _register(self, weights=weights, means=means, variances=variances)
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        x = x.flatten(1)
+        alpha, mu = level.alpha, self.means
+        total = alpha**2 * self.variances + level.sigma**2
+        distance = x.square() @ (1 / total).T - 2 * alpha * x @ (mu / total).T
+        constant = (alpha**2 * mu.square() / total + total.log()).sum(1)
+        r = (self.weights.log() - 0.5 * (distance + constant)).softmax(1)
+        gain = alpha * self.variances / total
+        return r @ (mu - alpha * gain * mu) + x * (r @ gain)
 
 
 class _Nearest(torch.nn.Module):
@@ -75,14 +90,18 @@ class _Nearest(torch.nn.Module):
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self.register_buffer("images", images)
-        self.register_buffer("square", images.square().sum(1))
+        _register(self, images=images, square=images.square().sum(1))
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         log_r = (
             level.alpha * x.flatten(1) @ self.images.T - level.alpha**2 / 2 * self.square
         ) / level.sigma**2
         return log_r.softmax(1) @ self.images
+
+
+def _register(module: torch.nn.Module, **buffers: Tensor) -> None:
+    for name, value in buffers.items():
+        module.register_buffer(name, value)
 
 
 class _Oracle(Denoiser):
@@ -122,7 +141,12 @@ class MixtureOracle(_Oracle):
             )
         flat = means.flatten(1)
         variances, bases = _eigen(covariances, flat.shape)
-        net = _Posterior(weights / weights.sum(), flat, variances, bases)
+        weights = weights / weights.sum()
+        net = (
+            _Diagonal(weights, flat, variances)
+            if bases is None
+            else _Rotated(weights, flat, variances, bases)
+        )
         super().__init__(net, schedule, tuple(means.shape[1:]), "mixture oracle")
 
 
