@@ -7,6 +7,7 @@ JPEGs with halved chroma hold no colour finer than 2×2 pixels; what the average
 all channels. The quantisation of the luminance stays."""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def main() -> None:
             " divisible ones"
         )
     averaged = box_average(data.images, given.factor).transpose(0, 2, 3, 1)
+    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     labels = {} if data.labels is None else {"arr_1": data.labels}
     np.savez(given.out, arr_0=averaged, **labels)
     print(f"wrote {given.out}: {averaged.shape}")

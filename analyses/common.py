@@ -35,6 +35,7 @@ import torch
 from scipy.special import stdtrit
 
 import exposure_bias as eb
+from exposure_bias.fidelity import classifier
 from exposure_bias.training.trainer import divide, subset
 
 ROOT = Path(__file__).parents[1]
@@ -256,9 +257,9 @@ def cells(s: Settings) -> Path | None:
 
 
 def features(s: Settings) -> str:
-    """Of the Fréchet distance: the bundled classifier for the digits, fixed random convolutions for
-    other images."""
-    return "classifier" if s.data == "digits" else "random-conv"
+    """Of the Fréchet distance: a bundled classifier where one knows such images, fixed random
+    convolutions for others."""
+    return "classifier" if classifier.of(eb.load_data(s.data).shape) else "random-conv"
 
 
 def deleted(estimate: Callable[..., Array], groups: Array, *values: Array) -> Array:
@@ -397,10 +398,9 @@ def trained_scale(s: Settings, sampler: str = "ddpm") -> str:
 
 
 def training(s: Settings) -> dict[str, Any]:
-    """Options of `eb.train`: a network of a fifth of a million parameters for the digits, a million
-    for others."""
-    return (
-        SMOKE_TRAINING
-        if s.smoke
-        else {**TRAINING, "net": "unet-tiny" if s.data == "digits" else "unet-small"}
-    )
+    """Options of `eb.train`: a network of a fifth of a million parameters for images below 16
+    pixels a side, a million for others."""
+    if s.smoke:
+        return SMOKE_TRAINING
+    small = min(eb.load_data(s.data).shape[1:]) < 16
+    return {**TRAINING, "net": "unet-tiny" if small else "unet-small"}

@@ -1,16 +1,21 @@
 """Does the budget decide, and rightly? Models whose truth is known, by the hundred.
 
-    python benchmarks/verdict.py --out verdict.csv --minutes 60      # goes on where it stopped
-    python benchmarks/verdict.py --out verdict.csv --table docs/verdict.md
+    python benchmarks/verdict.py cells --minutes 60       # goes on where it stopped
+    python benchmarks/verdict.py coverage --minutes 30
+    python benchmarks/verdict.py table                    # docs/verdict.md, of what is there
 
-A cell is a law, a schedule, a sampler, a number of steps and a model: the exact denoiser, or one
-with a known error. Cells are drawn at random, so that whatever has been run is a fair sample. The
-truth of a wrong model's score error is not known in closed form; it is measured by brute force on
-independent samples."""
+A *cell* is a law, a schedule, a number of steps and a model: the exact denoiser, or one with a
+known error. Cells are drawn at random, so that whatever has been run is a fair sample.
+
+*Coverage* repeats a few cells with new images and noise each time and asks how often an interval
+holds the truth. That is measured by brute force: 32,768 other samples, noise of another generator,
+and for the limit 64 small steps in place of each."""
 
 import argparse
 import time
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,16 @@ import torch
 
 import exposure_bias as eb
 from exposure_bias.experiments.budget import Bench, fixed_answer, needed, split
+from exposure_bias.experiments.limits import ode
+from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.run import Stream
+from exposure_bias.samplers import DDPM, OneStep, Prediction, parse
 from exposure_bias.schedules import Level
 from exposure_bias.setup import prepare
+
+ROOT = Path(__file__).parents[1]
+CELLS, COVERAGE = (ROOT / "results" / "verdict" / f"{name}.csv" for name in ("cells", "coverage"))
+PAGE = ROOT / "docs" / "verdict.md"
 
 SHAPE = (1, 8, 8)
 SCHEDULES = {
@@ -47,33 +59,40 @@ LAWS = ("gaussian", "mixture", "digits")
 MARGIN = 0.05
 
 
-def law(name: str, schedule: eb.schedules.Schedule) -> tuple[eb.Denoiser, Any]:
-    """The exact denoiser of a law, and a function that draws n of its samples with a generator."""
+def law(name: str, schedule: eb.schedules.Schedule, spread: float = 1.0) -> tuple[Any, Any, Any]:
+    """The exact denoiser of a law, a function that draws n of its samples with a generator, and its
+    variance by pixel. spread: a factor of the (components') covariance."""
     rng = np.random.default_rng(1)
     if name == "gaussian":
         root = rng.normal(size=(64, 64)) / 8
-        covariance = 0.25 * root @ root.T + 0.005 * np.eye(64)
+        covariance = spread * (0.25 * root @ root.T + 0.005 * np.eye(64))
         mean = rng.normal(0, 0.3, SHAPE)
         oracle: eb.Denoiser = eb.oracles.GaussianOracle(mean, covariance, schedule)
         factor = np.linalg.cholesky(covariance)
-        return oracle, lambda n, g: mean + (g.normal(size=(n, 64)) @ factor.T).reshape(n, *SHAPE)
+        return (
+            oracle,
+            lambda n, g: mean + (g.normal(size=(n, 64)) @ factor.T).reshape(n, *SHAPE),
+            np.diag(covariance),
+        )
     if name == "mixture":
-        means, variance = rng.normal(0, 0.4, (5, *SHAPE)), 0.02
+        means, variance = rng.normal(0, 0.4, (5, *SHAPE)), 0.02 * spread
     else:
         digits = eb.load_data("digits", "train")
-        means, variance = digits.batch(np.arange(0, 1280, 8)).astype(np.float64), 0.01
+        means = digits.batch(np.arange(0, 1280, 8)).astype(np.float64)
+        variance = 0.01 * spread
     oracle = eb.oracles.MixtureOracle(np.ones(len(means)), means, variance, schedule)
     return (
         oracle,
         lambda n, g: (
             means[g.integers(len(means), size=n)] + np.sqrt(variance) * g.normal(size=(n, *SHAPE))
         ),
+        means.var(0).ravel() + variance,
     )
 
 
 class Wrong(eb.Denoiser):
     """An exact denoiser with a known error of its ε̂: multiplied, shifted in level, or biased, at
-    some levels or modes."""
+    some levels or modes; or the exact one of a law of other spread."""
 
     def __init__(self, exact: eb.Denoiser, error: str) -> None:
         self.__dict__.update(exact.__dict__)
@@ -93,7 +112,7 @@ class Wrong(eb.Denoiser):
             total = moved.alpha / level.alpha if level.alpha else 1.0
             return self.exact(x * total, moved)
         x0 = self.exact(x, level)
-        if self.kind == "exact" or level.alpha == 0:
+        if self.kind in ("exact", "spread") or level.alpha == 0:
             return x0
         epsilon = (x - level.alpha * x0) / level.sigma
         return (x - level.sigma * self._changed(epsilon, level)) / level.alpha
@@ -125,7 +144,21 @@ ERRORS = (
     "bias 0.02",
     "shift 0.1",
     "shift 0.2",
+    "spread 0.9",
+    "spread 1.3",
 )
+# Law, schedule, steps and model of the cells that coverage is of.
+REPEATED = (
+    ("mixture", "linear", 20, "exact"),
+    ("mixture", "edm", 20, "scale 1.02"),
+    ("digits", "linear", 20, "shift 0.1"),
+    ("gaussian", "cosine", 20, "scale 0.98"),
+    ("mixture", "flow", 20, "high 1.03"),
+    ("digits", "edm", 20, "exact"),
+    ("gaussian", "linear", 20, "spread 1.3"),
+    ("mixture", "linear", 50, "scale 1.01"),
+)
+ONE_STEP = ("ddpm", "ddpm:fixed_large", "ddim:1", "ddim:0", "euler", "heun")
 
 
 def cells(seed: int) -> Iterator[dict[str, Any]]:
@@ -142,10 +175,18 @@ def cells(seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def model_and_law(cell: dict[str, Any]) -> tuple[eb.Denoiser, Any, Any]:
+    """The cell's model, and its law's draws and variances."""
+    schedule, error = SCHEDULES[cell["schedule"]], cell["error"]
+    oracle, draw, variance = law(cell["law"], schedule)
+    if error.startswith("spread"):
+        oracle, _, _ = law(cell["law"], schedule, float(error.split()[1]))
+    return Wrong(oracle, error), draw, variance
+
+
 def budgets(cell: dict[str, Any], samplers: tuple[str, ...] = SAMPLERS) -> Iterator[dict[str, Any]]:
     """The budget's row of the gap for every sampler that fits the cell; limits are shared."""
-    oracle, draw = law(cell["law"], SCHEDULES[cell["schedule"]])
-    model = Wrong(oracle, cell["error"])
+    model, draw, _ = model_and_law(cell)
     x = draw(cell["n"], np.random.default_rng(cell["seed"])).astype(np.float32)
     data, limits = eb.load_data(x, value_range=None), {}
     for sampler in samplers:
@@ -178,21 +219,100 @@ def budgets(cell: dict[str, Any], samplers: tuple[str, ...] = SAMPLERS) -> Itera
         }
 
 
-def table(rows: pd.DataFrame) -> str:
+@cache
+def truth(name: str, schedule: str, steps: int, error: str, sampler: str) -> tuple[float, float]:
+    """The gap at the last noisy level, of the chain and of its limit, by brute force."""
+    cell = {"law": name, "schedule": schedule, "error": error}
+    model, draw, variance = model_and_law(cell)
+    chain = parse(sampler)
+    levels = chain.levels(model.schedule, steps)
+    total = _walked(chain, levels[:-1], model, draw, variance)
+    return total, _limit(name, schedule, steps, error, chain.limit == "sde")
+
+
+@cache
+def _limit(name: str, schedule: str, steps: int, error: str, sde: bool) -> float:
+    model, draw, variance = model_and_law({"law": name, "schedule": schedule, "error": error})
+    levels = model.schedule.levels(steps)
+    fine, places = model.schedule.refined(levels, 64 if sde else 8, True)
+    end: OneStep = DDPM() if sde else ode(model.schedule, levels)
+    return _walked(end, fine[: int(places[-2]) + 1], model, draw, variance)
+
+
+def _walked(
+    sampler: OneStep,
+    levels: tuple[Level, ...],
+    model: eb.Denoiser,
+    draw: Any,
+    variance: Any,
+    n: int = 32_768,
+    batch: int = 4096,
+) -> float:
+    """The gap at the end of chains of fresh samples."""
+    rng, noise = np.random.default_rng(10**6), torch.Generator().manual_seed(10**6)
+
+    def normal() -> torch.Tensor:
+        return torch.randn(batch, *SHAPE, generator=noise, dtype=torch.float64)
+
+    def said(x: torch.Tensor, level: Level) -> Prediction:
+        x0 = model(x, level)
+        return Prediction(x0, (x - level.alpha * x0) / level.sigma)
+
+    ends = []
+    for _ in range(n // batch):
+        x = levels[0].alpha * torch.from_numpy(draw(batch, rng)) + levels[0].sigma * normal()
+        for s, t in pairwise(levels):
+            x = sampler.step(x, said(x, s), s, t, normal(), said)
+        ends.append(x.flatten(1))
+    last = levels[-1]
+    expected = (last.alpha**2 * variance + last.sigma**2).sum()
+    return float(torch.cat(ends).var(0).sum() / expected) - 1
+
+
+def repeats(seed: int) -> Iterator[dict[str, Any]]:
+    """The cells of `REPEATED` in turn, each time with other images and noise."""
+    rng = np.random.default_rng(seed)
+    while True:
+        for name, schedule, steps, error in REPEATED:
+            yield {
+                "law": name,
+                "schedule": schedule,
+                "steps": steps,
+                "n": 512,
+                "error": error,
+                "seed": int(rng.integers(2**31)),
+            }
+
+
+def covered(cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Budgets of a cell with what they should have found."""
+    where = tuple(cell[k] for k in ("law", "schedule", "steps", "error"))
+    for row in budgets(cell, ONE_STEP):
+        total, score = truth(*where, row["sampler"])
+        yield row | {"true_score": score, "true_discretisation": total - score}
+
+
+def table(rows: pd.DataFrame, repeated: pd.DataFrame) -> str:
     """What was answered of exact and of wrong models, and how well the intervals hold."""
-    rows = rows[np.isfinite(rows["score_se"])]
+    unknown = rows["score_se"].isna()
+    rows = rows[~unknown]
     exact, wrong = rows[rows["error"] == "exact"], rows[rows["error"] != "exact"]
     accused = exact["answer"].str.startswith("score error")
     z = exact["score"] / exact["score_se"]
     total = f"{rows['seed'].nunique()} cells, {len(rows)} budgets"
+    coarse, open_ = (rows["answer"] == answer for answer in ("steps too coarse", "not decided"))
     lines = [
         "# How often the budget is right",
         "",
-        "Made by `python benchmarks/verdict.py --out FILE --table docs/verdict.md`; do not edit.",
+        "Made by `python benchmarks/verdict.py table`; do not edit. The rows are in",
+        "`results/verdict/`.",
         "",
         f"{total}: a law (Gaussian, mixture, resampled digits), a schedule (linear, cosine, edm,",
         "flow), 20, 50 or 100 steps, 512 or 2048 images, and a model, drawn at random; each with",
-        f"every sampler that fits. The row `gap` of the budget, margin {MARGIN:g}.",
+        f"every sampler that fits. The row `gap` of the budget, margin {MARGIN:g}. Samplers of one",
+        "cell share images and noise, so that the budgets are fewer independent ones than they are",
+        "many. Of all budgets, `steps too coarse` are",
+        f"{share(coarse)}, `not decided` {share(open_)}.",
         "",
         "## Exact models",
         "",
@@ -201,19 +321,62 @@ def table(rows: pd.DataFrame) -> str:
         f"score/se {z.std():.2f} (1 where the standard errors are right).",
         "",
         *_answers(exact, "sampler"),
-        "",
         *_answers(exact, "schedule"),
+        *_answers(exact, "law"),
+        *_answers(exact, "steps"),
+        *_answers(exact, "n"),
         "",
         "## Wrong models",
         "",
         "Errors of ε̂: a factor at all levels, at the last (σ/α < 0.3) or at high frequencies, a",
-        "bias, or the level it is asked at. How large the gap is that they make differs by law and",
-        "sampler; an answer within the margin may be right.",
+        "bias, or the level it is asked at; `spread` is the exact denoiser of a law with that many",
+        "times the (components') covariance. How large the gap is that they make differs by law",
+        "and sampler; an answer within the margin may be right.",
         "",
         *_answers(wrong, "error"),
         "",
+        "## Coverage",
+        "",
+        "How often 95 % intervals hold the truth: the same cells again and again with other images",
+        "and noise, n = 512, against 32,768 samples of other images and another generator's noise,",
+        "the limit from 64 steps (ODE: 8) in place of each.",
+        "",
+        *_coverage(repeated),
+        "",
     ]
     return "\n".join(lines)
+
+
+def _coverage(rows: pd.DataFrame) -> list[str]:
+    """The share of intervals that hold the truth, and wrong signs, by cell."""
+    held = pd.DataFrame(
+        {
+            part: (rows[part] - rows[f"true_{part}"]).abs() <= T_QUANTILE * rows[f"{part}_se"]
+            for part in ("score", "discretisation")
+        }
+    )
+    said = rows["answer"].map({"score error +": 1, "score error -": -1}).fillna(0)
+    real = rows["true_score"].abs() > 0.003  # below that the brute force itself has no sign
+    wrong = (said * np.sign(rows["true_score"]) < 0) & real
+    lines = [
+        "| cell | budgets | true score error | score held | discretisation held | wrong signs |",
+        "|" + "---|" * 6,
+    ]
+    names = ["law", "schedule", "steps", "error"]
+    for cell, here in rows.groupby(names, sort=False):
+        lines.append(
+            f"| {', '.join(map(str, cell))} | {len(here)}"
+            f" | {here['true_score'].min():+.3f} to {here['true_score'].max():+.3f}"
+            f" | {100 * held.loc[here.index, 'score'].mean():.1f} %"
+            f" | {100 * held.loc[here.index, 'discretisation'].mean():.1f} %"
+            f" | {wrong[here.index].sum()} |"
+        )
+    return [
+        *lines,
+        "",
+        f"Over all: the score error's {share(held['score'])}; the discretisation error's",
+        f"{share(held['discretisation'])}; wrong signs {wrong.sum()} of {len(rows)}.",
+    ]
 
 
 def share(flags: "pd.Series[bool]") -> str:
@@ -238,29 +401,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("what", choices=("cells", "coverage", "table"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, help="write the table of what is there, and stop")
     given = parser.parse_args()
-    if given.table:
-        given.table.write_text(table(pd.read_csv(given.out)))
-        return
     torch.set_num_threads(1)
+    if given.what == "cells":
+        run(cells(given.seed), budgets, CELLS, given.minutes)
+    elif given.what == "coverage":
+        run(repeats(given.seed), covered, COVERAGE, given.minutes)
+    else:
+        PAGE.write_text(table(pd.read_csv(CELLS), pd.read_csv(COVERAGE)))
+
+
+def run(todo: Iterator[dict[str, Any]], measure: Any, out: Path, minutes: float) -> None:
+    """Measure cells for some minutes, those that `out` has not got; a row is added at a time."""
     since, done = time.monotonic(), 0
-    kept = pd.read_csv(given.out) if given.out.exists() else pd.DataFrame()
-    seen = set(kept["seed"]) if len(kept) else set()
-    for cell in cells(given.seed):
-        if time.monotonic() - since > 60 * given.minutes:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    seen = set(pd.read_csv(out)["seed"]) if out.exists() else set()
+    for cell in todo:
+        if time.monotonic() - since > 60 * minutes:
             break
         if cell["seed"] in seen:
             continue
-        rows = pd.DataFrame(list(budgets(cell)))
-        rows.to_csv(given.out, mode="a", header=not given.out.exists(), index=False)
+        rows = pd.DataFrame(list(measure(cell)))
+        rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.6g")
         done += 1
-        print(
-            cell, " ".join(f"{r['sampler']}: {r['answer']}" for _, r in rows.iterrows()), flush=True
-        )
+        print(cell, " ".join(rows["sampler"] + ": " + rows["answer"]), flush=True)
     print(f"{done} cells in {time.monotonic() - since:.0f} s")
 
 
