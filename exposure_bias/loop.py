@@ -25,7 +25,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.progress import progress
 from exposure_bias.recording import SCHEMA, provenance
 from exposure_bias.run import Run
-from exposure_bias.setup import Setup, made
+from exposure_bias.setup import Samples, Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
@@ -108,6 +108,22 @@ def batches(
     add_up(ledger, np.concatenate(mine))
     if saved and len(done) < setup.n:
         saved.finish(ledger)
+
+
+def fill(
+    setup: Setup,
+    sums: Sums,
+    add: Callable[[Samples, Turn], None],
+    *,
+    size: int,
+    evaluations: float,
+    checkpoint: str | os.PathLike[str] | None,
+) -> None:
+    """Have `add` take every batch of a setup's samples into the sums; the rest as in `batches`."""
+    ledger = SumsLedger(sums)
+    with batches(setup, ledger, size=size, evaluations=evaluations, checkpoint=checkpoint) as turns:
+        for turn in turns:
+            add(setup.samples(turn.rows), turn)
 
 
 def room(setup: Setup) -> int:

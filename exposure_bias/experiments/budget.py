@@ -173,37 +173,45 @@ def error_budget(
     Source: module docstring. Raises InputError for a margin that is not positive and for whatever
     else does not fit; where no refinement exists it says which steps work.
     """
-    check_margin(margin)
-    setup = prepare(
+    setup = planned(
         model,
         data,
-        kind="recording",
+        margin,
         sampler=sampler,
         steps=steps,
         n=n,
-        most=SAMPLES,
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
         clip=clip,
         seed=seed,
         batch_size=batch_size,
-        streams=(Stream.CHAIN,),
     )
     if setup.run.start is Start.LEVEL:
         raise InputError(
             "a budget is of the whole chain: start is data or noise, and restarts begin at levels"
         )
-    bench = Bench(varied(setup), batch_size, None if folder is None else Path(folder))
+    bench = Bench(setup, batch_size, None if folder is None else Path(folder))
     return budget_of(bench, margin, restarts)
 
 
-def check_margin(margin: float) -> None:
-    """Raise InputError unless a margin is positive."""
+def planned(
+    model: Any,
+    data: Any,
+    margin: float,
+    streams: Sequence[Stream] = (Stream.CHAIN,),
+    **chain: Any,
+) -> Setup:
+    """The setup of a chain to be split, `chain` as `prepare` takes it.
+
+    Raises InputError for a margin that is not positive and for whatever else does not fit.
+    """
     if not margin > 0:
         raise InputError(
             f"margin is the score error that matters: it must be above 0, got {margin}"
         )
+    setup = prepare(model, data, kind="recording", most=SAMPLES, streams=streams, **chain)
+    return varied(setup)
 
 
 class Bench:

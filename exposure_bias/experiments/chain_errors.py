@@ -29,7 +29,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError, is_whole
 from exposure_bias.glossary import explained
-from exposure_bias.loop import SumsLedger, Turn, batches
+from exposure_bias.loop import Turn, fill
 from exposure_bias.references import Eigen, gaussian_chain
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import CONTINUOUS_POINTS
@@ -84,13 +84,12 @@ def chain_errors(
     size = max(1, batch_size * max(lengths) // sum(lengths)) if rolls else batch_size
     calls = sum(lengths) if rolls else len(lengths)
     run = _roll if rolls else _predict
-    with batches(
-        setup, SumsLedger(sums), size=size, evaluations=calls, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            batch = setup.samples(turn.rows)
-            for i, estimate in run(setup, batch, lengths, turn):
-                error[turn.rows, i] = (batch.x0 - estimate).float().cpu().numpy()
+
+    def add(batch: Samples, turn: Turn) -> None:
+        for i, estimate in run(setup, batch, lengths, turn):
+            error[batch.rows, i] = (batch.x0 - estimate).float().cpu().numpy()
+
+    fill(setup, sums, add, size=size, evaluations=calls, checkpoint=checkpoint)
     errors = distribution(_dataset(setup, error, lengths, mode))
     if rolls and setup.has_reference:
         errors["std_gaussian"] = (("length", *_axes(setup)), _reference(setup, lengths))

@@ -18,15 +18,7 @@ from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import (
-    MARGIN,
-    SAMPLES,
-    STEPS,
-    Answer,
-    Bench,
-    budget_of,
-    check_margin,
-)
+from exposure_bias.experiments.budget import MARGIN, STEPS, Answer, Bench, budget_of, planned
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained
@@ -36,7 +28,7 @@ from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
 from exposure_bias.run import Stream
-from exposure_bias.setup import Setup, identities, prepare, varied
+from exposure_bias.setup import Setup, identities
 
 PROBE_SCALE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one
@@ -88,26 +80,24 @@ def diagnose(
         return of_recording(model)
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
-    check_margin(margin)
-    setup = prepare(
+    setup = planned(
         model,
         data,
-        kind="recording",
+        margin,
+        (Stream.CHAIN, Stream.FORWARD),
         sampler=sampler,
         steps=steps,
         n=n,
-        most=SAMPLES,
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
         clip=clip,
         seed=seed,
         batch_size=batch_size,
-        streams=(Stream.CHAIN, Stream.FORWARD),
         options={"statistics": ["residual_power"]},
     )
     place = None if folder is None else Path(folder)
-    desk = _Desk(varied(setup), batch_size, place)
+    desk = _Desk(setup, batch_size, place)
     base = desk.recorded(setup, "recording", (residual_power,))
     bench = Bench(setup, batch_size, place, recording=base)
     result = budget_of(bench, margin, restarts)

@@ -22,7 +22,7 @@ decibels, whose sum at the clean end is HF.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
-from exposure_bias.loop import SumsLedger, Turn, batches
+from exposure_bias.loop import Turn, fill
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording
 from exposure_bias.references import Eigen, gaussian_chain, gaussian_power
@@ -118,13 +118,9 @@ def telescope(
     )
     plan = _Plan.of(varied(setup), starts, targets)
     sums = plan.sums()
-    ledger = SumsLedger(sums)
-    with batches(
-        plan.setup, ledger, size=batch_size, evaluations=plan.evaluations, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            _add(plan, setup.samples(turn.rows), sums, turn)
-    plan.fill(sums)
+    add, calls = partial(_add, plan, sums), plan.evaluations
+    fill(plan.setup, sums, add, size=batch_size, evaluations=calls, checkpoint=checkpoint)
+    plan.copy_known(sums)
     result = _result(plan, sums)
     count = sums.state["count"]
     result.attrs = plan.setup.attributes | why_no_interval(count) | _notes(plan, result)
@@ -208,7 +204,7 @@ class _Plan:
             sums.add_sum("power_data", group=GROUPS, band=width)
         return sums
 
-    def fill(self, sums: Sums) -> None:
+    def copy_known(self, sums: Sums) -> None:
         """Copy what needs no chain of its own: one step from a start, and blocks that end before
         they begin.
         """
@@ -247,7 +243,7 @@ class _Keeper:
         return sums_by_group(bands.power(d.cpu().numpy()).sum(1), self.batch.images)
 
 
-def _add(plan: _Plan, batch: Samples, sums: Sums, turn: Turn) -> None:
+def _add(plan: _Plan, sums: Sums, batch: Samples, turn: Turn) -> None:
     """Add a batch of images to the sums."""
     setup, levels, keeper = plan.setup, plan.setup.levels, _Keeper(plan, batch, sums)
     model, path = setup.conditioned(batch.images), setup.path(batch.ids)
