@@ -38,7 +38,7 @@ from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, is_whole, whole_number
-from exposure_bias.experiments.budget import Bench, Scheme
+from exposure_bias.experiments.bench import Bench, Scheme
 from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
 from exposure_bias.fidelity.features import (

@@ -43,9 +43,10 @@ from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
 from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import PARTS, Bench, Parts
+from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.limits import residual_power
+from exposure_bias.experiments.split import PARTS, Parts
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,

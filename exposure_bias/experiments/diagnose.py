@@ -18,7 +18,8 @@ from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import MARGIN, STEPS, Answer, Bench, budget_of, planned
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.budget import MARGIN, STEPS, Answer, budget_of, planned
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained

@@ -14,7 +14,8 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import MARGIN, Bench, budget_of, planned
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.budget import MARGIN, budget_of, planned
 from exposure_bias.glossary import explained
 from exposure_bias.recording import Recording
 from exposure_bias.samplers import Prediction, Sampler
