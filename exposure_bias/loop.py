@@ -1,5 +1,6 @@
-"""The one loop over samples: batches, progress, a rolling checkpoint, several processes, and going
-on after a kill.
+"""The one loop over samples.
+
+Batches, progress, a rolling checkpoint, several processes, and going on after a kill.
 
 What a run accumulates adds up (`statistics.accumulator.Sums`), so that a checkpoint is what there
 is so far and of which samples. The file is that of the finished result, with fewer samples. Of
@@ -88,8 +89,9 @@ def batches(
     evaluations: float,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Iterator[Iterator[Turn]]:
-    """Batches of at most `size` of a setup's samples; the caller adds each to what the ledger
-    holds, which has all of them in the end.
+    """Batches of at most `size` of a setup's samples.
+
+    The caller adds each to what the ledger holds, which has all of them in the end.
 
     The network is in evaluation mode meanwhile and as it was afterwards. With a checkpoint the
     ledger is saved there as it grows, and the same run goes on from it. Several processes get
@@ -133,8 +135,9 @@ def room(setup: Setup) -> int:
 
 
 def plan(n: int, done: Rows, size: int, processes: int) -> list[slice]:
-    """The rows that are still to be done, in batches of at most `size`: as large as each other, and
-    as many as let all processes end together."""
+    """The rows that are still to be done, in batches of at most `size`.
+
+    They are as large as each other, and as many as let all processes end together."""
     missing = np.setdiff1d(np.arange(n), done)
     if not len(missing):
         return []

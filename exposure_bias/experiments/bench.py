@@ -88,8 +88,9 @@ class Bench:
 
     @cached_property
     def forward(self) -> Recording:
-        """The forward stream at a few levels, of a part of the samples: V, and whether this is a
-        denoiser.
+        """The forward stream at a few levels, of a part of the samples.
+
+        It gives V, and whether this is a denoiser.
         """
         if self._given is not None:
             return self._given
@@ -119,8 +120,9 @@ class Bench:
         return self._recorded(replace(setup, light=True), name)
 
     def limit(self, setup: Setup, factor: int, rows: slice, name: str) -> Recording:
-        """The limit's chain of `factor` steps in place of each, for some of the samples, up to
-        the last noisy level.
+        """The limit's chain of `factor` steps in place of each, for some of the samples.
+
+        Up to the last noisy level.
         """
         key = (setup.sampler.limit, setup.levels, factor, rows.start, rows.stop)
         if key not in self._limits:
@@ -130,8 +132,9 @@ class Bench:
         return self._limits[key]
 
     def limit_setup(self, setup: Setup, factor: int, rows: slice, to_clean: bool = False) -> Setup:
-        """That chain's setup; to_clean: with the last step, as it is. InputError where there are no
-        levels for it."""
+        """The setup of the limit's chain; to_clean: with the last step, as it is.
+
+        Raises InputError where there are no levels for it."""
         finer, places = self._refined(setup, factor)
         end = len(finer) if to_clean else int(places[-2]) + 1
         sampler = self._limit_sampler(setup)
@@ -204,8 +207,9 @@ def takes_fractions(model: Denoiser, setup: Setup) -> bool:
 
 
 def check_samples(n: int, steps: int, scheme: Scheme) -> int:
-    """How many samples walk the chain that only the order needs: a share, and no more calls than
-    five a sample.
+    """How many samples walk the chain that only the order needs.
+
+    A share, and no more calls than five a sample.
     """
     share = min(scheme.share, 5 / (steps * scheme.check))
     return min(n, max(2 * GROUPS, round(share * n)))

@@ -104,8 +104,7 @@ def error_budget(
     batch_size: int = 256,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Split the gaps of a model's chain into what the start, the solver and the network are to
-    blame for.
+    """Split the gaps of a model's chain into those of start, solver and network.
 
     model, data, sampler, steps, grid, clip, seed, batch_size: as in `record`. n: by default the
     data's, at most 512; 256 or more give intervals. margin: the score error of the whole chain that
@@ -192,8 +191,9 @@ def too_coarse(bias: float, error: float, margin: float, score_error: float) -> 
 
 
 def needed(n: int, score: float, error: float, margin: float) -> int:
-    """About how many images would decide: the interval of a null result, or of this one, would fit
-    in."""
+    """About how many images would decide.
+
+    The interval of a null result, or of this one, would fit in."""
     planned = PLANNED * error / margin
     room = margin - abs(score)
     here = T_ONE_SIDED * error / room if room > 0 else T_QUANTILE * error / abs(score)

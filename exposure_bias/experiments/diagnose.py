@@ -1,5 +1,6 @@
-"""The one command: the error budget of a chain, how its rollouts are calibrated, and what would
-help.
+"""The one command: whose fault, and what would help.
+
+The error budget of a chain, how its rollouts are calibrated, and a remedy to try.
 """
 
 import os
@@ -146,8 +147,9 @@ class _Desk:
 def _with_context(
     result: xr.Dataset, desk: _Desk, base: Recording, images: Any, left_out: list[str]
 ) -> xr.Dataset:
-    """The same statistics of perfect denoisers, as context: Gaussian in closed form, and of
-    given images.
+    """The same statistics of perfect denoisers, as context.
+
+    Gaussian in closed form, and of given images.
     """
     reference, reasons = reference_of(base)
     if reference is None:
@@ -204,8 +206,9 @@ def _with_rollouts(
 
 
 def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset:
-    """The epsilon scalings that would close the gap, and the network's share of it, by
-    proportion.
+    """The epsilon scalings that would close the gap, by proportion.
+
+    The whole gap, and the network's share of it.
     """
     setup = desk.setup
     if setup.run.model.guided:
@@ -230,8 +233,9 @@ def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset
 def _scaling(
     here: PooledGap, there: PooledGap, target: float | None = None, error: float = 0.0
 ) -> Estimate:
-    """λ at which the gap at the last noisy level, or a part of it, would close, as a probe's
-    effect is proportional.
+    """λ at which the gap at the last noisy level, or a part of it, would close.
+
+    A probe's effect is taken to be proportional.
     """
     level = -2
 

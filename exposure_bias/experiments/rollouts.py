@@ -81,8 +81,9 @@ def rollouts(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Errors and calibration of `replicates` chains from each of several levels, on the same n
-    held-out images.
+    """Errors and calibration of `replicates` chains from each of several levels.
+
+    All are of the same n held-out images.
 
     starts: timesteps, each moved to the nearest level of the chain; by default five, spread evenly
     over its steps. steps, sampler, grid, clip, seed, batch_size, checkpoint: as in `record`.
@@ -156,8 +157,9 @@ def _split(setup: Setup) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which chains run: from the levels `indices`, `replicates` of each; after how many steps
-    the state is compared.
+    """Which chains run: from the levels `indices`, `replicates` of each.
+
+    depths: after how many steps the state is compared.
     """
 
     setup: Setup

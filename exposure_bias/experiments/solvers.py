@@ -1,5 +1,6 @@
-"""Which sampler at how many calls is good enough for a network: the solver's share of the gap by
-sampler and steps.
+"""Which sampler at how many calls is good enough for a network.
+
+The solver's share of the gap by sampler and steps.
 
 Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one
 grid share it."""
@@ -100,8 +101,9 @@ def _shared(found: xr.Dataset) -> list[str]:
 
 
 def network_calls(sampler: Sampler, levels: Sequence[Level]) -> int:
-    """How often one chain asks the network: once a step, and as often as its steps ask
-    themselves."""
+    """How often one chain asks the network.
+
+    Once a step, and as often as its steps ask themselves."""
     calls = 0
 
     def predict(x: Any, level: Level) -> Prediction:

@@ -34,8 +34,9 @@ PARTS = ("total", "initialisation", "discretisation", "score")
 
 @dataclass(frozen=True)
 class Split:
-    """A chain's budget at every level: parts by name, (statistic, level); the order's, of a part of
-    the samples.
+    """A chain's budget at every level.
+
+    parts by name, (statistic, level); the order's, of a part of the samples.
 
     widest: half of a simultaneous 95 % band of the score error over all levels, in standard errors.
     """
@@ -47,8 +48,9 @@ class Split:
     widest: Array
 
     def at(self, name: str, level: int = -1) -> dict[str, tuple[float, float]]:
-        """One statistic at one level: value and error of each part, the order ratio, the
-        extrapolation's error.
+        """One statistic at one level.
+
+        Value and error of each part, of the order ratio and of the extrapolation's error.
         """
         row = self.names.index(name)
         every = self.parts | {"order_ratio": self.order, "bias": self.bias}
@@ -80,8 +82,9 @@ class Measure:
 
     @property
     def data_sums(self) -> tuple[Array, ...]:
-        """Of the recorded images by group: count, Σ d, Σ d² where the chain's are, and power by
-        band.
+        """Sums over the recorded images by group.
+
+        Count, Σ d, Σ d² where the chain's are, and power by band.
         """
         power = () if self.bands is None else (_power(self.data)[:, 0],)
         return (*self.pooling.known.sums, *power)
@@ -116,8 +119,9 @@ class Measure:
     def values(
         self, n: float, chain: Sequence[Array], data: Sequence[Array], whole: bool = False
     ) -> Array:
-        """All statistics, (statistic, level). whole: the sums are over all pixels, of all
-        samples.
+        """All statistics, (statistic, level).
+
+        whole: the sums are over all pixels, of all samples.
         """
         total, square, *power = chain
         count, data_total, data_square, *data_power = data
@@ -151,8 +155,9 @@ def _power(stream: xr.Dataset) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """How a budget's parts follow from sums by group: arrays (part, statistic, level), `PARTS` in
-    their order.
+    """How a budget's parts follow from sums by group.
+
+    Arrays (part, statistic, level), `PARTS` in their order.
 
     own: the sampler's chain from the data, and after it that from noise, if any. limit: the limit's
     chains, which `weights` extrapolate; none where the limit is unknown. few: those of the samples
@@ -248,8 +253,9 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
 def _order(
     measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme
 ) -> tuple[Estimate, Estimate]:
-    """The order ratio, and the extrapolation's error that it suggests, of the samples that
-    walked all three.
+    """The order ratio, and the extrapolation's error that it suggests.
+
+    Both are of the samples that walked all three chains.
     """
     width = measure.width
 

@@ -137,8 +137,9 @@ def _notes(plan: "_Plan", result: xr.Dataset) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which chains run from where to where. Row 0 is noise, then come the starts, then BEFORE
-    and HERE.
+    """Which chains run from where to where.
+
+    Row 0 is noise, then come the starts, then BEFORE and HERE.
     """
 
     setup: Setup
@@ -166,8 +167,9 @@ class _Plan:
 
     @property
     def singles(self) -> list[int]:
-        """Targets that need a step of their own from t + 1: elsewhere a start's chain has taken
-        it.
+        """Targets that need a step of their own from t + 1.
+
+        Elsewhere a start's chain has taken it.
         """
         return [t for t in self.targets if t - 1 not in self.starts]
 
@@ -185,8 +187,9 @@ class _Plan:
 
     @property
     def teacher(self) -> Sampler:
-        """The sampler of the teacher chain, whose states are exactly q(x_t | x_0) whatever the
-        model's variance.
+        """The sampler of the teacher chain.
+
+        Its states are exactly q(x_t | x_0) whatever the model's variance.
         """
         sampler = self.setup.sampler
         return sampler if sampler.exact_teacher else DDPM()
@@ -205,8 +208,9 @@ class _Plan:
         return sums
 
     def copy_known(self, sums: Sums) -> None:
-        """Copy what needs no chain of its own: one step from a start, and blocks that end before
-        they begin.
+        """Copy what needs no chain of its own.
+
+        One step from a start, and blocks that end before they begin.
         """
         for name in sums.state.keys() & {"total", "square", "power"}:
             for column, target in enumerate(self.targets):
@@ -347,8 +351,9 @@ def _ratio(power: Array, expected: Array) -> Array:
 
 
 def _telescoped(r: Array) -> Array:
-    """R (origin, …), its brackets (origin − 1, …), and the gaps from noise and from data, one
-    after another.
+    """R, its brackets, and the gaps from noise and from data, one after another.
+
+    R: (origin, …); the brackets: (origin − 1, …).
     """
     brackets = r[:-1] - r[1:]
     return np.concatenate([r, brackets, r[[0]] - r[[HERE]], r[[1]] - r[[HERE]]])
@@ -398,8 +403,9 @@ def _with_gaussian(result: xr.Dataset, plan: _Plan) -> xr.Dataset:
 
 
 def _gaussian_ratios(plan: _Plan) -> Array:
-    """Over what is expected of x_t, by origin and target: variance, and where there are bands
-    power by band.
+    """Variance over what is expected of x_t, by origin and target.
+
+    Where there are bands, power by band as well.
     """
     setup, levels, end = plan.setup, plan.setup.levels, len(plan.setup.levels)
     eigen = Eigen(setup.law.values, setup.law.vectors)
