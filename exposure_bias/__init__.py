@@ -1,5 +1,6 @@
-"""Does my diffusion model suffer from exposure bias: where, why, at what cost, and what would fix
-it?
+"""Does my diffusion model suffer from exposure bias?
+
+Where, why, at what cost, and what would fix it?
 
     import exposure_bias as eb
 

@@ -1,5 +1,6 @@
-"""`Denoiser`: the one contract between a model and everything else here, `(x, level) -> raw
-output`.
+"""`Denoiser`: the one contract between a model and everything else here.
+
+`(x, level) -> raw output`.
 
 A denoiser is a network together with what its authors left implicit: its noise schedule, what its
 output means and the shape it works on. The raw output is kept as the network gave it and converted
@@ -166,8 +167,9 @@ class Denoiser:
         return torch.device("cpu") if device.type in ("mps", "meta") else device
 
     def given(self, labels: Any) -> Self:
-        """This model bound to a batch's class labels, integers (B,): the same network, called with
-        them.
+        """This model bound to a batch's class labels, integers (B,).
+
+        The same network, called with them.
 
         An unconditional model is returned as it is, whatever the labels. Raises InputError if a
         conditional model's labels are missing (None), not B integers, or outside 0 … classes − 1.
@@ -226,9 +228,9 @@ class Denoiser:
 
     @property
     def weight_hash(self) -> str:
-        """The first 16 hex digits of a SHA-256 over the names and values of the weights and
-        buffers; "unhashed" for a
-        plain function."""
+        """The first 16 hex digits of a SHA-256 over the weights and buffers.
+
+        Over their names and values; "unhashed" for a plain function."""
         if not isinstance(self.net, torch.nn.Module):
             return UNHASHED
         digest = hashlib.sha256()
@@ -245,8 +247,9 @@ class Denoiser:
         return digest.hexdigest()[:16]
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
-        """The network's raw output at states x (B, *shape), all at one level; on x's device, no
-        gradient.
+        """The network's raw output at states x (B, *shape), all at one level.
+
+        On x's device, no gradient.
 
         The network may write into what it is given, and into what it gave before: states and
         outputs are copied. A module answers in evaluation mode and is left as it was.
@@ -306,8 +309,9 @@ class Denoiser:
             return self._call(self.net, *inputs)
 
     def _answers_at_whole(self, x: Tensor, level: Level) -> bool:
-        """Whether the network, which failed at a fractional timestep, answers at the whole one
-        next to it.
+        """Whether the network answers at a whole timestep.
+
+        It failed at a fractional one, to which that is next.
         """
         if float(level.timestep).is_integer():
             return False
@@ -318,14 +322,16 @@ class Denoiser:
         return True
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """A context in which every part of the network is in evaluation mode; each goes back to
-        its own afterwards.
+        """A context in which every part of the network is in evaluation mode.
+
+        Each goes back to its own afterwards.
         """
         return evaluating(self.net)
 
     def _numbers(self, output: Any) -> Tensor:
-        """The tensor in a network's output, which may be diffusers' {"sample": tensor};
-        InputError unless real.
+        """The tensor in a network's output; InputError unless real.
+
+        The output may be diffusers' {"sample": tensor}.
         """
         if isinstance(output, Mapping) and list(output) == ["sample"]:
             output = output["sample"]
@@ -371,8 +377,9 @@ class Denoiser:
     def read(
         self, output: Tensor, x: Tensor, level: Level, clip: Clipping = UNCLIPPED
     ) -> Prediction:
-        """`predict` for an output (B, C or 2C, *space) that the network has given; the second C
-        is its variance.
+        """`predict` for an output that the network has given.
+
+        (B, C or 2C, *space); the second C is its variance.
         """
         # One reduction, not a mask: a sum is finite only if every term is.
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
@@ -407,8 +414,9 @@ class Denoiser:
 
 @contextmanager
 def evaluating(net: Any) -> Iterator[None]:
-    """A context in which a module and all that it holds are in evaluation mode; anything else is
-    left alone.
+    """A context in which a module and all that it holds are in evaluation mode.
+
+    Anything else is left alone.
 
     Each submodule goes back to the mode that it was in, also where that is not its parent's. Inside
     such a context of
@@ -442,8 +450,9 @@ def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 
 
 def probe(model: Denoiser) -> Probe:
-    """What a model says to one fixed noise at the middle of its schedule: what tells apart models
-    that hash alike.
+    """What a model says to one fixed noise at the middle of its schedule.
+
+    It tells apart models that hash alike.
 
     Functions have no weights to hash, and `call` is not hashed. values: at most 32 of the raw
     output's numbers, evenly spread; tolerance: how far they may be off, relative to their root mean

@@ -7,8 +7,9 @@ REASON = 400  # characters of another library's message that are repeated
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what came, what is allowed and what to
-    do.
+    """What the user gave cannot be used.
+
+    The message says what came, what is allowed and what to do.
 
     It is one line: what cannot be printed, such as a newline in a file's name, is written with a
     backslash. The command line prints it and exits with code 2. Anything else that escapes is our

@@ -1,5 +1,6 @@
-"""Labelled data on disk: one netCDF file, written whole or not at all, read only if every byte is
-as written.
+"""Labelled data on disk: one netCDF file.
+
+It is written whole or not at all, and read only if every byte is as written.
 
 A file is HDF5 (any netCDF tool opens it) followed by a trailer with the SHA-256 of what precedes
 it: HDF5 itself loads a flipped byte silently and can crash on a truncated file or a full disk, so
@@ -36,8 +37,9 @@ class CannotWrite(InputError):
 
 
 def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
-    """Raise InputError unless `path` can be written, before a long run: as a folder of results, or
-    as one file.
+    """Raise InputError unless `path` can be written, before a long run.
+
+    It is to be a folder of results, or one file.
 
     What is missing on the way there will be made later; here a small file is made and removed, the
     only way to know."""
@@ -95,8 +97,9 @@ def _short(name: str) -> str:
 
 
 def _clean(temporary: Path) -> None:
-    """Remove what killed writers of the same file left behind: on this machine, and no longer
-    running, or a day old."""
+    """Remove what killed writers of the same file left behind.
+
+    Those of this machine that no longer run, and what is a day old."""
     mine = f"{_HOST}-{os.getpid()}.partial"
     begins = temporary.name.removesuffix(mine)
     for name in os.listdir(temporary.parent):
@@ -143,8 +146,9 @@ def _reason(error: Exception) -> str:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically: after any failure the old file is as it was and nothing half-written
-    remains.
+    """Write a file atomically.
+
+    After any failure the old file is as it was and nothing half-written remains.
 
     Raises InputError with the system's reason (no such folder, no permission, disk full).
     """
@@ -181,8 +185,9 @@ def _sync_folder(folder: Path) -> None:
 def write_groups(
     path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], provenance: dict[str, Any]
 ) -> None:
-    """Write datasets by group, the root's name empty, with their provenance, which must be JSON, to
-    one netCDF file."""
+    """Write datasets by group, with their provenance, to one netCDF file.
+
+    The root's name is empty; provenance must be JSON."""
     root = groups.get(netcdf.ROOT, xr.Dataset())
     said = json.dumps(provenance, ensure_ascii=False)
     content = netcdf.packed({**groups, netcdf.ROOT: root.assign_attrs(provenance=said)})

@@ -1,5 +1,7 @@
-"""What every number of a result is called, its unit and its meaning: the one source for attributes
-of variables, headings, `--explain` and docs/glossary.md. No torch here.
+"""What every number of a result is called, its unit and its meaning.
+
+The one source for attributes of variables, headings, `--explain` and docs/glossary.md. No torch
+here.
 
     python -m exposure_bias.glossary > docs/glossary.md
 

@@ -1,5 +1,6 @@
-"""The first line of every result: one sentence with a number and its interval, or the reason why
-there is none. Short, for a line of 80 columns. No torch here."""
+"""The first line of every result: one sentence with a number and its interval.
+
+Without an interval it says why there is none. Short, for a line of 80 columns. No torch here."""
 
 from collections.abc import Callable
 from typing import Any

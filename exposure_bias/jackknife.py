@@ -134,8 +134,9 @@ class Estimate:
         return ends(self.value, self.error, self.scale, t)
 
     def beside(self, value: Array | None = None, further: Array | float = 0.0) -> "Estimate":
-        """The same with another value, or with a further, independent standard error in
-        quadrature."""
+        """The same with another value, or with a further error in quadrature.
+
+        further: an independent standard error."""
         moved = self.value if value is None else np.asarray(value)
         return replace(self, value=moved, error=np.hypot(self.error, further))
 
@@ -149,8 +150,9 @@ def ends(value: Any, error: Any, scale: str, t: float = T_QUANTILE) -> tuple[Any
 
 
 def why_no_interval(count: Array) -> dict[str, str]:
-    """Attributes that say why samples counted by group (G,) are too few for an interval; none if
-    they suffice."""
+    """Attributes that say why samples are too few for an interval; none if they suffice.
+
+    count: the samples by group, (G,)."""
     reason = too_few([count])
     return {"no_interval": reason} if reason else {}
 
@@ -181,8 +183,9 @@ def jackknife(
     band: bool = False,
     least: int = MINIMUM_PER_GROUP,
 ) -> Estimate:
-    """estimate(n, *totals) with its error on `scale`, where `count` (G,) and `sums` (G, …) are by
-    group.
+    """estimate(n, *totals) with its error on `scale`.
+
+    `count` (G,) and `sums` (G, …) are by group.
 
     band: also how wide a band over all of its points has to be. Errors are NaN where a group has
     fewer than `least` samples (`why_no_interval`), and where the estimate is not finite on its
@@ -219,8 +222,9 @@ def standard_error(deviations: Array) -> Array:
 
 
 def max_t_quantile(deviations: Array) -> float:
-    """The 95 % quantile of max |t| over the points of `deviations` (G, …) (module docstring); NaN
-    if none varies."""
+    """The 95 % quantile of max |t| over the points of `deviations` (G, …).
+
+    See the module docstring; NaN if none varies."""
     groups = len(deviations)
     points = deviations.reshape(groups, -1)
     points = points[:, np.isfinite(points).all(0) & (np.square(points).sum(0) > 0)]
@@ -274,8 +278,9 @@ def with_estimates(dataset: xr.Dataset, dims: tuple[str, ...], **estimates: Esti
 
 
 def with_interval(dataset: xr.Dataset, dims: tuple[str, ...], **estimates: Estimate) -> xr.Dataset:
-    """`with_estimates`, and the 95 % interval `NAME_low`, `NAME_high`; where there is a band,
-    `NAME_band_low`, …"""
+    """`with_estimates`, and the 95 % interval `NAME_low`, `NAME_high`.
+
+    Where there is a band, its ends are `NAME_band_low`, …"""
     dataset = with_estimates(dataset, dims, **estimates)
     for name, found in estimates.items():
         for kind, t in (("", T_QUANTILE), ("_band", found.widest)):
@@ -319,8 +324,9 @@ def ratio_of(n: float, above: Array, below: Array) -> Array:
 
 
 def deletions(estimate: Callable[[Sequence[int]], float], reason: str = "") -> Array:
-    """estimate(groups left out) for every entry of `DELETED`, (25,); only the first unless `reason`
-    is empty."""
+    """estimate(groups left out) for every entry of `DELETED`, (25,).
+
+    Only the first unless `reason` is empty."""
     values = np.full(len(DELETED), np.nan)
     for i, left_out in enumerate(DELETED[:1] if reason else DELETED):
         values[i] = estimate(left_out)
@@ -328,8 +334,9 @@ def deletions(estimate: Callable[[Sequence[int]], float], reason: str = "") -> A
 
 
 def corrected(values: Array) -> tuple[Array, Array]:
-    """(θ_J, standard error), each (…), from what `deletions` returned or differences of it, (…,
-    25)."""
+    """(θ_J, standard error), each (…), from what `deletions` returned.
+
+    It may be differences of that as well, (…, 25)."""
     full, one, two = values[..., 0], values[..., 1 : 1 + GROUPS], values[..., 1 + GROUPS :]
     mean = one.mean(-1)
     v = (GROUPS - 1) / GROUPS * np.square(one - mean[..., None]).sum(-1)

@@ -1,5 +1,6 @@
-"""The one loop over samples: batches, progress, a rolling checkpoint, several processes, and going
-on after a kill.
+"""The one loop over samples.
+
+Batches, progress, a rolling checkpoint, several processes, and going on after a kill.
 
 What a run accumulates adds up (`statistics.accumulator.Sums`), so that a checkpoint is what there
 is so far and of which samples. The file is that of the finished result, with fewer samples. Of
@@ -25,7 +26,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.progress import progress
 from exposure_bias.recording import SCHEMA, provenance
 from exposure_bias.run import Run
-from exposure_bias.setup import Setup, made
+from exposure_bias.setup import Samples, Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
@@ -88,8 +89,9 @@ def batches(
     evaluations: float,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Iterator[Iterator[Turn]]:
-    """Batches of at most `size` of a setup's samples; the caller adds each to what the ledger
-    holds, which has all of them in the end.
+    """Batches of at most `size` of a setup's samples.
+
+    The caller adds each to what the ledger holds, which has all of them in the end.
 
     The network is in evaluation mode meanwhile and as it was afterwards. With a checkpoint the
     ledger is saved there as it grows, and the same run goes on from it. Several processes get
@@ -110,6 +112,22 @@ def batches(
         saved.finish(ledger)
 
 
+def fill(
+    setup: Setup,
+    sums: Sums,
+    add: Callable[[Samples, Turn], None],
+    *,
+    size: int,
+    evaluations: float,
+    checkpoint: str | os.PathLike[str] | None,
+) -> None:
+    """Have `add` take every batch of a setup's samples into the sums; the rest as in `batches`."""
+    ledger = SumsLedger(sums)
+    with batches(setup, ledger, size=size, evaluations=evaluations, checkpoint=checkpoint) as turns:
+        for turn in turns:
+            add(setup.samples(turn.rows), turn)
+
+
 def room(setup: Setup) -> int:
     """How many samples of large states a batch may have; what a GPU holds is the user's to say."""
     numbers = BATCH_NUMBERS // int(np.prod(setup.model.shape))
@@ -117,8 +135,9 @@ def room(setup: Setup) -> int:
 
 
 def plan(n: int, done: Rows, size: int, processes: int) -> list[slice]:
-    """The rows that are still to be done, in batches of at most `size`: as large as each other, and
-    as many as let all processes end together."""
+    """The rows that are still to be done, in batches of at most `size`.
+
+    They are as large as each other, and as many as let all processes end together."""
     missing = np.setdiff1d(np.arange(n), done)
     if not len(missing):
         return []

@@ -112,8 +112,9 @@ class Monitor:
         return said
 
     def __call__(self, step: int, *model: Any) -> dict[str, float] | None:
-        """At a multiple of `every` (not 0), the values and their standard errors, logged; else
-        None.
+        """The values and their standard errors, logged; else None.
+
+        They are measured at a multiple of `every` (not 0).
 
         A network that returns NaN or infinity is warned about, and its values are NaN.
         """

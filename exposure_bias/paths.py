@@ -88,8 +88,9 @@ class Draws:
         return self.normal(bits(*place))
 
     def bits(self, *place: int) -> "Tensor":
-        """The uniform 32-bit words behind them, (B, words) int32, made by NumPy on as many threads
-        as torch has."""
+        """The uniform 32-bit words behind them, (B, words) int32.
+
+        Made by NumPy on as many threads as torch has."""
         import torch
 
         counters = self._words // WORDS_PER_BLOCK
@@ -234,8 +235,9 @@ def _before(counter: NDArray[np.uint64]) -> list[int]:
 
 
 class Noise(Draws):
-    """Independent noise for each step of a stream whose levels have nothing in common:
-    `noise(step)`."""
+    """Independent noise for each step of a stream: `noise(step)`.
+
+    For streams whose levels have nothing in common."""
 
     def __call__(self, step: int) -> "Tensor":  # type: ignore[override]
         return super().__call__(INDEPENDENT, step)
@@ -249,8 +251,9 @@ class Point(NamedTuple):
 
 
 class Paths:
-    """The Brownian paths of the samples `ids`; `on` a chain's levels they give its starts and
-    noise.
+    """The Brownian paths of the samples `ids`.
+
+    `on` a chain's levels they give its starts and noise.
 
     purpose: chains that are to be independent take different ones. Raises InputError for a seed
     that is no whole number."""
@@ -275,8 +278,9 @@ class Paths:
         return PathNoise(self._draws, levels, range(len(levels)) if places is None else places)
 
     def anchors(self, snr: float) -> Iterator[tuple[int, Point]]:
-        """The anchors by number, λ = 10^(LOWEST + number/8), from the last one at or below `snr`
-        on."""
+        """The anchors by number, from the last one at or below `snr` on.
+
+        λ = 10^(LOWEST + number/8)."""
         return _anchors(self._draws, snr)
 
 

@@ -1,5 +1,7 @@
-"""What a run says while it computes: how many network calls it will take, whether the samples
-suffice for intervals, how long it will be, and how far it is.
+"""What a run says while it computes.
+
+How many network calls it will take, whether the samples suffice for intervals, how long it will be,
+and how far it is.
 
 Whoever runs a network inside `watched` is told so at the first of its loops, that is after every
 input has been checked; without it a loop shows a bar on a terminal and nothing elsewhere."""

@@ -55,8 +55,9 @@ TOLERANCE = 1e-5
 
 
 class Eigen(NamedTuple):
-    """Σ = Σ_k values[k] vectors[k] vectors[k]ᵀ: values (K,); orthonormal rows (K, D), or None for
-    the pixel basis.
+    """Σ = Σ_k values[k] vectors[k] vectors[k]ᵀ.
+
+    values (K,); orthonormal rows (K, D), or None for the pixel basis.
 
     Directions that the K ≤ D rows do not span have eigenvalue 0.
     """
@@ -66,8 +67,9 @@ class Eigen(NamedTuple):
 
 
 def eigendecomposition(covariance: ArrayLike | Eigen, size: int | None = None) -> Eigen:
-    """The `Eigen` of a covariance: a scalar (needs `size` = D), (D,) variances, (D, D), or an
-    `Eigen` to check.
+    """The `Eigen` of a covariance.
+
+    A scalar (needs `size` = D), (D,) variances, (D, D), or an `Eigen` to check.
 
     A matrix's eigenvalues come largest first, variances stay in pixel order; round-off below zero
     is cut to 0. Raises InputError for a wrong shape, a matrix that is not symmetric, or eigenvalues
@@ -130,8 +132,9 @@ def gaussian(
     gamma: float = 0.0,
     timestep_spacing: str | None = None,
 ) -> xr.Dataset:
-    """`gaussian_chain` on the sampler's whole chain of `steps`: steps + 1 entries. grid: the
-    spacing.
+    """`gaussian_chain` on the sampler's whole chain of `steps`: steps + 1 entries.
+
+    grid: the spacing.
     """
     sampler = parse(sampler)
     levels = sampler.levels(schedule, steps, spacing_of(grid, timestep_spacing))
@@ -147,8 +150,9 @@ def gaussian_chain(
     epsilon_scale: ArrayLike = 1.0,
     gamma: float = 0.0,
 ) -> xr.Dataset:
-    """The unclipped chain of the perfect denoiser for data N(mean, covariance) through `levels`,
-    noisiest first.
+    """The unclipped chain of the perfect denoiser for data N(mean, covariance).
+
+    Through `levels`, noisiest first.
 
     mean: a state of D numbers, (C, *space). covariance: scalar, (D,), (D, D) in row-major order, or
     an `Eigen` (use that for repeated calls: the eigendecomposition is the slow part). sampler: one
@@ -249,8 +253,9 @@ def _transitions(
 
 
 class _Denoiser:
-    """The perfect denoiser of Gaussian data under a remedy, by eigen-direction: k and e of the
-    module docstring.
+    """The perfect denoiser of Gaussian data under a remedy, by eigen-direction.
+
+    k and e of the module docstring.
 
     eigenvalues (K + 1,), the last for the directions without data. k, e, forward: (level, K + 1).
     """
@@ -303,8 +308,9 @@ class _Denoiser:
 
 
 class _Law(NamedTuple):
-    """By level and eigen-direction: the chain's response to the start and to x_0, its own
-    variance, Var ω.
+    """By level and eigen-direction: what the chain's state is made of.
+
+    Its response to the start and to x_0, its own variance, Var ω.
     """
 
     decay: Array
@@ -405,8 +411,9 @@ def _pixels(
 
 
 def _by_mode(scale: Array, modes: int) -> Array:
-    """epsilon_scale as (level or 1, mode), 1 in the directions that the eigenvectors do not
-    span.
+    """epsilon_scale as (level or 1, mode).
+
+    1 in the directions that the eigenvectors do not span.
     """
     if scale.ndim < 2:
         return scale.reshape(-1, 1)
@@ -421,8 +428,9 @@ def gaussian_rollout(
     levels: Sequence[Level],
     sampler: str | Sampler = "ddpm",
 ) -> xr.Dataset:
-    """S, A, U and W of `experiments.rollouts` from x_s at levels[0] to the clean end, for the
-    perfect denoiser.
+    """S, A, U and W of `experiments.rollouts` for the perfect denoiser.
+
+    Its chains go from x_s at levels[0] to the clean end.
 
     Along an eigen-direction S = V = λσ²/(α²λ + σ²) and A is Var x̂_0 + λ − 2 Cov(x̂_0, x_0); both
     in the data's units squared, mean over pixels. An ancestral step of a linear denoiser keeps
@@ -444,8 +452,9 @@ def gaussian_rollout(
 
 
 def gaussian_of(recording: Recording) -> xr.Dataset | None:
-    """`gaussian_chain` for a recording: its own data's law, sampler, levels and start, at the
-    recorded steps.
+    """`gaussian_chain` for a recording, at the recorded steps.
+
+    Its own data's law, sampler, levels and start.
 
     None where the sampler has no transition, or only the leading directions of large states are
     known. Clipping is left out in any case.
@@ -489,8 +498,9 @@ def gaussian_power(
 
 
 class _Space:
-    """From functions of the eigenvalue, arrays (step, K + 1), to pixels (step, D) and to totals
-    (step,).
+    """From functions of the eigenvalue to pixels and to totals.
+
+    Arrays (step, K + 1) become (step, D) and (step,).
 
     The last column is for the D − K directions that the eigenvectors do not span: their eigenvalue
     is 0, but the chain's noise is in them all the same.
@@ -526,8 +536,9 @@ class _Space:
         return f @ self.weights
 
     def expected_norm(self, variance: Array, squared_factor: Array) -> Array:
-        """E‖y‖₂ to second order for y Gaussian with covariance variance(Σ) and mean
-        ±√squared_factor(Σ) μ.
+        """E‖y‖₂ to second order for Gaussian y.
+
+        Its covariance is variance(Σ) and its mean ±√squared_factor(Σ) μ.
         """
         m = variance @ self.weights + squared_factor @ self.mean_squared
         v = 2 * variance**2 @ self.weights + 4 * (variance * squared_factor) @ self.mean_squared

@@ -1,5 +1,6 @@
-"""Remedies at sampling time: denoisers that correct what a trained denoiser says. None needs
-training.
+"""Remedies at sampling time: denoisers that correct what a trained denoiser says.
+
+None needs training.
 
     es    epsilon scaling     ε̂(x, t) → ε̂(x, t) / λ_t         (Ning et al. 2024, arXiv 2308.15321)
     ip    input perturbation  ε̂(x, t) → ε̂(x α'/α, t') / √(1 + γ²)   (Ning et al. 2023, 2301.11706)
@@ -99,8 +100,9 @@ class Remedied(Denoiser):
 
 
 def epsilon_scaled(model: Denoiser, scale: Scale, steps: int | None = None) -> Denoiser:
-    """Epsilon scaling: ε̂/λ with x̂_0 re-derived from it, as ADM-ES does before any clipping (arXiv
-    2308.15321, §5).
+    """Epsilon scaling: ε̂/λ with x̂_0 re-derived from it.
+
+    As ADM-ES does before any clipping (arXiv 2308.15321, §5).
 
     scale: λ as a number; a tuple (k, b), λ = k i + b with i the level's place in the schedule, 0
     (least noise) to T − 1, or, given `steps`, 0 to steps − 1, the paper's convention for a chain of
@@ -140,8 +142,9 @@ class _EpsilonScaled(Remedied):
 
 
 def ip_equivalent(model: Denoiser, gamma: float) -> Denoiser:
-    """What `model` would be, had it been trained perfectly with input perturbation γ: see the
-    module docstring.
+    """What `model` would be, had it been trained perfectly with input perturbation γ.
+
+    See the module docstring.
 
     The shifted level is a fractional timestep where the network accepts one, else the nearest whole
     one. Levels that shift beyond the schedule's end are evaluated at its end; `clamped` counts the
@@ -207,8 +210,9 @@ class _IPEquivalent(Remedied):
 
 
 def time_shifted(model: Denoiser, window: int, cutoff: float) -> Denoiser:
-    """Time shift: each sample is evaluated at the level near its own whose σ² is nearest to the
-    sample's variance.
+    """Time shift: each sample is evaluated at a level near its own.
+
+    The one whose σ² is nearest to the sample's variance.
 
     window: w, in levels of the schedule: candidates lie w//2 to either side. cutoff: levels at or
     below this place in the schedule (0, least noise, to T − 1) are left alone, and so is the

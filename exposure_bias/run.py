@@ -1,5 +1,6 @@
-"""`Run`: everything that defines a run, as one typed value, and the only description of it. No
-torch here.
+"""`Run`: everything that defines a run, as one typed value.
+
+It is the only description of it. No torch here.
 
 Two runs are one if their `Run`s are equal; what differs is named field by field. A run is stored as
 JSON (`to_json`, `from_json`), compared (`refuse_differences`) and told to people (`describe`) from
@@ -29,8 +30,9 @@ MOST_LEVELS = 100_000
 
 
 class Start(StrEnum):
-    """Where chains begin: on noised data at the first level, on pure noise, or on data at a level
-    of the grid."""
+    """Where chains begin.
+
+    On noised data at the first level, on pure noise, or on data at a level of the grid."""
 
     DATA = "data"
     NOISE = "noise"
@@ -46,8 +48,9 @@ class Stream(StrEnum):
 
 
 class Spacing(StrEnum):
-    """How a grid's levels were chosen: a schedule's spacing, the sampler's own, or somebody else's
-    loop."""
+    """How a grid's levels were chosen.
+
+    By a schedule's spacing, by the sampler itself, or by somebody else's loop."""
 
     LINSPACE = "linspace"
     LEADING = "leading"
@@ -59,8 +62,9 @@ class Spacing(StrEnum):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model says to one fixed noise: what tells apart models that hash alike
-    (`denoisers.probe`).
+    """What a model says to one fixed noise.
+
+    It tells apart models that hash alike (`denoisers.probe`).
 
     tolerance: how far values may be off, relative to their root mean square.
     """
@@ -81,8 +85,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which model. weights: its hash. guidance: NaN where a loop was guided by an unknown scale.
-    computed: in another precision or manner than its own, "" if not."""
+    """Which model.
+
+    weights: its hash. guidance: NaN where a loop was guided by an unknown scale. computed: in
+    another precision or manner than its own, "" if not."""
 
     name: str
     weights: str
@@ -108,8 +114,9 @@ class ModelId:
 
 @dataclass(frozen=True)
 class DataId:
-    """Which data: none of them for a loop that was observed without. note: what a reader
-    must know."""
+    """Which data: none of them for a loop that was observed without.
+
+    note: what a reader must know."""
 
     name: str = ""
     split: str | None = None
@@ -158,14 +165,14 @@ class Run:
 
     @property
     def paired(self) -> bool:
-        """Whether each chain was started on its own x_0, so that the two can be compared one by
-        one."""
+        """Whether each chain was started on its own x_0.
+
+        The two can then be compared one by one."""
         return self.start is not Start.NOISE
 
     @property
     def linear_steps(self) -> tuple[Transition, ...] | None:
-        """The sampler's linear steps, which the Gaussian reference needs; None where it has
-        none."""
+        """The sampler's linear steps, for the Gaussian reference; None where it has none."""
         if self.transitions is not None:
             return self.transitions
         sampler = named(self.sampler)
@@ -236,8 +243,9 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of a SHA-256 over everything but the probe: a name for files of
-        this run."""
+        """16 hexadecimal digits of a SHA-256 over everything but the probe.
+
+        A name for files of this run."""
         known = self.to_json()
         known.pop("probe")
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
@@ -264,8 +272,7 @@ class Run:
 
 
 def refuse_unlike(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> None:
-    """Raise InputError naming the entries in which two sets of settings differ, if there
-    are any."""
+    """Raise InputError naming the entries in which two settings differ, if there are any."""
     if one != other:
         raise InputError(f"{what}: they differ in {'; '.join(_told('settings', one, other))}")
 

@@ -1,5 +1,6 @@
-"""Samplers: one step s → t of a chain (t cleaner), each written as its paper's algorithm. No torch
-here.
+"""Samplers: one step s → t of a chain (t cleaner).
+
+Each is written as its paper's algorithm. No torch here.
 
 With x̂_0 and ε̂ the prediction at (x_s, s), z unit noise and SNR = α²/σ²:
 
@@ -75,8 +76,9 @@ class Steps(Protocol):
 
 
 class Stage(NamedTuple):
-    """Where a step asks the model: at `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j, at
-    `level`."""
+    """Where a step asks the model.
+
+    At `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j, at `level`."""
 
     level: Level
     state: float
@@ -84,8 +86,9 @@ class Stage(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """A step that is linear: x_t = `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j + `noise`
-    · z.
+    """A step that is linear.
+
+    x_t = `state` · x_s + Σ_j `predictions`[j] · x̂_0 of stage j + `noise` · z.
 
     stages: where x̂_0 was asked; the first of them is (s, 1, ()).
     """
@@ -120,8 +123,7 @@ class Sampler(Protocol):
         """The steps + 1 levels of a chain of `steps`, noisiest first."""
 
     def begin(self, levels: Sequence[Level]) -> Steps:
-        """What takes the steps of one chain through `levels`; InputError for levels it
-        cannot take."""
+        """What takes a chain's steps through `levels`; InputError if it cannot."""
 
     def transition(self, levels: Sequence[Level]) -> tuple[Transition, ...] | None:
         """Each step's linear coefficients, for the Gaussian reference; None where it has none."""
@@ -416,8 +418,9 @@ def _option(part: str, text: str) -> tuple[str, Any]:
 
 
 def specification(sampler: Any) -> str:
-    """`module:Class[:KEY=VALUE,…]` of a stranger's sampler, from its fields if it is a
-    dataclass."""
+    """`module:Class[:KEY=VALUE,…]` of a stranger's sampler.
+
+    Its fields are listed if it is a dataclass."""
     cls = type(sampler)
     name = f"{cls.__module__}:{cls.__qualname__}"
     values = (
@@ -435,8 +438,9 @@ def prior_scale(level: Level) -> float:
 
 
 def straight_in_x(level: Level) -> bool:
-    """Whether α + σ = 1, so that a path x = α x_0 + σ ε between such levels is straight in x (flow
-    matching)."""
+    """Whether α + σ = 1 (flow matching).
+
+    A path x = α x_0 + σ ε between such levels is straight in x."""
     return abs(level.alpha + level.sigma - 1) < ROUND_OFF
 
 
@@ -446,8 +450,9 @@ def conditional_variance(s: Level, t: Level) -> float:
 
 
 def _responses(steps: Steps, s: Level, t: Level, most: int = 8) -> Transition:
-    """A step's response to x_s, to x̂_0 at each place it is asked for, and to z: vectors in that
-    order."""
+    """A step's response to x_s, to x̂_0 at each place it is asked for, and to z.
+
+    Vectors in that order."""
     unit = np.eye(2 + most)
     stages = [Stage(s, 1.0, ())]
 

@@ -70,8 +70,9 @@ CLEAN_ALPHA, CLEAN_SIGMA = 1.0, 0.0
 
 @dataclass(frozen=True)
 class Curve:
-    """A continuous schedule's law: (α, σ) of a label, and the label of a noise-to-signal ratio σ/α,
-    its inverse.
+    """A continuous schedule's law.
+
+    (α, σ) of a label, and the label of a noise-to-signal ratio σ/α, its inverse.
 
     power: ρ; the schedule's grids are even in label^(1/ρ). unbounded: any label above 0 is one.
     """
@@ -148,8 +149,9 @@ class Schedule:
         return Level(label, *self.curve.alpha_sigma(label))
 
     def index_of_ratio(self, ratio: float) -> float:
-        """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`,
-        clamped to 0 … T − 1.
+        """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`.
+
+        Clamped to 0 … T − 1.
         """
         first, last = (Level(0, float(self.alpha[i]), float(self.sigma[i])).ratio for i in (0, -1))
         if ratio <= first:
@@ -221,8 +223,9 @@ class Schedule:
     def refined(
         self, levels: tuple[Level, ...], factor: int, fractional: bool = False
     ) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
-        """A chain's levels with factor − 1 more between every two, evenly in index; and where the
-        given ones now stand.
+        """A chain's levels with factor − 1 more between every two, evenly in index.
+
+        Where the given ones now stand comes second.
 
         Given levels are kept exactly, so that chains of different length can be compared level by
         level. Between index 0 and the clean end there is nothing to insert. fractional: a discrete
@@ -252,8 +255,9 @@ class Schedule:
         return (*finer, levels[-1]), np.array([*places, len(finer)])
 
     def _like(self, level: Level, index: float) -> Level:
-        """The level at an index, in the coordinates of another level: a scheduler may scale α
-        and σ alike.
+        """The level at an index, in the coordinates of another level.
+
+        A scheduler may scale α and σ alike.
         """
         own = self.level(index)
         if self.parameterisation != "vp" or abs(np.hypot(level.alpha, level.sigma) - 1) < 1e-6:
@@ -284,8 +288,9 @@ def _unit(ratio: float) -> tuple[float, float]:
 
 
 def timestep_spacing(grid: str, spacing: str | None) -> str:
-    """The spacing that two options name, `grid` being the older one. Raises InputError if they
-    differ.
+    """The spacing that two options name, `grid` being the older one.
+
+    Raises InputError if they differ.
     """
     if spacing is not None and grid not in ("linspace", spacing):
         raise InputError(
@@ -297,8 +302,9 @@ def timestep_spacing(grid: str, spacing: str | None) -> str:
 def from_alphas_cumprod(
     alphas_cumprod: ArrayLike, name: str = "custom", timestep: ArrayLike | None = None
 ) -> Schedule:
-    """A vp schedule of T levels from ᾱ_t, shape (T,), strictly decreasing, in (0, 1) or ending at
-    0. α=√ᾱ, σ=√(1−ᾱ).
+    """A vp schedule of T levels from ᾱ_t: α=√ᾱ, σ=√(1−ᾱ).
+
+    ᾱ_t: shape (T,), strictly decreasing, in (0, 1) or ending at 0.
 
     timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
     """
@@ -337,8 +343,9 @@ def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) ->
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
-    """EDM: α = 1, the label is σ, from `sigma_min` to `sigma_max` evenly in σ^(1/7) (Karras et
-    al. 2022, eq. 5).
+    """EDM: α = 1, the label is σ, from `sigma_min` to `sigma_max` evenly in σ^(1/7).
+
+    Karras et al. 2022, eq. 5.
     """
     if not 0 < sigma_min < sigma_max < np.inf:
         raise InputError(f"edm needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
@@ -351,8 +358,9 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
 
 
 def flow(scale: float = 1.0) -> Schedule:
-    """Flow matching's straight path: α = 1 − t, σ = t, label t · `scale` (diffusers uses
-    scale=1000).
+    """Flow matching's straight path: α = 1 − t, σ = t, label t · `scale`.
+
+    diffusers uses scale=1000.
     """
     t = np.arange(1, CONTINUOUS_POINTS + 1) / CONTINUOUS_POINTS
     curve = Curve(
@@ -363,8 +371,9 @@ def flow(scale: float = 1.0) -> Schedule:
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """score_sde's ve: α = 1, σ(t) = σ_min (σ_max/σ_min)^t for t in [1e-5, 1] (Song et al. 2021, eq.
-    9, appendix C).
+    """score_sde's ve: α = 1, σ(t) = σ_min (σ_max/σ_min)^t for t in [1e-5, 1].
+
+    Song et al. 2021, eq. 9, appendix C.
 
     The label is t; score_sde's own networks are told σ(t), which their `call` has to compute.
     """
@@ -382,8 +391,9 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
-    """score_sde's vp in continuous time: β(t) = β_min + t (β_max − β_min) for t in [t_min, 1] (eq.
-    11, appendix C).
+    """score_sde's vp in continuous time: β(t) = β_min + t (β_max − β_min).
+
+    For t in [t_min, 1] (eq. 11, appendix C).
 
     ᾱ = exp(−β_min t − ½ (β_max − β_min) t²), α = √ᾱ, σ = √(1 − ᾱ); the label is t.
     """
@@ -402,8 +412,9 @@ def continuous(
     parameterisation: Parameterisation = "vp",
     name: str = "continuous",
 ) -> Schedule:
-    """A vp or sub-vp schedule in continuous time from log α(t), decreasing on [t_min, t_max]; the
-    label is t.
+    """A vp or sub-vp schedule in continuous time from log α(t).
+
+    It decreases on [t_min, t_max]; the label is t.
 
     A label is found from its α by Brent's method, to round-off. Raises InputError where log α is
     not below 0 or does not decrease between any two of the schedule's points.
@@ -534,8 +545,9 @@ def conversion(source: str, target: str, level: Level) -> tuple[float, float]:
 
 
 def convert(output: Any, source: str, target: str, x: Any, level: Level) -> Any:
-    """A network output at state x, of prediction type `source`, as prediction type `target`. Any
-    array library.
+    """A network output at state x, of type `source`, as prediction type `target`.
+
+    Any array library.
     """
     p, q = conversion(source, target, level)
     return output if (p, q) == (0.0, 1.0) else p * x + q * output

@@ -74,8 +74,9 @@ POSITIVE = re.compile(
 
 
 def check_headers(run: Run, headers: Headers) -> None:
-    """Raise InputError, naming the variable, unless these are the variables of this run's
-    recording."""
+    """Raise InputError unless these are the variables of this run's recording.
+
+    It names the variable."""
     streams = {str(stream) for stream in run.streams}
     found = set(headers) - {ROOT}
     if headers[ROOT]:

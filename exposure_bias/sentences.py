@@ -42,8 +42,9 @@ def measured(value: float, error: float) -> str:
 
 
 def number(value: float, half: float = float("nan"), signed: bool = False) -> str:
-    """A value with half of its 95 % interval, to two digits of the latter; without one, three
-    digits. A dash for no number."""
+    """A value with half of its 95 % interval, to two digits of the latter.
+
+    Without one, three digits. A dash for no number."""
     if not np.isfinite(value):
         return "–"
     sign = "+" if signed else ""
@@ -96,8 +97,9 @@ def _signed(value: float, digits: int) -> str:
 
 
 def budget(result: xr.Dataset) -> str:
-    """The first line of a budget: what part of the variance gap is whose, and what to do about
-    it.
+    """The first line of a budget.
+
+    What part of the variance gap is whose, and what to do about it.
     """
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
@@ -136,8 +138,9 @@ def _solver(result: xr.Dataset, gap: xr.Dataset) -> str:
 
 
 def steps_needed(result: xr.Dataset) -> int | None:
-    """About how many steps make the solver's share smaller than the network's, or than the
-    margin; None if it is.
+    """About how many steps make the solver's share smaller than the network's.
+
+    With no such share it is held against the margin; None if it is smaller already.
     """
     gap = result.sel(statistic="gap")
     value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
@@ -151,8 +154,9 @@ def steps_needed(result: xr.Dataset) -> int | None:
 
 
 def _threshold(gap: xr.Dataset) -> float:
-    """What the solver's share is held against: the network's where there is one, else a fifth of
-    the margin.
+    """What the solver's share is held against.
+
+    The network's where there is one, else a fifth of the margin.
     """
     score, error = abs(float(gap["score"])), float(gap["score_se"])
     return score if score > T_QUANTILE * error else float(gap["margin"]) / 5
@@ -204,8 +208,9 @@ def _guided(result: xr.Dataset, gap: xr.Dataset) -> str:
 
 
 def compared(result: xr.Dataset) -> str:
-    """What each entry of a comparison does to the gap, and whether it mends the network or pays for
-    the solver."""
+    """What each entry of a comparison does to the gap.
+
+    It either mends the network or pays for the solver."""
     if "gap_score" not in result:
         return ""
     return " ".join(_one_compared(result, k) for k in range(1, result.sizes["entry"]))
@@ -265,8 +270,9 @@ def restarts(result: xr.Dataset) -> str:
 
 
 def calibration(rollouts: xr.Dataset) -> str:
-    """What rollouts say of spread and of the accumulated mean error, at the level that departs
-    most.
+    """What rollouts say of spread and of the accumulated mean error.
+
+    At the level that departs most.
     """
     low, high = interval(rollouts, "W_over_U")
     known = np.isfinite(rollouts["W_over_U"].values)
@@ -314,8 +320,9 @@ def _scale(value: xr.DataArray, error: xr.DataArray) -> str:
 
 
 def curve(result: xr.Dataset) -> list[str]:
-    """For every curve of quality against chain length one line: where it is lowest and whether
-    it rises after that.
+    """For every curve of quality against chain length one line.
+
+    It says where the curve is lowest and whether it rises after that.
     """
     name = "frechet_corrected" if np.isfinite(result["frechet_corrected"]).all() else "frechet"
     others = [dim for dim in result[name].dims if dim != "length"]

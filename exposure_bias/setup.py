@@ -43,8 +43,10 @@ Array = NDArray[np.float64]
 
 
 class Samples(NamedTuple):
-    """A batch: where it stands in the run, its samples' numbers, their images' numbers, x_0 (B,
-    *shape) float64."""
+    """A batch of a run's samples.
+
+    Where it stands in the run, its samples' numbers, their images' numbers, x_0 (B, *shape)
+    float64."""
 
     rows: slice
     ids: NDArray[np.int64]
@@ -54,8 +56,9 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What a run needs at hand. places: where the levels of the unrefined chain stand among the
-    run's.
+    """What a run needs at hand.
+
+    places: where the levels of the unrefined chain stand among the run's.
 
     n: how many samples; first: the first one's number. Sample i is made from image i mod N. keep:
     the steps that are recorded, by default `kept`. light: whether only moments and power of states
@@ -74,8 +77,10 @@ class Setup:
 
     @property
     def kept(self) -> list[int]:
-        """The steps that are recorded: at most 100 of the unrefined chain's, evenly spread, and the
-        end; of large states as many as `memory` has room for."""
+        """The steps that are recorded, and the clean end.
+
+        At most 100 of the unrefined chain's, evenly spread; of large states as many as `memory` has
+        room for."""
         if self.keep is not None:
             return list(self.keep)
         *noisy, end = self.places.tolist()
@@ -140,8 +145,9 @@ class Setup:
         return Noise(self.run.seed, purpose, list(ids), self.model.shape, self.model.device)
 
     def starts(self, timesteps: Sequence[float] | None) -> list[int]:
-        """Indices of the unrefined chain's levels nearest to the timesteps, noisiest first; by
-        default five, evenly.
+        """Indices of the unrefined chain's levels nearest to the timesteps, noisiest first.
+
+        By default five, evenly.
 
         Raises InputError for a timestep outside the chain, or two that fall on one level.
         """
@@ -350,8 +356,7 @@ def varied(setup: Setup) -> Setup:
 
 
 def kept_steps(steps: int, most: int = MAX_LEVELS) -> list[int]:
-    """The steps of a chain of `steps` that are recorded: at most 100, evenly spread, and
-    the end."""
+    """The steps of a chain that are recorded: at most 100, evenly spread, and the end."""
     return [*np.linspace(0, steps - 1, min(steps, most)).round().astype(int).tolist(), steps]
 
 
@@ -361,8 +366,9 @@ def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
 
 
 def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:
-    """`adapt(model)`, its module moved to a device; a plain function, whose modules are its own
-    business, stays. speed: how it is to be computed.
+    """`adapt(model)`, its module moved to a device.
+
+    A plain function, whose modules are its own business, stays. speed: how it is to be computed.
 
     Raises InputError for a device that is not there.
     """

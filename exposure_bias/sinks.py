@@ -1,5 +1,6 @@
-"""Where a monitor's values go: a CSV file, TensorBoard, W&B, a function. No torch here; a library
-is imported when it is named."""
+"""Where a monitor's values go: a CSV file, TensorBoard, W&B, a function.
+
+No torch here; a library is imported when it is named."""
 
 import csv
 import importlib

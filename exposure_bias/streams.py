@@ -1,5 +1,6 @@
-"""The two streams: what a denoiser sees in training (`forward`) and what it sees when it samples
-(`chain`).
+"""The two streams of a denoiser.
+
+What it sees in training (`forward`) and what it sees when it samples (`chain`).
 
 Both are generators of the same `Step`, so that a statistic cannot tell which one it reads; exposure
 bias is statistic(chain) − statistic(forward). Along a paired chain runs the teacher chain: the same
@@ -52,8 +53,9 @@ def noised(x0: Tensor, level: Level, noise: Tensor) -> Tensor:
 
 
 def prior(level: Level, noise: Tensor, sampler: Sampler) -> Tensor:
-    """A start from pure noise, at the standard deviation where the sampler's own practice
-    begins.
+    """A start from pure noise.
+
+    At the standard deviation where the sampler's own practice begins.
     """
     return noise.double() * sampler.prior_scale(level)
 
@@ -66,8 +68,9 @@ def forward(
     clip: Clipping = UNCLIPPED,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Step]:
-    """Steps at x_t ~ q(x_t | x_0), independent from level to level; `indices` picks some of the
-    levels.
+    """Steps at x_t ~ q(x_t | x_0), independent from level to level.
+
+    `indices` picks some of the levels.
     """
     for index in range(len(levels)) if indices is None else indices:
         level = levels[index]
@@ -122,8 +125,9 @@ def teacher_step(
     z: Tensor | None,
     variance: Tensor | None,
 ) -> Tensor:
-    """One step of the teacher chain: x_0 in place of every prediction, all else as in the
-    model's step.
+    """One step of the teacher chain.
+
+    x_0 in place of every prediction, all else as in the model's step.
     """
 
     def predict(x: Tensor, level: Level) -> Prediction:

@@ -127,8 +127,9 @@ def listed(
 
 
 def tidy(dataset: xr.Dataset, *dims: str) -> pd.DataFrame:
-    """All variables over just these dimensions, a row for each place; columns without a number are
-    left out."""
+    """All variables over just these dimensions, a row for each place.
+
+    Columns without a number are left out."""
     names = [k for k, v in dataset.data_vars.items() if set(v.dims) == set(dims)]
     chosen = _with_ends(dataset, [str(k) for k in names])
     frame: pd.DataFrame
@@ -358,8 +359,10 @@ def _power(power: xr.Dataset) -> list[Table]:
 def _shape(
     shape: xr.Dataset, tests: Sequence[xr.Dataset] = (), power: xr.Dataset | None = None
 ) -> list[Table]:
-    """tests: `normality` at several numbers of values; power: that of the tests. The two questions
-    apart: input perturbation's assumption (Gaussian and white), and the perfect sampler's."""
+    """The two questions of `normality`, apart.
+
+    Input perturbation's assumption (Gaussian and white), and the perfect sampler's. tests:
+    `normality` at several numbers of values; power: that of the tests."""
     found = []
     if tests:
         parts = [_tests(t)[0].frame for t in tests]

@@ -61,8 +61,9 @@ def adapt(
     add_time_ids: Any = None,
     guidance_scale: float | None = None,
 ) -> Denoiser:
-    """A `Denoiser` of a model: a Denoiser itself, a name or path for `load_model`, or the objects
-    of one of `FAMILIES`.
+    """A `Denoiser` of a model.
+
+    Given are a Denoiser itself, a name or path for `load_model`, or objects of one of `FAMILIES`.
 
     The keywords are for diffusers models with prompts, guidance or an unstated prediction type: see
     `adapters.diffusers.adapt`. Wrapped networks (compiled, parallel, averaged) are unwrapped: see
@@ -135,7 +136,9 @@ def _is_path(objects: Sequence[Any]) -> bool:
 def load_model(
     name_or_path: str | os.PathLike[str], preset: str | adm.Preset | None = None
 ) -> Denoiser:
-    """A bundled model by name; by path a diffusers folder, a run of `train`, which is its last
+    """A model by its name or path.
+
+    A bundled model by name; by path a diffusers folder, a run of `train`, which is its last
     checkpoint, or an ADM checkpoint; and what is none of these but looks like it, "org/name" or
     "org/name@revision", from the hub.
 

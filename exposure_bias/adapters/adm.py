@@ -1,5 +1,6 @@
-"""The ADM UNet: checkpoints of guided-diffusion, improved-diffusion, DDPM-IP and ADM-ES, loaded
-into our own network.
+"""The ADM UNet: its checkpoints loaded into our own network.
+
+Those of guided-diffusion, improved-diffusion, DDPM-IP and ADM-ES.
 
 With t the timestep and y the class, every block sees one embedding
 
@@ -93,8 +94,9 @@ class Preset:
 
     @property
     def schedule(self) -> schedules.Schedule:
-        """The levels, with the labels that the network sees; a linear β keeps its integral when T
-        is not 1000."""
+        """The levels, with the labels that the network sees.
+
+        A linear β keeps its integral when T is not 1000."""
         cosine = self.noise_schedule == "cosine"
         levels = (
             schedules.cosine(self.steps)
@@ -302,8 +304,9 @@ class UNet(nn.Module):
         )
 
     def half_torso(self) -> Self:
-        """Turn the convolutions between the first and the output layer to float16; the rest stays
-        float32."""
+        """Turn the convolutions between the first and the output layer to float16.
+
+        The rest stays float32."""
         for part in (self.input_blocks, self.middle_block, self.output_blocks):
             for module in part.modules():
                 if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -361,8 +364,9 @@ def _sinusoids(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def build(preset: str | Preset) -> UNet:
-    """The untrained network of a preset, in float32; the last layers of its blocks are zero, as the
-    original's are.
+    """The untrained network of a preset, in float32.
+
+    The last layers of its blocks are zero, as the original's are.
 
     preset: a name of `PRESETS`, or a `Preset`. Raises InputError for another name, and for a preset
     that makes no network or one beyond this machine's memory."""
@@ -392,8 +396,9 @@ def _without_memory(preset: Preset) -> UNet:
 
 
 def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
-    """A Denoiser of a checkpoint, a flat state dict in one of the files of `SUFFIXES`; computes in
-    float32.
+    """A Denoiser of a checkpoint, a flat state dict in one of the files of `SUFFIXES`.
+
+    It computes in float32.
 
     preset: see `build`. It cannot be read off the file, in which schedule and attention heads leave
     no trace. Names of weights may bear the marks of torch.compile and DataParallel.
@@ -468,8 +473,9 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _cure(path: Path, state: Any) -> str:
-    """How to get the weights alone out of a training checkpoint, where one of its entries is a
-    state dict."""
+    """How to get the weights alone out of a training checkpoint.
+
+    One of its entries is a state dict."""
     entries = state.items() if isinstance(state, dict) else ()
     inside = [
         k

@@ -1,5 +1,6 @@
-"""denoising-diffusion-pytorch: a `GaussianDiffusion`, which holds its network, its betas and what
-the network predicts.
+"""denoising-diffusion-pytorch: a `GaussianDiffusion`.
+
+It holds its network, its betas and what the network predicts.
 
 Its `normalize` takes images from [0, 1] to [−1, 1], where the network works and where our data
 already lie. ᾱ is the float64 product of the float32 betas. Its samplers are ours on these settings:

@@ -80,8 +80,10 @@ def adapt(
     add_time_ids: Tensor | None = None,
     guidance_scale: float | None = None,
 ) -> Denoiser:
-    """A Denoiser of (network, scheduler), of a pipeline, of a pipeline's folder (a Path) or of a
-    repository of the hub.
+    """A Denoiser of diffusers' objects.
+
+    Of (network, scheduler), of a pipeline, of a pipeline's folder (a Path) or of a repository of
+    the hub.
 
     Networks: UNet2DModel and DiTTransformer2DModel, whose class labels come with the data;
     UNet2DConditionModel and SD3Transformer2DModel, whose embeddings are given here, once for all
@@ -121,8 +123,9 @@ def adapt(
 
 
 def outline(*objects: Any) -> Denoiser:
-    """What a pipeline's states and outputs mean, for watching it: `adapt` without prompts, not to
-    be called."""
+    """What a pipeline's states and outputs mean, for watching it.
+
+    It is `adapt` without prompts, not to be called."""
     origin = _parts(objects)
     net, common, _ = _common(origin, None)
     return _noted(Denoiser(net, **common), origin)
@@ -138,8 +141,9 @@ def _noted(model: Denoiser, origin: "_Origin") -> Denoiser:
 def _common(
     origin: "_Origin", prediction_type: str | None
 ) -> tuple[Any, dict[str, Any], float | None]:
-    """The network, all of its Denoiser's settings that no prompt bears on, and σ_data if EDM
-    preconditions it."""
+    """The network, the settings of its Denoiser that no prompt bears on, and σ_data.
+
+    σ_data is None unless EDM preconditions the network."""
     net, scheduler, name, pipeline = origin.net, origin.scheduler, origin.name, origin.pipeline
     _refuse(net, scheduler)
     if pipeline == "DDPMPipeline" and getattr(scheduler, "init_noise_sigma", 1) != 1:
@@ -176,8 +180,9 @@ def encode(
     batch_size: int = 16,
     labels: Any = None,
 ) -> Data:
-    """The latents of images, as a latent model was trained on them: z = (E(x) − shift) · scale, (N,
-    c, h, w).
+    """The latents of images, as a latent model was trained on them.
+
+    z = (E(x) − shift) · scale, (N, c, h, w).
 
     vae: an AutoencoderKL or another with `encode(x).latent_dist`; a VQModel, whose latents are no
     distribution.
@@ -244,8 +249,9 @@ def _scaled(z: Tensor, config: Any) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Origin:
-    """Network and scheduler, and of a pipeline or a repository its class, its name and where it
-    came from."""
+    """Network and scheduler, and where they came from.
+
+    Of a pipeline or a repository also its class and its name."""
 
     net: Any
     scheduler: Any
@@ -278,8 +284,9 @@ def _parts(objects: tuple[Any, ...]) -> _Origin:
 
 
 def _check_pipeline(name: str, parts: Any) -> None:
-    """Raise InputError unless a pipeline is one network, that denoises by itself, under one
-    scheduler."""
+    """Raise InputError unless a pipeline is one network under one scheduler.
+
+    The network has to denoise by itself."""
     if any("Consistency" in word for word in (name, str(parts.get("scheduler")))):
         raise InputError(f"{name} holds a consistency model: {WHY_NOT_DISTILLED}")
     steering = [part for part in STEERING if parts.get(part) is not None]
@@ -319,8 +326,9 @@ def _not_supported(name: str) -> str:
 
 
 def _refuse(net: Any, scheduler: Any) -> None:
-    """Raise InputError unless the network maps one noisy state to a prediction, under a scheduler
-    that fits it."""
+    """Raise InputError unless the network maps one noisy state to a prediction.
+
+    Its scheduler has to fit it, too."""
     name, config = _class(net), getattr(net, "config", None)
     if name is None or config is None:
         raise InputError(_not_supported(type(net).__name__))
@@ -401,8 +409,9 @@ def _shape(config: Any) -> tuple[int, int, int]:
 
 
 def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float | None]:
-    """What the network was trained under: schedule, prediction type and, where EDM preconditions
-    it, σ_data.
+    """What the network was trained under: schedule and prediction type.
+
+    And, where EDM preconditions it, σ_data.
 
     σ_data is negative where F predicts v, whose c_out has the other sign.
     """
@@ -459,9 +468,10 @@ def _training(scheduler: Any, given: str | None) -> tuple[Schedule, str, float |
 
 
 def _alphas_cumprod(scheduler: Any) -> NDArray[np.float64]:
-    """ᾱ in float64 from a scheduler's betas, and for CogVideoX's from what it does to ᾱ afterwards:
-    a shift of the SNR by 1/s, ᾱ ← ᾱ/(s + (1 − s) ᾱ), and there too the rescaling to zero terminal
-    SNR."""
+    """ᾱ in float64 from a scheduler's betas.
+
+    For CogVideoX's from what it does to ᾱ afterwards: a shift of the SNR by 1/s, ᾱ ← ᾱ/(s + (1 − s)
+    ᾱ), and there too the rescaling to zero terminal SNR."""
     abar: NDArray[np.float64] = np.cumprod(1 - scheduler.betas.double().cpu().numpy())
     shift = scheduler.config.get("snr_shift_scale")
     if shift is None:
@@ -517,8 +527,9 @@ def _null_class(net: Any) -> int:
 
 
 def _conditions(net: Any, embeddings: dict[str, Tensor | None], guided: bool) -> dict[str, Tensor]:
-    """What a prompted network is called with, (1, …) or, guided, (2, …) with the unconditional
-    first; else nothing."""
+    """What a prompted network is called with; else nothing.
+
+    (1, …) or, guided, (2, …) with the unconditional first."""
     name, config = _class(net), net.config
     if config.get("addition_embed_type") not in (None, "text_time") or config.get(
         "encoder_hid_dim_type"
@@ -568,8 +579,9 @@ def _conditions(net: Any, embeddings: dict[str, Tensor | None], guided: bool) ->
 
 
 class _Prompted(torch.nn.Module):
-    """A network with its embeddings, (K, …): it returns the outputs of all K conditionings, one
-    after another.
+    """A network with its embeddings, (K, …).
+
+    It returns the outputs of all K conditionings, one after another.
 
     The embeddings are buffers, so that they move with the network and count in its weight hash.
     """

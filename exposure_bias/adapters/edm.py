@@ -36,8 +36,9 @@ class RoundedSchedule(Schedule):
     rounded: Callable[[float], float] = float
 
     def level(self, index: float) -> Level:
-        """The level at a (possibly fractional) index between 0, the least noise, and T − 1,
-        rounded."""
+        """The level at a (possibly fractional) index between 0 and T − 1, rounded.
+
+        0 is the least noise."""
         return self._rounded(super().level(index))
 
     def at_ratio(self, ratio: float) -> Level:
@@ -56,8 +57,9 @@ def recognises(value: Any) -> bool:
 
 
 def adapt(*objects: Any) -> Denoiser:
-    """A Denoiser of one loaded network, usually the pickle's `ema`. With `label_dim` classes it is
-    class-conditional.
+    """A Denoiser of one loaded network, usually the pickle's `ema`.
+
+    With `label_dim` classes it is class-conditional.
 
     EDM2's 512-pixel networks work on latents of 4 × 64 × 64: give latents, `load_data(x,
     value_range=None)`.

@@ -1,5 +1,6 @@
-"""flow_matching: a velocity model and its affine path. Their time τ runs up, from noise x_0 to data
-x_1:
+"""flow_matching: a velocity model and its affine path.
+
+Their time τ runs up, from noise x_0 to data x_1:
 
     x_τ = a(τ) x_1 + b(τ) x_0,        u(x_τ, τ) = E[a′ x_1 + b′ x_0 | x_τ]
 
@@ -40,8 +41,9 @@ def recognises(value: Any) -> bool:
 
 
 def adapt(*objects: Any) -> Denoiser:
-    """A Denoiser of (velocity model, path, (C, H, W)); the path is an `AffineProbPath` or its
-    scheduler.
+    """A Denoiser of (velocity model, path, (C, H, W)).
+
+    The path is an `AffineProbPath` or its scheduler.
 
     The model is called as ODESolver does, by `x=` and `t=`; bind further arguments in a function of
     these two.

@@ -1,5 +1,6 @@
-"""guided-diffusion's own objects, and those of its family (improved-diffusion, DDPM-IP, ADM-ES):
-(model, diffusion).
+"""guided-diffusion's own objects: (model, diffusion).
+
+Its family's are alike: improved-diffusion, DDPM-IP, ADM-ES.
 
 The diffusion is read for its float64 betas, for what the model predicts and for the labels that the
 model sees; the chain is ours. A respaced diffusion knows T′ of T levels: with τ its `timestep_map`,
@@ -24,14 +25,16 @@ VARIANCE_TYPES = ("FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE")
 
 
 def is_diffusion(value: Any) -> bool:
-    """Whether an object is a `GaussianDiffusion` or `SpacedDiffusion` of this family, by its
-    attributes."""
+    """Whether an object is a diffusion of this family, by its attributes.
+
+    A `GaussianDiffusion` or `SpacedDiffusion`."""
     return all(hasattr(value, name) for name in ("betas", "model_mean_type", "model_var_type"))
 
 
 def adapt(*objects: Any) -> Denoiser:
-    """A Denoiser of (model, diffusion), or of (model, diffusion, shape) for a model that does not
-    know its image size.
+    """A Denoiser of (model, diffusion).
+
+    A model that does not know its image size comes as (model, diffusion, shape).
 
     The model's variance type is not the chain's: name it, `ddpm` for FIXED_SMALL,
     `ddpm:fixed_large`, `ddpm:learned_range`. guided-diffusion clips x̂_0 by default: clip=True.
@@ -69,8 +72,9 @@ def adapt(*objects: Any) -> Denoiser:
 
 
 def rescaled(timesteps: ArrayLike, total: int) -> NDArray[np.float64]:
-    """Timesteps out of `total` as a network trained with `rescale_timesteps` sees them: times
-    1000/T, in float32."""
+    """Timesteps out of `total` as a network trained with `rescale_timesteps` sees them.
+
+    Times 1000/T, in float32."""
     return (np.asarray(timesteps, dtype=np.float32) * np.float32(1000 / total)).astype(np.float64)
 
 

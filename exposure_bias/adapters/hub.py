@@ -1,5 +1,6 @@
-"""Models and images of the Hugging Face hub by name, "org/name", "org/name@revision",
-"org/name:split".
+"""Models and images of the Hugging Face hub by name.
+
+As "org/name", "org/name@revision" or "org/name:split".
 
 *Models.* Only the denoiser's own files are fetched: JSON, and one set of safetensors weights
 (`pipelines`). No code of
@@ -54,8 +55,9 @@ Loader = Callable[..., Any]
 
 @dataclass(eq=False)
 class Downloads:
-    """A repository at one commit; its files are fetched when they are asked for. `find`
-    makes one."""
+    """A repository at one commit; its files are fetched when they are asked for.
+
+    `find` makes one."""
 
     repo: str
     revision: str
@@ -66,8 +68,9 @@ class Downloads:
 
     @property
     def name(self) -> str:
-        """The repository and the beginning of its commit, as in
-        "google/ddpm-cifar10-32@267b167"."""
+        """The repository and the beginning of its commit.
+
+        As in "google/ddpm-cifar10-32@267b167"."""
         return f"{self.repo}@{self.commit[:COMMIT_SHOWN]}"
 
     @property
@@ -76,8 +79,9 @@ class Downloads:
         return Repository(self.name, self.get, self.absent)
 
     def get(self, name: str) -> Path | None:
-        """Where a file lies after it was fetched; None if the repository, or without a network the
-        cache, has none."""
+        """Where a file lies after it was fetched.
+
+        None if the repository, or without a network the cache, has none."""
         if name not in self.fetched:
             path = self.snapshot / name
             fetched = path if path.exists() else self._fetch(name)
@@ -107,8 +111,9 @@ class Downloads:
 
 
 def is_name(name: Any, not_of: tuple[str, ...]) -> bool:
-    """Whether a text is a name of the hub, with or without a revision; not if it ends like a file
-    of these kinds."""
+    """Whether a text is a name of the hub, with or without a revision.
+
+    Not if it ends like a file of these kinds."""
     return isinstance(name, str) and NAME.fullmatch(name) is not None and not name.endswith(not_of)
 
 
@@ -191,8 +196,9 @@ def _checked_hash(path: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Images of a dataset on disk, decoded when they are asked for: images[ids] is uint8 (len(ids),
-    C, H, W)."""
+    """Images of a dataset on disk, decoded when they are asked for.
+
+    images[ids] is uint8 (len(ids), C, H, W)."""
 
     rows: Any
     column: str
@@ -220,8 +226,9 @@ def hub_images(
     config: str | None = None,
     limit: int | None = None,
 ) -> tuple[NDArray[np.uint8] | LazyImages, NDArray[np.int64] | None, str]:
-    """The images of a dataset of the hub: uint8 (N, C, H, W) or the like of it, their classes (N,)
-    if any, and a note.
+    """The images of a dataset of the hub.
+
+    uint8 (N, C, H, W) or the like of it, their classes (N,) if any, and a note.
 
     name: "org/name" or "org/name:split"; without a split the first of test, validation, train that
     it has. column: of the images, where there are several; labels: of the classes, by default the
@@ -295,8 +302,9 @@ def _split(repo: str, wanted: str | None, known: list[str]) -> str:
 
 
 def _size(repo: str, builder: Any) -> int:
-    """The bytes to download, by the dataset's own account or that of its files; 0 where nobody can
-    be asked."""
+    """The bytes to download, by the dataset's own account or that of its files.
+
+    0 where nobody can be asked."""
     if builder.info.download_size is not None:
         return int(builder.info.download_size)
     from huggingface_hub import HfApi
@@ -309,8 +317,9 @@ def _size(repo: str, builder: Any) -> int:
 
 
 def _image_column(repo: str, first: dict[str, Any], wanted: str | None) -> str:
-    """The column of images, by what stands in the first row: not every dataset says what its
-    columns are."""
+    """The column of images, by what stands in the first row.
+
+    Not every dataset says what its columns are."""
     found = [
         name
         for name, value in first.items()

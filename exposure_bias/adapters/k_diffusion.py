@@ -1,5 +1,6 @@
-"""k-diffusion: the wrappers of `external.py` and `layers.Denoiser`, called as (x, σ) and returning
-x̂_0.
+"""k-diffusion: the wrappers of `external.py` and `layers.Denoiser`.
+
+They are called as (x, σ) and return x̂_0.
 
     q(x_σ | x_0) = N(x_0, σ² I)
 
@@ -26,8 +27,9 @@ def recognises(value: Any) -> bool:
 
 
 def adapt(*objects: Any) -> Denoiser:
-    """A Denoiser of (wrapper, (C, H, W)), or of (wrapper, schedule, (C, H, W)) where the wrapper
-    has no `sigmas`.
+    """A Denoiser of (wrapper, (C, H, W)).
+
+    A wrapper without `sigmas` comes as (wrapper, schedule, (C, H, W)).
 
     Raises InputError for a missing part, for a schedule that would replace the wrapper's own, and
     for text-conditional models."""

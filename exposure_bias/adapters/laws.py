@@ -1,5 +1,6 @@
-"""Training on something else than x_t = α_t x_0 + σ_t ε with white ε of its own, as far as an
-object's attributes tell.
+"""Training on something else than x_t = α_t x_0 + σ_t ε, with white ε of its own.
+
+As far as an object's attributes tell.
 
 The forward stream is what training sees only if the two agree. An output that depends on more than
 the state is refused. Other noise is a warning, and stands in the model's note: the numbers are then

@@ -1,5 +1,6 @@
-"""Other people's libraries, imported when they are needed, and errors of theirs in one line of
-ours."""
+"""Other people's libraries, imported when they are needed.
+
+Errors of theirs become one line of ours."""
 
 import importlib
 import importlib.util

@@ -1,5 +1,6 @@
-"""A diffusers pipeline as files: the layouts they come in, what is read of them, and the checks
-before it.
+"""A diffusers pipeline as files.
+
+The layouts they come in, what is read of them, and the checks before it.
 
     model_index.json                                      names the classes; absent in some of 2022
     unet/config.json, transformer/…, or config.json       the network: in a folder, or at the root
@@ -81,8 +82,9 @@ def local(folder: Path) -> Repository:
 
 
 def diffusers_library() -> Any:
-    """diffusers. Raises InputError where it is missing, or another file of that name stands before
-    it."""
+    """diffusers, imported.
+
+    Raises InputError where it is missing, or another file of that name stands before it."""
     return library("diffusers", "DDPMScheduler", "diffusers>=0.35")
 
 
@@ -106,8 +108,9 @@ def read(repository: Repository, check: Callable[[str, dict[str, str]], None]) -
 
 
 def _index(repository: Repository) -> tuple[str, dict[str, str]]:
-    """The pipeline's class and {part: class}; without an index of those that lie side by side at
-    the root."""
+    """The pipeline's class and {part: class}.
+
+    Without an index, of the parts that lie side by side at the root."""
     path = repository.get("model_index.json")
     if path is None:
         return "", _side_by_side(repository)
@@ -190,8 +193,9 @@ def _scheduler(repository: Repository, class_name: str) -> Any:
 
 
 def check_timesteps(value: Any, what: str) -> None:
-    """Raise InputError unless a number of training timesteps is absent, or whole and of a size that
-    can be."""
+    """Raise InputError unless a number of training timesteps can be one.
+
+    It may be absent; else it is whole and of a possible size."""
     if value is not None and (type(value) is not int or not 0 < value <= TIMESTEPS):
         raise InputError(
             f"{what} is {reason(str(value))}: a whole number from 1 to {TIMESTEPS:,} is allowed"
@@ -243,8 +247,9 @@ def _without_memory(class_name: str, config: dict[str, Any], where: str) -> nn.M
 
 
 def check_depth(config: dict[str, Any], where: str) -> None:
-    """Raise InputError for a network of so many layers that only to list them would take minutes
-    and gigabytes."""
+    """Raise InputError for a network of far too many layers.
+
+    Only to list them would take minutes and gigabytes."""
     blocks = max((len(value) for value in config.values() if isinstance(value, list)), default=0)
     layers, inner = (
         _largest(config.get("layers_per_block")),
@@ -319,8 +324,9 @@ def _no_weights(repository: Repository, folder: str) -> str:
 
 
 def _names(net: nn.Module, came: weights.Shapes) -> dict[str, str]:
-    """Each weight's name in the files, and in the network: without marks, and as attention is
-    called today."""
+    """Each weight's name in the files, and in the network.
+
+    The latter without marks, and as attention is called today."""
     plain = weights.plain_names(came)
     places = [
         name
@@ -341,8 +347,9 @@ def _names(net: nn.Module, came: weights.Shapes) -> dict[str, str]:
 
 
 def _left_to_compute(net: nn.Module, where: str) -> bool:
-    """Whether a network keeps tensors that its weights do not fill: buffers that are not saved,
-    plain attributes.
+    """Whether a network keeps tensors that its weights do not fill.
+
+    Buffers that are not saved, plain attributes.
 
     Raises InputError for so many numbers in them that to compute them would take gigabytes.
     """
@@ -361,8 +368,9 @@ def _left_to_compute(net: nn.Module, where: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what diffusers logs of options that it does not know, and warnings that no user can
-    act on."""
+    """Without what diffusers logs of options that it does not know.
+
+    Warnings that no user can act on are left out, too."""
     from diffusers.utils import logging
 
     level = logging.get_verbosity()

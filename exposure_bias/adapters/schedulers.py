@@ -207,8 +207,9 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
 
 
 def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "SchedulerSampler":
-    """The sampler that a scheduler is in somebody else's loop, once that has set its timesteps: for
-    its levels.
+    """The sampler that a scheduler is in somebody else's loop, for its levels.
+
+    The scheduler's timesteps have been set.
 
     Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
     """
@@ -254,8 +255,9 @@ class _CannotRun(InputError):
 
 
 def _answers_any(model: Denoiser) -> bool:
-    """Whether the model's type is a matter of form: an exact denoiser's x̂_0 in float64 gives any
-    other."""
+    """Whether the model's type is a matter of form.
+
+    An exact denoiser's x̂_0 in float64 gives any other."""
     return isinstance(model, MixtureOracle | EmpiricalOracle | Teacher)
 
 
@@ -328,8 +330,9 @@ def _option(text: str, name: str) -> tuple[str, Any]:
 
 
 def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
-    """Raise InputError where a scheduler's prediction type, T, betas or options do not fit the
-    model."""
+    """Raise InputError where a scheduler does not fit the model.
+
+    Its prediction type, T, betas and options have to."""
     config, schedule = scheduler.config, model.schedule
     if schedule.parameterisation != "edm":
         expected = _output_type(scheduler)
@@ -415,8 +418,9 @@ def _set_and_rehearsed(
 def _check_levels(
     rehearsed: "SchedulerSampler", scheduler: Any, model: Denoiser, steps: int, eta: float | None
 ) -> None:
-    """Raise InputError where a scheduler leaves states at other levels than it then takes them to
-    have."""
+    """Raise InputError where a scheduler leaves states at other levels than it says.
+
+    Those that it then takes them to have."""
     if rehearsed.level_error > SAME_LEVEL:
         raise InputError(
             f"{type(scheduler).__name__} in {steps} steps leaves its states at other noise levels"
@@ -475,16 +479,18 @@ def _unclipped(scheduler: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the DeprecationWarnings that NumPy 2 gives for diffusers' arrays of tensors: no user
-    can act on them."""
+    """Without the DeprecationWarnings of NumPy 2 for diffusers' arrays of tensors.
+
+    No user can act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 class Call(NamedTuple):
-    """One call of the network: its place in scheduler.timesteps and the level its state is taken to
-    have."""
+    """One call of the network.
+
+    Its place in scheduler.timesteps and the level its state is taken to have."""
 
     place: int
     level: Level
@@ -532,16 +538,18 @@ class SchedulerSampler:
 
     @property
     def limit(self) -> Limit | None:
-        """That of the probability flow where no noise is drawn; of the SDE where the right amount
-        is (`SDE`)."""
+        """That of the probability flow where no noise is drawn.
+
+        Where the right amount of noise is drawn (`SDE`), that of the SDE."""
         if not self.stochastic:
             return "ode"
         return "sde" if _tends_to_sde(self.scheduler, self.eta) else None
 
     @property
     def level_error(self) -> float:
-        """The largest |a_k − α_k| of `teacher`, in units of √(α_k² + σ_k²): whether each state is
-        at the level that the scheduler takes it to have."""
+        """The largest |a_k − α_k| of `teacher`, in units of √(α_k² + σ_k²).
+
+        Whether each state is at the level that the scheduler takes it to have."""
         pairs = zip(self.own_levels, self.teacher, strict=True)
         return max(
             abs(a - level.alpha) / hypot(level.alpha, level.sigma) for level, (a, _) in pairs
@@ -549,8 +557,9 @@ class SchedulerSampler:
 
     @property
     def teacher_error(self) -> float:
-        """The largest deviation of `teacher` from (α, σ²), in units of σ and σ² (of 1 at the clean
-        end)."""
+        """The largest deviation of `teacher` from (α, σ²).
+
+        In units of σ and σ² (of 1 at the clean end)."""
         deviations = []
         for (_, alpha, sigma), (a, v) in zip(self.own_levels, self.teacher, strict=True):
             unit = sigma or 1.0
@@ -559,8 +568,9 @@ class SchedulerSampler:
 
     @property
     def exact_teacher(self) -> bool:
-        """Whether each state of the teacher chain is exactly q(x_t | x_0) (design §4.1), as
-        rehearsed."""
+        """Whether each state of the teacher chain is exactly q(x_t | x_0), as rehearsed.
+
+        See design §4.1."""
         return self.teacher_error <= EXACT
 
     def levels(

@@ -39,8 +39,9 @@ def unwrapped(value: Any) -> Any:
 
 
 def precision_note(net: Any) -> str:
-    """What to say of a network whose arithmetic somebody changed from outside; empty if
-    nobody did."""
+    """What to say of a network whose arithmetic somebody changed from outside.
+
+    Empty if nobody did."""
     return (
         "computes under accelerate's mixed precision" if hasattr(net, "_original_forward") else ""
     )

@@ -1,5 +1,6 @@
-"""Weights from files that nobody vouches for: read within bounds, never unpickled, and fitted to a
-network in full.
+"""Weights from files that nobody vouches for.
+
+Read within bounds, never unpickled, and fitted to a network in full.
 
 What a file claims is checked before anything is allocated. A safetensors file says in its header,
 at most 10 MB here, what it holds; a torch file is a zip, whose records torch would also read
@@ -113,8 +114,9 @@ def shapes_in(path: Path) -> Shapes:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The float32 tensors in a .safetensors file, each in memory of its own: the file may change
-    afterwards."""
+    """The float32 tensors in a .safetensors file, each in memory of its own.
+
+    The file may change afterwards."""
     from safetensors import safe_open
 
     shapes_in(path)
@@ -146,8 +148,10 @@ def read_torch(path: Path) -> Any:
 
 
 def _refuse_compressed(path: Path, size: int) -> None:
-    """torch stores its records as they are; a compressed one is a small file that becomes a large
-    one."""
+    """Raise InputError where a record is compressed.
+
+    torch stores its records as they are; a compressed one is a small file that becomes a large one.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
@@ -161,8 +165,9 @@ def _refuse_compressed(path: Path, size: int) -> None:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name, and what it is without the marks of torch.compile, DataParallel, DDP and
-    AveragedModel.
+    """Each name, and what it is without the marks of wrappers.
+
+    Wrappers are those of torch.compile, DataParallel, DDP and AveragedModel.
 
     `module.` is a mark if all names begin with it, but for the counter of AveragedModel, which is
     left out."""
@@ -185,8 +190,9 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """What all names begin with, as in "model.diffusion_model."; "" if nothing but parts of their
-    own."""
+    """What all names begin with, as in "model.diffusion_model.".
+
+    "" if nothing but parts of their own."""
     first, last = min(names, default=""), max(names, default="")
     length = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
@@ -224,8 +230,9 @@ def few(names: list[str]) -> str:
 
 
 def check_memory(net: nn.Module, what: str) -> None:
-    """Raise InputError where a network's weights, in float32, are more than this machine has
-    memory."""
+    """Raise InputError where a network's weights are more than this machine has memory.
+
+    The weights in float32."""
     count = sum(parameter.numel() for parameter in net.parameters())
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -265,8 +265,9 @@ def _told(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse freed memory instead of returning it to the system after every layer of a
-    network.
+    """Have glibc reuse freed memory.
+
+    Else it returns it to the system after every layer of a network.
 
     On a CPU this saves 15 to 35 % of a UNet's time (benchmarks/record_overhead.py under
     MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_). It concerns the whole process, so that only

@@ -122,8 +122,9 @@ def _more(said: Said) -> str:
 
 
 def grid(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
-    """Rows under headings, at most 80 columns wide: words and headings wrap, and what does not fit
-    even so is left out from the right."""
+    """Rows under headings, at most 80 columns wide.
+
+    Words and headings wrap, and what does not fit even so is left out from the right."""
     worded = [all(_is_words(row[k]) for row in cells) for k in range(len(columns))]
     widths = [
         max(_longest(column.heading.split()), _longest(row[k] for row in cells))
@@ -151,8 +152,9 @@ def _is_words(cell: str) -> bool:
 
 
 def _fitted(widths: list[int], least: list[int], drop: bool = False) -> list[int]:
-    """Widths whose sum fits the line: the widest shrink first, down to `least` each; then, with
-    `drop`, the last ones go."""
+    """Widths whose sum fits the line.
+
+    The widest shrink first, down to `least` each; then, with `drop`, the last ones go."""
     widths = list(widths)
     while sum(widths) + BETWEEN * (len(widths) - 1) > WIDTH:
         wide = [k for k in range(len(widths)) if widths[k] > least[k]]

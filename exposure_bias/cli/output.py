@@ -32,8 +32,9 @@ def message(text: str) -> None:
 
 
 def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
-    """Where a training run goes: -o itself, or a folder in it named after what differs between
-    several runs."""
+    """Where a training run goes.
+
+    -o itself, or a folder in it named after what differs between several runs."""
     parts = [objective] * (len(options.objective) > 1) + [f"seed{seed}"] * (len(options.seed) > 1)
     return Path(options.out) / "-".join(parts)
 
@@ -181,15 +182,17 @@ def _write(
 
 
 def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
-    """Three pixels (c, y, x) of a (C, H, W) image: at a quarter, the middle and three quarters of
-    both sides."""
+    """Three pixels (c, y, x) of a (C, H, W) image.
+
+    At a quarter, the middle and three quarters of both sides."""
     channels, height, width = shape
     return [(i % channels, (i + 1) * height // 4, (i + 1) * width // 4) for i in range(3)]
 
 
 def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:
-    """Pixels (c, y, x) of a (C, H, W) image from flat indices or "c,y,x"; three spread over it by
-    default."""
+    """Pixels (c, y, x) of a (C, H, W) image from flat indices or "c,y,x".
+
+    Three spread over it by default."""
     channels, height, width = shape
     if not given:
         return spread_pixels(shape)

@@ -17,8 +17,9 @@ ROWS, CALLS = 64, 2
 
 
 def wait_passively() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user decided; before torch is
-    imported."""
+    """Have OpenMP's threads sleep while they wait, unless the user decided.
+
+    Before torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

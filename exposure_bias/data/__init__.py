@@ -1,5 +1,6 @@
-"""States in, float32 in [−1, 1] out, shape (N, *shape), with a recorded train/test split. No torch
-here.
+"""States in, float32 in [−1, 1] out, with a recorded train/test split.
+
+Of shape (N, *shape). No torch here.
 
     source               what is read                                             labels
     "digits"             scikit-learn's 1797 digits, (1, 8, 8): 1285 train, 512   yes

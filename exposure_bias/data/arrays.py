@@ -1,5 +1,6 @@
-"""Arrays, tensors, .npy and .npz: what they may hold, and how each rank is read. Nothing is ever
-unpickled."""
+"""Arrays, tensors, .npy and .npz: what they may hold, and how each rank is read.
+
+Nothing is ever unpickled."""
 
 import io
 import math
@@ -168,8 +169,9 @@ def _plain(source: Any) -> NDArray[Any]:
 
 
 def checked(images: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
-    """States (N, *shape) as uint8 or float32; raises InputError if there are none or a value is not
-    allowed."""
+    """States (N, *shape) as uint8 or float32.
+
+    Raises InputError if there are none or a value is not allowed."""
     if images.size == 0:
         raise InputError(f"there are no images in shape {images.shape}: give at least one")
     if images.dtype == np.uint8:

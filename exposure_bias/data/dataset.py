@@ -50,8 +50,9 @@ class Data:
         return self.images.shape[1:]
 
     def fitted(self, shape: State) -> "Data":
-        """The same values as states of a model's shape, where the two differ in leading axes of
-        length one alone; else the data as they are.
+        """The same values as states of a model's shape, where leading axes differ.
+
+        Only axes of length one; else the data as they are.
 
         An array (N, a, b) is read as images (1, a, b), and this makes signals (a, b) of them."""
         if _without_leading_ones(self.shape) != _without_leading_ones(shape):
@@ -59,8 +60,9 @@ class Data:
         return replace(self, images=self.images.reshape(len(self), *shape))
 
     def batch(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """A fresh float32 array (len(ids), *shape) of the states `ids`, in [−1, 1] unless
-        value_range is None."""
+        """A fresh float32 array (len(ids), *shape) of the states `ids`.
+
+        In [−1, 1] unless value_range is None."""
         images = self.images[np.asarray(ids, dtype=np.int64)]
         return (
             np.divide(images, 127.5, dtype=np.float32) - 1 if images.dtype == np.uint8 else images
@@ -72,8 +74,9 @@ class Data:
 
     @property
     def label_hash(self) -> str | None:
-        """16 hexadecimal digits of a SHA-256 over the labels in order, or None where the data hold
-        none."""
+        """16 hexadecimal digits of a SHA-256 over the labels in order.
+
+        None where the data hold none."""
         return (
             None
             if self.labels is None
@@ -82,8 +85,9 @@ class Data:
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits of a SHA-256 over shape, values (to 2e−6) and order; not over
-        labels or dtype."""
+        """16 hexadecimal digits of a SHA-256 over shape, values (to 2e−6) and order.
+
+        Not over labels or dtype."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
         for start in range(0, len(self), HASH_CHUNK):
             images = self.batch(np.arange(start, min(start + HASH_CHUNK, len(self))))
@@ -93,8 +97,9 @@ class Data:
 
 
 def checked_labels(labels: ArrayLike, count: int, name: str) -> NDArray[np.int64]:
-    """The classes of `count` images as int64. Raises InputError unless they are as many
-    integers."""
+    """The classes of `count` images as int64.
+
+    Raises InputError unless they are as many integers."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         came = f"{name}: {labels.dtype} of shape {labels.shape}"

@@ -1,5 +1,6 @@
-"""The bundled data: scikit-learn's digits, patches of its two photographs, and clothes of
-Fashion-MNIST."""
+"""The bundled data: digits, patches of photographs, and clothes.
+
+scikit-learn's digits and its two photographs, and Fashion-MNIST."""
 
 from collections.abc import Callable
 
@@ -24,8 +25,9 @@ def digits(split: str) -> Data:
 
 
 def patches(split: str) -> Data:
-    """(3, 16, 16): left three quarters of each photograph train, right quarter test: no patch of
-    one touches the other's pixels."""
+    """Patches (3, 16, 16): left three quarters of each photograph train, right quarter test.
+
+    No patch of one touches the other's pixels."""
     from sklearn.datasets import load_sample_images
 
     photos = np.stack(load_sample_images().images)  # (2, 427, 640, 3) uint8
@@ -45,8 +47,10 @@ def patches(split: str) -> Data:
 
 
 def fashion(split: str) -> Data:
-    """(1, 14, 14): 2000 of Fashion-MNIST's 60,000 train images and 2000 of its 10,000 test images,
-    averaged over blocks of 2×2 (Zalando, Expat licence: models/fashion-data/LICENSE)."""
+    """Clothes (1, 14, 14): 2000 of Fashion-MNIST's train images and 2000 of its test images.
+
+    Of 60,000 and 10,000, averaged over blocks of 2×2 (Zalando, Expat licence:
+    models/fashion-data/LICENSE)."""
     with np.load(FASHION, allow_pickle=False) as arrays:
         images, labels = arrays[split], arrays[f"{split}_labels"]
     return Data(images[:, None], "fashion", split, labels.astype(np.int64))

@@ -78,8 +78,10 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path, limit: Limit
 
 
 def _walked(folder: Path, limit: Limit) -> tuple[list[str], int]:
-    """Every file beneath a folder, links followed, and how many entries with an image's name are
-    none. Raises InputError for a link that leads back, and for a folder that cannot be read."""
+    """Every file beneath a folder, links followed, and how many are no image.
+
+    Counted are entries with an image's name that are none. Raises InputError for a link that leads
+    back, and for a folder that cannot be read."""
     names, broken, seen = [], 0, 0
     pending: list[tuple[str, tuple[Identity, ...]]] = [("", (_identity(folder),))]
     while pending:
@@ -144,8 +146,9 @@ def _hidden(name: str) -> bool:
 def read_pictures(
     names: list[str], read: Callable[[str], bytes], where: Path, limit: Limit
 ) -> tuple[NDArray[np.uint8], str]:
-    """uint8 (N, C, H, W) of the named files and a note; raises InputError unless they agree in size
-    and mode."""
+    """uint8 (N, C, H, W) of the named files and a note.
+
+    Raises InputError unless they agree in size and mode."""
     jpeg = False
     for i, name in enumerate(
         tqdm(names, f"reading {where.name}", unit="image", delay=1, disable=None)

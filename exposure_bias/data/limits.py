@@ -1,5 +1,6 @@
-"""How much a file may hold: what its headers say is checked before anything of that size is
-made."""
+"""How much a file may hold.
+
+What its headers say is checked before anything of that size is made."""
 
 import re
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""One picture: 8-bit grey or RGB, of a format that we name, of one frame. Pillow is imported only
-here."""
+"""One picture: 8-bit grey or RGB, of a format that we name, of one frame.
+
+Pillow is imported only here."""
 
 import io
 import warnings
@@ -23,8 +24,9 @@ PNG_DEPTH = 24  # where a PNG's header says its bit depth
 def decoded(
     content: bytes, name: str, where: Path, limit: Limit
 ) -> tuple[NDArray[np.uint8], str | None]:
-    """uint8 (C, H, W), C = 1 or 3, and the file format; palettes become RGB and an opaque alpha
-    channel is dropped."""
+    """uint8 (C, H, W), C = 1 or 3, and the file format.
+
+    Palettes become RGB and an opaque alpha channel is dropped."""
     from PIL import Image
 
     try:

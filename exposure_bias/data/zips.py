@@ -32,8 +32,9 @@ def opened(path: Path, kind: str, limit: Limit) -> Iterator[zipfile.ZipFile]:
 
 
 def _directory(file: IO[bytes]) -> int:
-    """Bytes of the directory, which zipfile reads at once; the most that any record says, but no
-    more than there are."""
+    """Bytes of the directory, which zipfile reads at once.
+
+    The most that any record says, but no more than there are."""
     size = file.seek(0, 2)
     file.seek(max(0, size - TAIL))
     tail = file.read()

@@ -1,3 +1,4 @@
-"""Diagnostics: pure functions from a recording to a labelled dataset with standard errors. No
-torch, no plots.
+"""Diagnostics: pure functions from a recording to a labelled dataset.
+
+Numbers have standard errors. No torch, no plots.
 """

@@ -1,5 +1,6 @@
-"""Is this model a denoiser of these data at all? The first question, before any verdict (design
-§4.13).
+"""Is this model a denoiser of these data at all?
+
+The first question, before any verdict (design §4.13).
 
 The forward stream knows: with f the one-step x_0-prediction at x_t ~ q(x_t | x_0) and, per pixel,
 the best linear predictor μ + αλ/(α²λ + σ²)(x_t − αμ), λ the pixel's variance,
@@ -32,8 +33,9 @@ ADVICE = (
 
 @explained("denoising_check")
 def denoising_check(recording: Recording) -> xr.Dataset:
-    """Whether the model denoises the data better than a per-pixel linear predictor, from the
-    forward stream.
+    """Whether the model denoises the data better than a per-pixel linear predictor.
+
+    The forward stream tells.
 
     Returns, over (step), for every network call: error, the mean over samples and pixels of (x_0 −
     x̂_0)², in squared data units; linear_error, that of the linear predictor; ratio, with `_se` and

@@ -18,8 +18,9 @@ BY_PIXEL = ("mean", "std", "skewness", "kurtosis")
 
 
 def distribution(errors: xr.Dataset) -> xr.Dataset:
-    """Add the moments of `error` (length, sample, *state axes) to the dataset that `chain_errors`
-    makes.
+    """Add the moments of `error` to the dataset that `chain_errors` makes.
+
+    error: (length, sample, *state axes).
 
     Adds mean, std (divisor n), skewness and kurtosis (excess; both 0 for a Gaussian) over (length,
     *state axes); nu, the mean over pixels of std (Ning et al.'s ν_t), and pooled_rmse over

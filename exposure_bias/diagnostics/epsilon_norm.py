@@ -47,8 +47,9 @@ LEVEL = ("step",)
 
 @explained("epsilon_norm")
 def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Dataset:
-    """The norms ‖ε̂‖₂ per level in both streams, their ratio, and the epsilon-scaling schedules it
-    suggests.
+    """The norms ‖ε̂‖₂ per level in both streams, and their ratio.
+
+    The epsilon-scaling schedules that it suggests come along.
 
     Norms are of what the network said, before any clipping, as published.
 
@@ -165,8 +166,9 @@ def _halves(pair: Estimate) -> tuple[Estimate, Estimate]:
 
 
 def _fit(design: NDArray[np.float64], growth: Array) -> Array:
-    """Least squares over the levels where the growth is known; NaN if they are fewer than the
-    unknowns.
+    """Least squares over the levels where the growth is known.
+
+    NaN if they are fewer than the unknowns.
     """
     known = np.isfinite(growth)
     if known.sum() < design.shape[1]:

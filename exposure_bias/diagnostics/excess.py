@@ -14,8 +14,9 @@ from exposure_bias.references import gaussian_of
 
 
 def reference_of(recording: Recording) -> tuple[xr.Dataset | None, dict[str, str]]:
-    """The recording's Gaussian reference, or None, and attributes that say why there is none or
-    what it leaves out.
+    """The recording's Gaussian reference, or None, and attributes.
+
+    These say why there is none or what it leaves out.
     """
     run = recording.run
     if run.no_reference:

@@ -1,5 +1,6 @@
-"""Is e_t white, as input perturbation assumes beside normality; and centred, as of a perfect
-sampler?
+"""Is e_t white, as input perturbation assumes beside normality?
+
+Is it centred, as of a perfect sampler?
 
 Input perturbation adds noise of equal variance that is independent from pixel to pixel. For the
 deviations d_i of e_t from its mean image, over pixels i, and r_ij their correlations,

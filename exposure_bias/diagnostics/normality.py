@@ -106,8 +106,9 @@ POWER_DRAWS = 4000
 
 
 def _tested(split: Array) -> tuple[Array, Array]:
-    """W and p of every (length, block, pixel), from values (length, block, n, pixel); NaN where
-    they are all the same.
+    """W and p of every (length, block, pixel).
+
+    From values (length, block, n, pixel); NaN where they are all the same.
     """
     n = split.shape[2]
     constant = split.min(2) == split.max(2)
@@ -121,8 +122,9 @@ def _tested(split: Array) -> tuple[Array, Array]:
 
 
 def check_test(n: int, alpha: float, samples: int) -> None:
-    """Raise InputError unless tests of n values at level alpha can be made of so many samples of
-    different images.
+    """Raise InputError unless tests of n values at level alpha can be made.
+
+    They are made of so many samples of different images.
     """
     if not 3 <= n <= min(samples, 5000):
         raise InputError(
@@ -134,8 +136,9 @@ def check_test(n: int, alpha: float, samples: int) -> None:
 
 @explained("power")
 def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
-    """How often a Shapiro–Wilk test of n values rejects what is not Gaussian: rate (n,
-    alternative), by simulation.
+    """How often a Shapiro–Wilk test of n values rejects what is not Gaussian.
+
+    The rate (n, alternative), by simulation.
 
     alternative: normal (the rate is alpha), Laplace, Student's t with 5 degrees of freedom, and a
     Gaussian whose standard deviation is log-normal (s = 0.4), the kind of scale mixture that a
@@ -206,8 +209,9 @@ def _across_blocks(block_rate: Array, tests: Sequence[int]) -> dict[str, Array]:
 
 
 def _benjamini_hochberg(pvalue: Array, alpha: float) -> float:
-    """Share of the tests in each block (blocks, tests) that the step-up procedure rejects, mean
-    over blocks.
+    """Share of the tests in each block that the step-up procedure rejects.
+
+    Tests are (blocks, tests); the share is a mean over blocks.
     """
     tests = pvalue.shape[1]
     if tests == 0:
@@ -218,8 +222,9 @@ def _benjamini_hochberg(pvalue: Array, alpha: float) -> float:
 
 
 def _null_range(error: Array, alpha: float, seed: int) -> tuple[float, float]:
-    """95 % range of the rate over SIMULATIONS Gaussian samples with the covariance of `error`
-    (n, pixels).
+    """95 % range of the rate over SIMULATIONS Gaussian samples.
+
+    They have the covariance of `error` (n, pixels).
     """
     n, pixels = error.shape
     if pixels == 0:

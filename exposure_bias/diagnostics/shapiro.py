@@ -54,8 +54,9 @@ D = (1.0, 3.54388924762, 1.63706781897)
 
 
 class ShapiroResult(NamedTuple):
-    """W and its p-value, one of each per sample: float64 arrays, or scalars for a single 1-d
-    sample.
+    """W and its p-value, one of each per sample.
+
+    float64 arrays, or scalars for a single 1-d sample.
     """
 
     statistic: Any
@@ -63,8 +64,9 @@ class ShapiroResult(NamedTuple):
 
 
 def shapiro(x: ArrayLike, axis: int = -1) -> ShapiroResult:
-    """Shapiro–Wilk test of normality of every 1-d sample along `axis` (Royston 1995, Algorithm AS
-    R94).
+    """Shapiro–Wilk test of normality of every 1-d sample along `axis`.
+
+    Royston 1995, Algorithm AS R94.
 
     Agrees with `scipy.stats.shapiro(x, axis=axis)` to 1e−10 in W and 1e−7 in p, and is some fifty
     times faster on many samples of 50 values. Beside the result it needs a few MB, however large
@@ -194,8 +196,9 @@ def _weights(n: int) -> Floats:
 
 
 def _upper_quantile(p: NDArray[Any]) -> Floats:
-    """The z that a standard normal variable exceeds with probability p < ½: AS 111, good to 6e−7
-    for n ≤ 5000.
+    """The z that a standard normal variable exceeds with probability p < ½.
+
+    AS 111, good to 6e−7 for n ≤ 5000.
 
     Not an exact quantile, because scipy has this one too: at n = 5000 the two differ by 1e−8 in W
     and 1e−6 in p.
@@ -207,8 +210,9 @@ def _upper_quantile(p: NDArray[Any]) -> Floats:
 
 
 def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """1 − W of every row, in [0, 1] or NaN, and which rows are constant (1 − W = 0). Overwrites
-    `ordered`.
+    """1 − W of every row, in [0, 1] or NaN, and which rows are constant.
+
+    Those have 1 − W = 0. Overwrites `ordered`.
 
     1 − W rather than W, because the p-value is a function of its logarithm.
     """
@@ -228,8 +232,9 @@ def _deficit(ordered: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_
 
 
 def _pvalue(deficit: Floats, n: int) -> Floats:
-    """Probability of a larger 1 − W in a normal sample: exact for n = 3, otherwise the tail of a
-    normal deviate z.
+    """Probability of a larger 1 − W in a normal sample.
+
+    Exact for n = 3, otherwise the tail of a normal deviate z.
     """
     if n == MIN_N:
         return np.maximum(

@@ -1,5 +1,6 @@
-"""x̂_t against x_t: the state error ξ_t = x̂_t − x_t of the chain against the teacher chain on the
-same noise.
+"""x̂_t against x_t: the state error ξ_t = x̂_t − x_t of the chain.
+
+Against the teacher chain on the same noise.
 
 Both chains start at one point and meet the same noise; they differ in that one believes the network
 and the other knows x_0. ξ_t is therefore zero at the start and grows to x̂_0 − x_0. It is not zero
@@ -31,8 +32,9 @@ NAMES = ("mean", "std", "rmse")
 
 @explained("state_error")
 def state_error(recording: Recording) -> xr.Dataset:
-    """Mean, standard deviation and RMSE of ξ_t per level and pixel, pooled over pixels, and its
-    histogram.
+    """Mean, standard deviation and RMSE of ξ_t per level and pixel.
+
+    Pooled over pixels too, and its histogram.
 
     Returns, over (step, *state axes): mean, std, rmse; over (step): pooled_mean, pooled_std (√ of
     the mean variance), pooled_rmse; all in the data's units and with `_se` partners (of a seeded

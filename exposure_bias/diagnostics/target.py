@@ -52,8 +52,9 @@ class DataVariance:
         return np.where(self.variance > 0, np.maximum(second - mean**2, 0), 0.0)
 
     def elsewhere(self, pools: Array | None = None) -> Array:
-        """Standard error of the variance, or of its sums over pools (P, K), that images not
-        recorded are to blame for.
+        """Standard error that images not recorded are to blame for.
+
+        It is that of the variance, or of its sums over pools (P, K).
 
         NaN where there are too few samples for an interval.
         """
@@ -69,8 +70,9 @@ class DataVariance:
 
 
 def direction_variance(recording: Recording) -> DataVariance:
-    """The data's variance along the recorded directions: its largest eigenvalues, which are too
-    large (`optimism`).
+    """The data's variance along the recorded directions: its largest eigenvalues.
+
+    They are too large (`optimism`).
     """
     data = recording["data"]
     total, square = (
@@ -87,8 +89,9 @@ def direction_variance(recording: Recording) -> DataVariance:
 
 
 def optimism(recording: Recording) -> Array:
-    """About how much too large, relatively, eigenvalues are as variances along their eigenvectors,
-    (direction,).
+    """About how much too large, relatively, eigenvalues are, (direction,).
+
+    They are taken for variances along their eigenvectors.
 
     λ_k and its eigenvector v_k are of the same N images: v_k is turned to where these happen to
     vary. To first order λ_k is above v_kᵀΣv_k by (2/N) Σ_j λ_j/(λ_k − λ_j) of itself (Anderson
@@ -105,8 +108,9 @@ def optimism(recording: Recording) -> Array:
 
 
 def pixel_variance(recording: Recording) -> tuple[DataVariance, NDArray[np.int64]]:
-    """The data's variance at the pixels that chain and data both keep by group, and where the
-    chain has those.
+    """The data's variance at the pixels that chain and data both keep by group.
+
+    Where the chain has those comes along.
     """
     data, chain = recording["data"], recording["chain"]
     pixels, places, theirs = np.intersect1d(
@@ -138,8 +142,9 @@ class Pooling:
 
     @classmethod
     def of(cls, recording: Recording) -> "Pooling":
-        """That of a recording: all pixels if it keeps all by group, else cells if there are any,
-        else some pixels.
+        """That of a recording.
+
+        All pixels if it keeps all by group, else cells if there are any, else some pixels.
         """
         data, chain = recording["data"], recording["chain"]
         known, places = pixel_variance(recording)

@@ -1,5 +1,6 @@
-"""Is the chain's state as spread as x_t is? The variance gap, the mean shift and the covariance
-gap.
+"""Is the chain's state as spread as x_t is?
+
+The variance gap, the mean shift and the covariance gap.
 
 The forward process has Var_i(x_t) = α_t² σ_i² + σ_t² at pixel i, with σ_i² the variance of the data
 given to `record`. With the chain's own Var_i(x̂_t), the
@@ -55,8 +56,9 @@ LEVEL = ("step",)
 
 @explained("variance_gap")
 def variance_gap(recording: Recording) -> xr.Dataset:
-    """The chain's variance against α²σ_i² + σ² and against the forward stream, and its mean against
-    α_t μ.
+    """The chain's variance and mean against what they should be.
+
+    The variance against α²σ_i² + σ² and against the forward stream, the mean against α_t μ.
 
     Returns, over (step): gap; gap_forward, against the variance of the forward stream if that was
     recorded; mean_shift, in squared data units per pixel. Each has `_se`, a 95 % interval `_low`,
@@ -109,8 +111,9 @@ def variance_gap(recording: Recording) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class _Spread:
-    """What a recording says of variance. alpha, sigma (step, 1); total, square (step, D);
-    by_group (G, step, P).
+    """What a recording says of variance.
+
+    alpha, sigma (step, 1); total, square (step, D); by_group (G, step, P).
     """
 
     recording: Recording
@@ -168,8 +171,9 @@ class PooledGap:
 
 
 def pooled_gap(recording: Recording, pools: Array | None = None) -> PooledGap:
-    """The gap of `variance_gap` over all pixels, by (step,), or over each of the pools (D, K),
-    by (step, K).
+    """The gap of `variance_gap` over all pixels, by (step,).
+
+    With pools (D, K) it is over each of them, by (step, K).
     """
     spread = _Spread.of(recording)
     alpha, sigma = spread.alpha, spread.sigma
@@ -274,8 +278,9 @@ def _with_pixels(result: xr.Dataset, recording: Recording, spread: _Spread) -> x
 
 
 def _with_directions(result: xr.Dataset, recording: Recording) -> tuple[xr.Dataset, dict[str, str]]:
-    """gap_direction where the target's bias is well below its error, and an attribute that says
-    where it is not.
+    """gap_direction where the target's bias is well below its error.
+
+    An attribute says where it is not.
     """
     chain, known = recording["chain"], direction_variance(recording)
     alpha, sigma = chain["alpha"].values[:, None], chain["sigma"].values[:, None]

@@ -34,58 +34,42 @@ it is not decided, and about n (3.1 se/m)² images would.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.diagnostics.denoising import denoising_check
-from exposure_bias.diagnostics.target import Pooling
-from exposure_bias.diagnostics.variance_gap import expected, pooled_gap, relative, variance_of
+from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.limits import CorrectedSDE, Residual, ode, residual_power
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.split import PARTS, Split, split
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
-    MINIMUM_PER_GROUP,
     T_QUANTILE,
     Array,
     Estimate,
-    deviations_of,
-    grouped,
     jackknife,
-    max_t_quantile,
-    standard_error,
     why_no_interval,
     with_estimates,
     with_interval,
 )
-from exposure_bias.recorder import recorded
-from exposure_bias.recording import Recording, merge
 from exposure_bias.run import Start, Stream
-from exposure_bias.samplers import OneStep
-from exposure_bias.schedules import Level
 from exposure_bias.setup import Setup, prepare, varied
-from exposure_bias.statistics.bands import dct
 
 STEPS, SAMPLES = 50, 512
 MARGIN, RESTART_MARGIN = 0.05, 0.01
 # Restarts begin where noise is this share of the data's own spread: near enough to the end to be
 # sharp.
 RESTARTS = (0.15, 0.3, 0.65)
-FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
 T_ONE_SIDED = float(stdtrit(GROUPS - 1, 0.95))
-PLANNED = (
-    3.1  # t₉₅ one-sided and the same again for a power of 90 %, in standard errors of a null result
-)
-PARTS = ("total", "initialisation", "discretisation", "score")
+# t₉₅ one-sided and the same again for a power of 90 %, in standard errors of a null result.
+PLANNED = 3.1
 LAST_STEP = "last step"
 
 
@@ -100,35 +84,6 @@ class Answer:
     NO_DENOISER = "not a denoiser of these data"
     UNKNOWN = "limit unknown"
     GUIDED = "guided: no target"
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How a limit is extrapolated from refinements.
-
-    factors: those that it is made of; weights: theirs. check: the further one whose chain tells the
-    order. order: by what the differences should fall. curvature: the extrapolation's error, in
-    units of what does not fall so. share: of the samples, at most, that walk the further chain;
-    calls: what that may cost.
-    """
-
-    factors: tuple[int, int]
-    weights: tuple[float, float]
-    check: int
-    order: float
-    curvature: float
-    share: float
-
-    @property
-    def ladder(self) -> tuple[int, int, int]:
-        """All factors, coarsest first."""
-        a, b, c = sorted((*self.factors, self.check))
-        return a, b, c
-
-
-# Errors of the SDE's chain are A/k + B/k², those of the ODE's A/k² + B/k³.
-SDE = Scheme((2, 4), (-1.0, 2.0), 1, 2.0, 1 / 3, 1 / 8)
-ODE = Scheme((1, 2), (-1 / 3, 4 / 3), 4, 4.0, 0.38, 1 / 16)
 
 
 @explained("error_budget")
@@ -149,8 +104,7 @@ def error_budget(
     batch_size: int = 256,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Split the gaps of a model's chain into what the start, the solver and the network are to
-    blame for.
+    """Split the gaps of a model's chain into those of start, solver and network.
 
     model, data, sampler, steps, grid, clip, seed, batch_size: as in `record`. n: by default the
     data's, at most 512; 256 or more give intervals. margin: the score error of the whole chain that
@@ -173,435 +127,45 @@ def error_budget(
     Source: module docstring. Raises InputError for a margin that is not positive and for whatever
     else does not fit; where no refinement exists it says which steps work.
     """
-    check_margin(margin)
-    setup = prepare(
+    setup = planned(
         model,
         data,
-        kind="recording",
+        margin,
         sampler=sampler,
         steps=steps,
         n=n,
-        most=SAMPLES,
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
         clip=clip,
         seed=seed,
         batch_size=batch_size,
-        streams=(Stream.CHAIN,),
     )
     if setup.run.start is Start.LEVEL:
         raise InputError(
             "a budget is of the whole chain: start is data or noise, and restarts begin at levels"
         )
-    bench = Bench(varied(setup), batch_size, None if folder is None else Path(folder))
+    bench = Bench(setup, batch_size, None if folder is None else Path(folder))
     return budget_of(bench, margin, restarts)
 
 
-def check_margin(margin: float) -> None:
-    """Raise InputError unless a margin is positive."""
+def planned(
+    model: Any,
+    data: Any,
+    margin: float,
+    streams: Sequence[Stream] = (Stream.CHAIN,),
+    **chain: Any,
+) -> Setup:
+    """The setup of a chain to be split, `chain` as `prepare` takes it.
+
+    Raises InputError for a margin that is not positive and for whatever else does not fit.
+    """
     if not margin > 0:
         raise InputError(
             f"margin is the score error that matters: it must be above 0, got {margin}"
         )
-
-
-class Bench:
-    """The chains of a budget, each recorded once, kept in `folder` where there is one.
-
-    recording: one of this setup, with the residual of its forward stream, where there is one
-    already. limits: chains of the limit by what they are; benches of one model and data, sampled
-    differently, share it.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        batch_size: int,
-        folder: Path | None = None,
-        recording: Recording | None = None,
-        limits: dict[Any, Recording] | None = None,
-    ) -> None:
-        self.setup, self.batch_size, self.folder = setup, batch_size, folder
-        self._given = recording
-        self._limits: dict[Any, Recording] = {} if limits is None else limits
-
-    @cached_property
-    def scheme(self) -> Scheme | None:
-        """How the sampler's limit is reached; None where it is not known."""
-        return {"sde": SDE, "ode": ODE}.get(self.setup.sampler.limit or "")
-
-    @cached_property
-    def paired(self) -> Setup:
-        """The setup whose chains start on the data."""
-        run = self.setup.run
-        return self.setup if run.paired else replace(self.setup, run=replace(run, start=Start.DATA))
-
-    @cached_property
-    def forward(self) -> Recording:
-        """The forward stream at a few levels, of a part of the samples: V, and whether this is a
-        denoiser.
-        """
-        if self._given is not None:
-            return self._given
-        run = replace(self.paired.run, kind="forward", streams=(Stream.FORWARD,))
-        noisy = [i for i, level in enumerate(run.levels[:-1]) if level.sigma > 0]
-        keep = [
-            noisy[i]
-            for i in np.unique(np.linspace(0, len(noisy) - 1, FORWARD_LEVELS).round().astype(int))
-        ]
-        n = min(self.setup.n, max(2 * GROUPS, round(FORWARD_SHARE * self.setup.n)))
-        setup = replace(self.paired, run=run, n=n, keep=tuple(keep))
-        return self._recorded(setup, "forward", (residual_power,))
-
-    @cached_property
-    def fractional(self) -> bool:
-        """Whether the network takes timesteps between whole ones."""
-        return takes_fractions(self.setup.model, self.setup)
-
-    def chain(self, setup: Setup, name: str) -> Recording:
-        """The sampler's own chain."""
-        given = self._given
-        if given is not None and (given.run.levels, given.run.start) == (
-            setup.run.levels,
-            setup.run.start,
-        ):
-            return given
-        return self._recorded(replace(setup, light=True), name)
-
-    def limit(self, setup: Setup, factor: int, rows: slice, name: str) -> Recording:
-        """The limit's chain of `factor` steps in place of each, for some of the samples, up to
-        the last noisy level.
-        """
-        key = (setup.sampler.limit, setup.levels, factor, rows.start, rows.stop)
-        if key not in self._limits:
-            self._limits[key] = self._recorded(
-                self.limit_setup(setup, factor, rows), f"{name}-{factor}-{rows.start}"
-            )
-        return self._limits[key]
-
-    def limit_setup(self, setup: Setup, factor: int, rows: slice, to_clean: bool = False) -> Setup:
-        """That chain's setup; to_clean: with the last step, as it is. InputError where there are no
-        levels for it."""
-        finer, places = self._refined(setup, factor)
-        end = len(finer) if to_clean else int(places[-2]) + 1
-        sampler = self._limit_sampler(setup)
-        run = replace(
-            setup.run,
-            kind="limit",
-            levels=finer[:end],
-            sampler=str(sampler),
-            exact_teacher=sampler.exact_teacher,
-            refine=factor,
-            streams=(Stream.CHAIN,),
-            spectra=(),
-            transitions=None,
-            options={},
-        )
-        places = places[places < end]
-        keep = tuple(int(places[i]) for i in setup.kept if i < len(places))
-        chosen = setup.ids[rows]
-        first, n = int(chosen[0]), len(chosen)
-        return replace(
-            setup, run=run, sampler=sampler, places=places, keep=keep, light=True, first=first, n=n
-        )
-
-    def check_levels(self, setup: Setup) -> None:
-        """Raise InputError where the schedule has too few levels for the limit's chains."""
-        for factor in self.scheme.ladder if self.scheme else ():
-            self._refined(setup, factor)
-
-    def _refined(self, setup: Setup, factor: int) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
-        try:
-            return setup.model.schedule.refined(setup.levels, factor, self.fractional)
-        except InputError as error:
-            most = len(setup.model.schedule) // max(self.scheme.ladder if self.scheme else (1,))
-            raise InputError(
-                f"{error}, and this network answers at whole timesteps only: a budget needs at most"
-                f" {most} steps here"
-            ) from error
-
-    def _limit_sampler(self, setup: Setup) -> OneStep:
-        if self.scheme is SDE:
-            return CorrectedSDE(self._residual, setup.model.shape)
-        return ode(setup.model.schedule, setup.levels, whole=not self.fractional)
-
-    @cached_property
-    def _residual(self) -> Residual:
-        return Residual.of(self.forward)
-
-    def _recorded(self, setup: Setup, name: str, statistics: Sequence[Any] = ()) -> Recording:
-        path = None if self.folder is None else self.folder / f"{name}.nc"
-        return recorded(setup, statistics, self.batch_size, path)
-
-
-def takes_fractions(model: Denoiser, setup: Setup) -> bool:
-    """Whether a network answers between whole timesteps; found by asking it once."""
-    import torch
-
-    schedule = model.schedule
-    if schedule.continuous:
-        return True
-    if len(schedule) < 2:
-        return False
-    level = schedule.level(len(schedule) // 2 - 0.5)
-    x = torch.zeros(1, *model.shape, dtype=torch.float64, device=model.device)
-    try:
-        with model.evaluating():
-            setup.conditioned(np.array([0]))(x, level)
-    except FractionalTimestep:
-        return False
-    return True
-
-
-@dataclass(frozen=True)
-class Split:
-    """A chain's budget at every level: parts by name, (statistic, level); the order's, of a part of
-    the samples.
-
-    widest: half of a simultaneous 95 % band of the score error over all levels, in standard errors.
-    """
-
-    names: list[str]
-    parts: dict[str, Estimate]
-    order: Estimate
-    bias: Estimate
-    widest: Array
-
-    def at(self, name: str, level: int = -1) -> dict[str, tuple[float, float]]:
-        """One statistic at one level: value and error of each part, the order ratio, the
-        extrapolation's error.
-        """
-        row = self.names.index(name)
-        every = self.parts | {"order_ratio": self.order, "bias": self.bias}
-        return {
-            k: (float(e.value[row, level]), float(e.error[row, level])) for k, e in every.items()
-        }
-
-
-class Measure:
-    """The statistics of a chain from sums by group, against a base recording's data and levels."""
-
-    def __init__(self, base: Recording, own_images: bool) -> None:
-        chain, data = base["chain"], base["data"]
-        self.rows = slice(0, len(chain["step"]) - 1)
-        noisy = chain.isel(step=self.rows)
-        self.alpha, self.sigma = (noisy[k].values[:, None] for k in ("alpha", "sigma"))
-        self.own_images = own_images
-        self.pooling = Pooling.of(base)
-        self.population = data["variance"].values.ravel()
-        self.count = chain["count"].values
-        self.bands, self.channels = self._bands(base), data["mean"].shape[0]
-        labels = [] if self.bands is None else [f"band {f:.3g}" for f in self.bands.label]
-        self.names = ["gap", *(["hf", *labels] if labels else []), "mean shift"]
-        self.data = data
-
-    def _bands(self, base: Recording) -> Any:
-        space = base["data"]["mean"].shape[1:]
-        return dct(*space) if space and "state_spectrum" in base["data"] else None
-
-    @property
-    def data_sums(self) -> tuple[Array, ...]:
-        """Of the recorded images by group: count, Σ d, Σ d² where the chain's are, and power by
-        band.
-        """
-        power = () if self.bands is None else (_power(self.data)[:, 0],)
-        return (*self.pooling.known.sums, *power)
-
-    @property
-    def data_everywhere(self) -> list[Array]:
-        """The same over all samples and all pixels."""
-        both = [self.data[f"state_{part}"].values.ravel() for part in ("sum", "square")]
-        power = [] if self.bands is None else [_power(self.data)[:, 0].sum(0)]
-        return [self.data["count"].values.sum(), *both, *power]
-
-    def sums(self, chain: xr.Dataset) -> list[Array]:
-        """What `values` takes of a chain, by group: (group, level, …)."""
-        total, square = (self.pooling.sums(chain, part) for part in ("sum", "square"))
-        found = [total[:, self.rows], square[:, self.rows]]
-        return found if self.bands is None else [*found, _power(chain)[:, self.rows]]
-
-    def everywhere(self, chain: xr.Dataset) -> list[Array]:
-        """The same over all samples and all pixels: (level, …)."""
-        steps = chain.sizes["step"]
-        found = [
-            chain[f"state_{part}"].values.reshape(steps, -1)[self.rows]
-            for part in ("sum", "square")
-        ]
-        return found if self.bands is None else [*found, _power(chain).sum(0)[self.rows]]
-
-    @property
-    def width(self) -> int:
-        """How many arrays one chain has."""
-        return 2 if self.bands is None else 3
-
-    def values(
-        self, n: float, chain: Sequence[Array], data: Sequence[Array], whole: bool = False
-    ) -> Array:
-        """All statistics, (statistic, level). whole: the sums are over all pixels, of all
-        samples.
-        """
-        total, square, *power = chain
-        count, data_total, data_square, *data_power = data
-        variance = variance_of(n, total, square)
-        target = expected(
-            self.alpha, self.sigma, self._variance(count, data_total, data_square, whole)
-        )
-        rows = [relative(variance.sum(1), target.sum(1))]
-        if power:
-            noise = self.sigma**2 * self.bands.count * self.channels
-            wanted = n * (self.alpha**2 * data_power[0] / float(count) + noise)
-            ratio = np.divide(power[0], wanted, out=np.full_like(wanted, np.nan), where=wanted > 0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                decibel = DECIBEL * np.log(ratio)
-            rows += [decibel[:, -1], *decibel[:, :-1].T]
-        shift = ((total / n) ** 2 - variance / n).mean(1) / target.mean(1)
-        return np.stack([*rows, shift])
-
-    def _variance(self, count: Any, total: Array, square: Array, whole: bool) -> Array:
-        """σ_i² of the population that the images are from, or of these very images."""
-        if self.own_images:
-            return square / count - (total / count) ** 2
-        return self.population if whole else self.pooling.known.remaining(count, total, square)
-
-
-def _power(stream: xr.Dataset) -> Array:
-    """Power by band, `high` last, summed over channels: (group, step, band + 1)."""
-    bands, high = grouped(stream, "state_spectrum").sum(2), grouped(stream, "state_high").sum(2)
-    return np.concatenate([bands, high[..., None]], axis=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """How a budget's parts follow from sums by group: arrays (part, statistic, level), `PARTS` in
-    their order.
-
-    own: the sampler's chain from the data, and after it that from noise, if any. limit: the limit's
-    chains, which `weights` extrapolate; none where the limit is unknown. few: those of the samples
-    that walked the whole ladder."""
-
-    measure: Measure
-    own: list[xr.Dataset]
-    limit: list[xr.Dataset]
-    weights: tuple[float, ...]
-    few: list[xr.Dataset]
-
-    @classmethod
-    def of(cls, bench: Bench, setup: Setup, name: str, own_images: bool = False) -> "Parts":
-        """Those of one chain.
-
-        own_images: against the variance of the very images that it started on.
-        """
-        paired = setup if setup.run.paired else bench.paired
-        base = bench.chain(paired, name)
-        measure, own = Measure(base, own_images), [base["chain"]]
-        if paired is not setup:
-            own.append(bench.chain(setup, f"{name}-noise")["chain"])
-        scheme = bench.scheme
-        if scheme is None:
-            return cls(measure, own, [], (), [])
-        part = slice(0, check_samples(setup.n, setup.run.steps, scheme))
-        rest = slice(part.stop, setup.n)
-        few = {scheme.check: bench.limit(paired, scheme.check, part, name)["chain"]}
-        whole = []
-        for factor in scheme.factors:
-            pieces = [
-                bench.limit(paired, factor, rows, name)
-                for rows in (part, rest)
-                if rows.start < rows.stop
-            ]
-            few[factor] = pieces[0]["chain"]
-            whole.append(merge(pieces)["chain"])
-        return cls(measure, own, whole, scheme.weights, [few[factor] for factor in scheme.ladder])
-
-    @property
-    def sums(self) -> list[Array]:
-        """What `estimate` takes, by group: (group, …)."""
-        chains = [total for chain in self._chains for total in self.measure.sums(chain)]
-        return [*chains, *self.measure.data_sums]
-
-    @property
-    def count(self) -> Array:
-        """Samples by group."""
-        return self.measure.count
-
-    @cached_property
-    def value(self) -> Array:
-        """The parts of all samples and all pixels."""
-        chains = [total for chain in self._chains for total in self.measure.everywhere(chain)]
-        data = self.measure.data_everywhere
-        return self.estimate(self.count.sum(), *chains, *data, every=True)
-
-    def estimate(self, n: float, *totals: Array, every: bool = False) -> Array:
-        """The parts from sums over some groups; every: over all of them, and all pixels."""
-        width = self.measure.width
-        end = width * len(self._chains)
-        data = totals[end:]
-        each = [
-            self.measure.values(n, totals[k : k + width], data, every) for k in range(0, end, width)
-        ]
-        base, last, limit = each[0], each[len(self.own) - 1], each[len(self.own) :]
-        weighted = [w * v for w, v in zip(self.weights, limit, strict=True)]
-        score = np.sum(weighted, axis=0) if weighted else np.full_like(base, np.nan)
-        return np.stack([last, last - base, base - score, score])
-
-    @property
-    def _chains(self) -> list[xr.Dataset]:
-        return [*self.own, *self.limit]
-
-
-def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Split:
-    """The budget of one chain. own_images: see `Parts.of`."""
-    parts = Parts.of(bench, setup, name, own_images)
-    value, names = parts.value, parts.measure.names
-    error, widest = np.full_like(value, np.nan), np.full(len(names), np.nan)
-    if parts.count.min() >= MINIMUM_PER_GROUP:
-        deviations = deviations_of(parts.estimate, parts.count, parts.sums, "linear")
-        error = standard_error(deviations)
-        widest = np.array([max_t_quantile(deviations[:, -1, row]) for row in range(len(names))])
-    estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
-    nothing = Estimate(value[-1] * np.nan, value[-1] * np.nan)
-    order, bias = (
-        _order(parts.measure, parts.few, bench.scheme) if bench.scheme else (nothing, nothing)
-    )
-    return Split(names, estimates, order, bias, widest)
-
-
-def _order(
-    measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme
-) -> tuple[Estimate, Estimate]:
-    """The order ratio, and the extrapolation's error that it suggests, of the samples that
-    walked all three.
-    """
-    width = measure.width
-
-    def differences(n: float, *totals: Array) -> tuple[Array, Array]:
-        data = totals[3 * width :]
-        one, two, three = (
-            measure.values(n, totals[k * width : (k + 1) * width], data) for k in range(3)
-        )
-        return one - two, two - three
-
-    def ratio(n: float, *totals: Array) -> Array:
-        above, below = differences(n, *totals)
-        return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
-
-    def bias(n: float, *totals: Array) -> Array:
-        above, below = differences(n, *totals)
-        return -scheme.curvature * (above - scheme.order * below)
-
-    count = chains[0]["count"].values
-    sums = [total for chain in chains for total in measure.sums(chain)]
-    both = [jackknife(f, count, *sums, *measure.data_sums, least=1) for f in (ratio, bias)]
-    return both[0], both[1]
-
-
-def check_samples(n: int, steps: int, scheme: Scheme) -> int:
-    """How many samples walk the chain that only the order needs: a share, and no more calls than
-    five a sample.
-    """
-    share = min(scheme.share, 5 / (steps * scheme.check))
-    return min(n, max(2 * GROUPS, round(share * n)))
+    setup = prepare(model, data, kind="recording", most=SAMPLES, streams=streams, **chain)
+    return varied(setup)
 
 
 def fixed_answer(score: float, error: float, bias: tuple[float, float], margin: float) -> str:
@@ -627,8 +191,9 @@ def too_coarse(bias: float, error: float, margin: float, score_error: float) -> 
 
 
 def needed(n: int, score: float, error: float, margin: float) -> int:
-    """About how many images would decide: the interval of a null result, or of this one, would fit
-    in."""
+    """About how many images would decide.
+
+    The interval of a null result, or of this one, would fit in."""
     planned = PLANNED * error / margin
     room = margin - abs(score)
     here = T_ONE_SIDED * error / room if room > 0 else T_QUANTILE * error / abs(score)

@@ -1,5 +1,6 @@
-"""e_t = x_0 − x̂_0: what a chain of a given length makes of a held-out image (the talk's Fig. 5 and
-6).
+"""e_t = x_0 − x̂_0: what a chain of a given length makes of a held-out image.
+
+The talk's Fig. 5 and 6.
 
 An image x_0 is noised to the L-th noise level, x_t ~ q(x_t | x_0), and the model's chain runs from
 there to x̂_0, one network call for each level (`chain`), or x̂_0 is predicted at once (`single`).
@@ -29,7 +30,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError, is_whole
 from exposure_bias.glossary import explained
-from exposure_bias.loop import SumsLedger, Turn, batches
+from exposure_bias.loop import Turn, fill
 from exposure_bias.references import Eigen, gaussian_chain
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import CONTINUOUS_POINTS
@@ -59,8 +60,9 @@ def chain_errors(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """e_t of n held-out images for chains of several lengths, which run batched together on the
-    same noise.
+    """e_t of n held-out images for chains of several lengths.
+
+    They run batched together on the same noise.
 
     lengths: L starts at the L-th of the schedule's noise levels (of at most 1000; continuous
     schedules use a grid of 1000 points) and takes L network calls. n: by default the data's, at
@@ -84,13 +86,12 @@ def chain_errors(
     size = max(1, batch_size * max(lengths) // sum(lengths)) if rolls else batch_size
     calls = sum(lengths) if rolls else len(lengths)
     run = _roll if rolls else _predict
-    with batches(
-        setup, SumsLedger(sums), size=size, evaluations=calls, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            batch = setup.samples(turn.rows)
-            for i, estimate in run(setup, batch, lengths, turn):
-                error[turn.rows, i] = (batch.x0 - estimate).float().cpu().numpy()
+
+    def add(batch: Samples, turn: Turn) -> None:
+        for i, estimate in run(setup, batch, lengths, turn):
+            error[batch.rows, i] = (batch.x0 - estimate).float().cpu().numpy()
+
+    fill(setup, sums, add, size=size, evaluations=calls, checkpoint=checkpoint)
     errors = distribution(_dataset(setup, error, lengths, mode))
     if rolls and setup.has_reference:
         errors["std_gaussian"] = (("length", *_axes(setup)), _reference(setup, lengths))
@@ -128,8 +129,9 @@ def _setup(
 
 
 def _refuse_own_levels(sampler: Any, model: Denoiser) -> None:
-    """Raise InputError for a sampler that does not visit the schedule's levels, as a short chain of
-    it shows."""
+    """Raise InputError for a sampler that does not visit the schedule's levels.
+
+    A short chain of it shows that."""
     steps = min(CHECKED_STEPS, len(model.schedule))
     one = sampler_for(sampler, model, steps)
     if one.levels(model.schedule, steps, "linspace") != model.schedule.levels(steps):
@@ -173,8 +175,9 @@ def save_errors(errors: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_errors` wrote. Raises InputError if it is missing, corrupt or something
-    else.
+    """Read what `save_errors` wrote.
+
+    Raises InputError if it is missing, corrupt or something else.
     """
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != KIND or "error" not in tree:
@@ -186,8 +189,9 @@ def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def checked_lengths(lengths: Sequence[int], model: Denoiser) -> tuple[int, ...]:
-    """The lengths in order. Raises InputError unless they are different levels of the model's
-    schedule.
+    """The lengths in order.
+
+    Raises InputError unless they are different levels of the model's schedule.
     """
     most = points(model)
     wrong = [length for length in lengths if not is_whole(length) or not 1 <= length <= most]
@@ -232,8 +236,9 @@ def _predict(
 
 
 def _reference(setup: Setup, lengths: tuple[int, ...]) -> NDArray[np.float64]:
-    """Standard deviation of e_t per pixel, (length, *shape), for a perfect denoiser of Gaussian
-    data.
+    """Standard deviation of e_t per pixel for a perfect denoiser of Gaussian data.
+
+    (length, *shape).
     """
     mean, eigen = setup.law.mean, Eigen(setup.law.values, setup.law.vectors)
     stds = []

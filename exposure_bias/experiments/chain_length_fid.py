@@ -1,5 +1,6 @@
-"""Quality against chain length T′: "ideally, the more steps the better", yet FID rises again, the
-talk says.
+"""Quality against chain length T′.
+
+"Ideally, the more steps the better", yet FID rises again, the talk says.
 
 For every model, sampler and length, n samples are drawn, quantised as samples are saved, and
 compared with real images: Fréchet distance, KID, precision and recall (`fidelity`). Sample i walks
@@ -38,7 +39,7 @@ from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, is_whole, whole_number
-from exposure_bias.experiments.budget import Bench, Scheme
+from exposure_bias.experiments.bench import Bench, Scheme
 from exposure_bias.experiments.chain_errors import points
 from exposure_bias.fidelity import sets
 from exposure_bias.fidelity.features import (
@@ -210,8 +211,9 @@ def by_iteration(curve: xr.Dataset, iterations: Sequence[int]) -> xr.Dataset:
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
-    """The entries of a folder by iteration, which is the last number of the name; hidden and
-    unnumbered ones are not.
+    """The entries of a folder by iteration, which is the last number of the name.
+
+    Hidden and unnumbered ones are not among them.
 
     Raises InputError if there are none, or two of one iteration.
     """
@@ -272,8 +274,9 @@ def save_curve(curve: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_curve` wrote. Raises InputError if it is missing, corrupt or something
-    else.
+    """Read what `save_curve` wrote.
+
+    Raises InputError if it is missing, corrupt or something else.
     """
     tree, provenance = files.read_tree(path)
     if provenance.get("kind") != KIND:
@@ -286,8 +289,9 @@ def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class _Target:
-    """What generated images are compared with: features of real images, and perhaps statistics
-    from a file.
+    """What generated images are compared with.
+
+    Features of real images, and perhaps statistics from a file.
     """
 
     name: str
@@ -330,8 +334,9 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Gallery:
-    """What all models, samplers and lengths have in common. options: the chain's, as `prepare`
-    takes them.
+    """What all models, samplers and lengths have in common.
+
+    options: the chain's, as `prepare` takes them.
     """
 
     data: Data
@@ -355,8 +360,9 @@ class _Gallery:
             )
 
     def setup(self, model: Denoiser, sampler: Any, length: int) -> Setup:
-        """The chain of one model, sampler and length. Raises InputError for a length above T, or
-        an unknown sampler.
+        """The chain of one model, sampler and length.
+
+        Raises InputError for a length above T, or an unknown sampler.
         """
         # Chains from noise take nothing of the data but labels, so that images may recur in
         # silence.
@@ -421,8 +427,9 @@ class _Gallery:
         )
 
     def floor(self, target: "_Target", real: Any) -> tuple[xr.Dataset, int]:
-        """Real images against real images, and how many: `real`, or the other split, or one half
-        against the other.
+        """Real images against real images, and how many.
+
+        `real`, or the other split, or one half against the other.
         """
         if real is None and self.data.name in bundled.DATA and self.data.split in SPLITS:
             real = load_data(self.data.name, SPLITS[1 - SPLITS.index(self.data.split)])
@@ -451,8 +458,9 @@ class _Gallery:
 
 
 class _Walk(Sums):
-    """Features of the images at the ends of chains, kept by sample, and Σ (x̂_0 − x_0)²/d for
-    paired chains.
+    """Features of the images at the ends of chains, kept by sample.
+
+    For paired chains also Σ (x̂_0 − x_0)²/d.
     """
 
     def __init__(self, gallery: _Gallery, setup: Setup, real: Features) -> None:
@@ -486,8 +494,9 @@ class _Walk(Sums):
             self.state["square"][rows] = square.cpu().numpy()
 
     def features(self) -> Features:
-        """All of them; samples of one image are deleted together where chains are paired with
-        images.
+        """The features of all samples.
+
+        Samples of one image are deleted together where chains are paired with images.
         """
         setup = self.setup
         ids = setup.ids % len(setup.data) if setup.run.paired else setup.ids
@@ -549,8 +558,9 @@ def _limit(
     target: "_Target",
     folder: str | os.PathLike[str] | None,
 ) -> xr.Dataset:
-    """The numbers of the jackknife at a model's limit, and of the extrapolation's error; NaN where
-    there is none."""
+    """The numbers of the jackknife at a model's limit, and of the extrapolation's error.
+
+    NaN where there is none."""
     numbers, bias, steps = np.full(len(DELETED), np.nan), np.full(len(DELETED), np.nan), 0
     found = _refinable(gallery, setups)
     if found is not None:
@@ -579,8 +589,9 @@ def _limit(
 
 
 def _refinable(gallery: _Gallery, setups: Sequence[Setup]) -> tuple[Bench, Scheme, Setup] | None:
-    """The longest chain of at most LIMIT_STEPS whose levels can be refined as a limit needs, else
-    the shortest."""
+    """The longest chain whose levels can be refined as a limit needs, else the shortest.
+
+    It has at most LIMIT_STEPS steps."""
     for setup in sorted(
         setups, key=lambda s: (s.run.steps > LIMIT_STEPS, abs(s.run.steps - LIMIT_STEPS))
     ):

@@ -1,5 +1,6 @@
-"""Several models or remedies on the same images, noise and levels: every diagnostic side by side,
-and differences.
+"""Several models or remedies on the same images, noise and levels.
+
+Every diagnostic side by side, and differences.
 
 A difference is paired: both models meet the same noise on the same images, so its standard error
 comes from deleting the same group of images from both (`jackknife`), and is much smaller than that
@@ -43,9 +44,10 @@ from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
 from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import PARTS, Bench, Parts
+from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.limits import residual_power
+from exposure_bias.experiments.split import PARTS, Parts
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
@@ -72,8 +74,9 @@ NO_LEVELS = "chain errors start at the schedule's own levels, which this sampler
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number or curve: its dimensions, how to estimate it, and the sums by group that it is
-    estimated from.
+    """A number or curve, and what it is estimated from.
+
+    Its dimensions, how to estimate it, and the sums by group.
 
     given: the value itself, where the sums are of a subset of the pixels and only good for the
     error. further: a signed standard error that the groups do not show, of one source for all
@@ -98,8 +101,9 @@ Statistics = dict[str, Statistic]
 
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: a name, its members (one model, or several that differ in the training
-    seed), their seeds.
+    """What is compared: a name, its members and their seeds.
+
+    Members are one model, or several that differ in the training seed.
     """
 
     name: str
@@ -127,8 +131,9 @@ def compare(
     budget: bool = True,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Record every model on the same images, noise and levels, and compare; the first entry is what
-    others differ from.
+    """Record every model on the same images, noise and levels, and compare.
+
+    The first entry is what others differ from.
 
     models: at least two of what `adapt` takes; text may add remedies, "digits + es:1.005 +
     ts:20,300". Folders of `train` that differ in the seed only form one entry. data: what
@@ -282,8 +287,9 @@ class Comparison:
         )
 
     def _difference(self, each: list[list[Statistic]], k: int) -> tuple[Estimate, Array]:
-        """Entry k less the first: over images, and its error over seeds. The first does not
-        differ from itself.
+        """Entry k less the first: over images, and its error over seeds.
+
+        The first does not differ from itself.
         """
         if k == 0:
             nothing = np.zeros_like(each[0][0].value(self.count))
@@ -294,8 +300,9 @@ class Comparison:
     def over_images(
         self, members: Sequence[Statistic], against: Sequence[Statistic] = ()
     ) -> Estimate:
-        """Mean over members less mean over `against`; a group of images goes from all of them at
-        once.
+        """Mean over members less mean over `against`.
+
+        A group of images goes from all of them at once.
         """
         everyone = [*members, *against]
         ends = np.cumsum([0, *(len(s.sums) for s in everyone)]).tolist()
@@ -316,7 +323,8 @@ class Comparison:
     def over_seeds(
         self, members: Sequence[Statistic], against: Sequence[Statistic] = (), paired: bool = False
     ) -> Array:
-        """Standard error over training seeds of the mean over members, less that over `against`;
+        """Standard error over training seeds of the mean over members, less `against`'s.
+
         NaN for one seed.
 
         paired: both were trained with the same seeds, hence the same draws, and are subtracted seed

@@ -1,5 +1,6 @@
-"""The one command: the error budget of a chain, how its rollouts are calibrated, and what would
-help.
+"""The one command: whose fault, and what would help.
+
+The error budget of a chain, how its rollouts are calibrated, and a remedy to try.
 """
 
 import os
@@ -18,15 +19,8 @@ from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import (
-    MARGIN,
-    SAMPLES,
-    STEPS,
-    Answer,
-    Bench,
-    budget_of,
-    check_margin,
-)
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.budget import MARGIN, STEPS, Answer, budget_of, planned
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained
@@ -36,7 +30,7 @@ from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
 from exposure_bias.run import Stream
-from exposure_bias.setup import Setup, identities, prepare, varied
+from exposure_bias.setup import Setup, identities
 
 PROBE_SCALE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one
@@ -88,26 +82,24 @@ def diagnose(
         return of_recording(model)
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
-    check_margin(margin)
-    setup = prepare(
+    setup = planned(
         model,
         data,
-        kind="recording",
+        margin,
+        (Stream.CHAIN, Stream.FORWARD),
         sampler=sampler,
         steps=steps,
         n=n,
-        most=SAMPLES,
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
         clip=clip,
         seed=seed,
         batch_size=batch_size,
-        streams=(Stream.CHAIN, Stream.FORWARD),
         options={"statistics": ["residual_power"]},
     )
     place = None if folder is None else Path(folder)
-    desk = _Desk(varied(setup), batch_size, place)
+    desk = _Desk(setup, batch_size, place)
     base = desk.recorded(setup, "recording", (residual_power,))
     bench = Bench(setup, batch_size, place, recording=base)
     result = budget_of(bench, margin, restarts)
@@ -155,8 +147,9 @@ class _Desk:
 def _with_context(
     result: xr.Dataset, desk: _Desk, base: Recording, images: Any, left_out: list[str]
 ) -> xr.Dataset:
-    """The same statistics of perfect denoisers, as context: Gaussian in closed form, and of
-    given images.
+    """The same statistics of perfect denoisers, as context.
+
+    Gaussian in closed form, and of given images.
     """
     reference, reasons = reference_of(base)
     if reference is None:
@@ -213,8 +206,9 @@ def _with_rollouts(
 
 
 def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset:
-    """The epsilon scalings that would close the gap, and the network's share of it, by
-    proportion.
+    """The epsilon scalings that would close the gap, by proportion.
+
+    The whole gap, and the network's share of it.
     """
     setup = desk.setup
     if setup.run.model.guided:
@@ -239,8 +233,9 @@ def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset
 def _scaling(
     here: PooledGap, there: PooledGap, target: float | None = None, error: float = 0.0
 ) -> Estimate:
-    """λ at which the gap at the last noisy level, or a part of it, would close, as a probe's
-    effect is proportional.
+    """λ at which the gap at the last noisy level, or a part of it, would close.
+
+    A probe's effect is taken to be proportional.
     """
     level = -2
 

@@ -32,8 +32,9 @@ Estimate = tuple[float, float]
 def fitted_scaling(
     model: Denoiser, recording: Recording, kind: str = "uniform"
 ) -> tuple[Denoiser, str]:
-    """The model with the epsilon scaling that its own recording suggests, and that scaling in
-    words, with intervals.
+    """The model with the epsilon scaling that its own recording suggests.
+
+    The scaling comes along in words, with intervals.
 
     kind: see the module docstring; "linear" is λ = k·i + b with i counted for chains of the
     recording's steps, "levels" one λ for each recorded level, interpolated. The recipe's three are
@@ -80,8 +81,9 @@ def fitted_scaling(
 
 
 def forward_scale(recording: Recording) -> Estimate:
-    """λ of the module docstring's `forward` and its standard error, pooled over the recorded
-    levels.
+    """λ of the module docstring's `forward` and its standard error.
+
+    Pooled over the recorded levels.
 
     Raises InputError for a run that clips x̂_0, which then is not ε̂'s own.
     """

@@ -196,8 +196,9 @@ class HeunLimit(Heun):
 
 
 def ode(schedule: Schedule, levels: Sequence[Level], whole: bool = False) -> OneStep:
-    """The sampler on the way to the probability flow: Heun where it is stable, else
-    `Exponential`."""
+    """The sampler on the way to the probability flow.
+
+    Heun where it is stable, else `Exponential`."""
     in_x = schedule.parameterisation == "flow"
     if not in_x and levels[0].ratio <= STABLE_RATIO:
         return HeunLimit()

@@ -25,7 +25,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ from exposure_bias.jackknife import (
     with_estimates,
     with_interval,
 )
-from exposure_bias.loop import SumsLedger, Turn, batches
+from exposure_bias.loop import Turn, fill
 from exposure_bias.references import Eigen, gaussian_rollout
 from exposure_bias.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.statistics.accumulator import Sums
@@ -81,8 +81,9 @@ def rollouts(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Errors and calibration of `replicates` chains from each of several levels, on the same n
-    held-out images.
+    """Errors and calibration of `replicates` chains from each of several levels.
+
+    All are of the same n held-out images.
 
     starts: timesteps, each moved to the nearest level of the chain; by default five, spread evenly
     over its steps. steps, sampler, grid, clip, seed, batch_size, checkpoint: as in `record`.
@@ -136,13 +137,8 @@ def rollouts(
     plan = _Plan.of(varied(setup), starts, whole_number(replicates, "replicates"))
     attributes = plan.setup.attributes | {"replicates": str(replicates)} | _split(setup)
     sums = plan.sums()
-    size = max(1, batch_size // replicates)
-    ledger = SumsLedger(sums)
-    with batches(
-        plan.setup, ledger, size=size, evaluations=plan.evaluations, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            _add(plan, setup.samples(turn.rows), sums, turn)
+    add, size = partial(_add, plan, sums), max(1, batch_size // replicates)
+    fill(plan.setup, sums, add, size=size, evaluations=plan.evaluations, checkpoint=checkpoint)
     result = _result(plan, sums)
     result.attrs = attributes | why_no_interval(sums.state["count"]) | _notes(plan, result)
     return result
@@ -161,8 +157,9 @@ def _split(setup: Setup) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which chains run: from the levels `indices`, `replicates` of each; after how many steps
-    the state is compared.
+    """Which chains run: from the levels `indices`, `replicates` of each.
+
+    depths: after how many steps the state is compared.
     """
 
     setup: Setup
@@ -219,7 +216,7 @@ class _Plan:
         return sums
 
 
-def _add(plan: _Plan, batch: Samples, sums: Sums, turn: Turn) -> None:
+def _add(plan: _Plan, sums: Sums, batch: Samples, turn: Turn) -> None:
     """Add a batch of images to the sums: all starts, all replicates."""
     setup, replicates, x0 = plan.setup, plan.replicates, batch.x0
     groups, state = Groups(batch.images), sums.state

@@ -1,11 +1,13 @@
-"""Which sampler at how many calls is good enough for a network: the solver's share of the gap by
-sampler and steps.
+"""Which sampler at how many calls is good enough for a network.
+
+The solver's share of the gap by sampler and steps.
 
 Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one
 grid share it."""
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,12 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.budget import MARGIN, SAMPLES, Bench, budget_of, check_margin
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.budget import MARGIN, budget_of, planned
 from exposure_bias.glossary import explained
 from exposure_bias.recording import Recording
-from exposure_bias.run import Stream
 from exposure_bias.samplers import Prediction, Sampler
 from exposure_bias.schedules import Level
-from exposure_bias.setup import Setup, prepare, varied
 
 STEPS = (10, 20, 50)
 
@@ -52,33 +53,25 @@ def solver_curve(
 
     Raises InputError for whatever does not fit.
     """
-    check_margin(margin)
     samplers, steps = list(samplers), sorted(set(steps))
     if not samplers or not steps:
         raise InputError(
             "there is no sampler or no number of steps to measure: give at least one of each"
         )
-
-    def planned(one: Any, length: int) -> Setup:
-        setup = prepare(
-            model,
-            data,
-            kind="recording",
-            sampler=one,
-            steps=length,
-            n=n,
-            most=SAMPLES,
-            start=start,
-            grid=grid,
-            timestep_spacing=timestep_spacing,
-            clip=clip,
-            seed=seed,
-            batch_size=batch_size,
-            streams=(Stream.CHAIN,),
-        )
-        return varied(setup)
-
-    setups = [[planned(one, length) for length in steps] for one in samplers]
+    chain = partial(
+        planned,
+        model,
+        data,
+        margin,
+        n=n,
+        start=start,
+        grid=grid,
+        timestep_spacing=timestep_spacing,
+        clip=clip,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    setups = [[chain(sampler=one, steps=length) for length in steps] for one in samplers]
     limits: dict[Any, Recording] = {}
     rows = []
     for row in setups:
@@ -108,8 +101,9 @@ def _shared(found: xr.Dataset) -> list[str]:
 
 
 def network_calls(sampler: Sampler, levels: Sequence[Level]) -> int:
-    """How often one chain asks the network: once a step, and as often as its steps ask
-    themselves."""
+    """How often one chain asks the network.
+
+    Once a step, and as often as its steps ask themselves."""
     calls = 0
 
     def predict(x: Any, level: Level) -> Prediction:

@@ -22,7 +22,7 @@ decibels, whose sum at the clean end is HF.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
-from exposure_bias.loop import SumsLedger, Turn, batches
+from exposure_bias.loop import Turn, fill
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording
 from exposure_bias.references import Eigen, gaussian_chain, gaussian_power
@@ -118,13 +118,9 @@ def telescope(
     )
     plan = _Plan.of(varied(setup), starts, targets)
     sums = plan.sums()
-    ledger = SumsLedger(sums)
-    with batches(
-        plan.setup, ledger, size=batch_size, evaluations=plan.evaluations, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            _add(plan, setup.samples(turn.rows), sums, turn)
-    plan.fill(sums)
+    add, calls = partial(_add, plan, sums), plan.evaluations
+    fill(plan.setup, sums, add, size=batch_size, evaluations=calls, checkpoint=checkpoint)
+    plan.copy_known(sums)
     result = _result(plan, sums)
     count = sums.state["count"]
     result.attrs = plan.setup.attributes | why_no_interval(count) | _notes(plan, result)
@@ -141,8 +137,9 @@ def _notes(plan: "_Plan", result: xr.Dataset) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which chains run from where to where. Row 0 is noise, then come the starts, then BEFORE
-    and HERE.
+    """Which chains run from where to where.
+
+    Row 0 is noise, then come the starts, then BEFORE and HERE.
     """
 
     setup: Setup
@@ -170,8 +167,9 @@ class _Plan:
 
     @property
     def singles(self) -> list[int]:
-        """Targets that need a step of their own from t + 1: elsewhere a start's chain has taken
-        it.
+        """Targets that need a step of their own from t + 1.
+
+        Elsewhere a start's chain has taken it.
         """
         return [t for t in self.targets if t - 1 not in self.starts]
 
@@ -189,8 +187,9 @@ class _Plan:
 
     @property
     def teacher(self) -> Sampler:
-        """The sampler of the teacher chain, whose states are exactly q(x_t | x_0) whatever the
-        model's variance.
+        """The sampler of the teacher chain.
+
+        Its states are exactly q(x_t | x_0) whatever the model's variance.
         """
         sampler = self.setup.sampler
         return sampler if sampler.exact_teacher else DDPM()
@@ -208,9 +207,10 @@ class _Plan:
             sums.add_sum("power_data", group=GROUPS, band=width)
         return sums
 
-    def fill(self, sums: Sums) -> None:
-        """Copy what needs no chain of its own: one step from a start, and blocks that end before
-        they begin.
+    def copy_known(self, sums: Sums) -> None:
+        """Copy what needs no chain of its own.
+
+        One step from a start, and blocks that end before they begin.
         """
         for name in sums.state.keys() & {"total", "square", "power"}:
             for column, target in enumerate(self.targets):
@@ -247,7 +247,7 @@ class _Keeper:
         return sums_by_group(bands.power(d.cpu().numpy()).sum(1), self.batch.images)
 
 
-def _add(plan: _Plan, batch: Samples, sums: Sums, turn: Turn) -> None:
+def _add(plan: _Plan, sums: Sums, batch: Samples, turn: Turn) -> None:
     """Add a batch of images to the sums."""
     setup, levels, keeper = plan.setup, plan.setup.levels, _Keeper(plan, batch, sums)
     model, path = setup.conditioned(batch.images), setup.path(batch.ids)
@@ -351,8 +351,9 @@ def _ratio(power: Array, expected: Array) -> Array:
 
 
 def _telescoped(r: Array) -> Array:
-    """R (origin, …), its brackets (origin − 1, …), and the gaps from noise and from data, one
-    after another.
+    """R, its brackets, and the gaps from noise and from data, one after another.
+
+    R: (origin, …); the brackets: (origin − 1, …).
     """
     brackets = r[:-1] - r[1:]
     return np.concatenate([r, brackets, r[[0]] - r[[HERE]], r[[1]] - r[[HERE]]])
@@ -402,8 +403,9 @@ def _with_gaussian(result: xr.Dataset, plan: _Plan) -> xr.Dataset:
 
 
 def _gaussian_ratios(plan: _Plan) -> Array:
-    """Over what is expected of x_t, by origin and target: variance, and where there are bands
-    power by band.
+    """Variance over what is expected of x_t, by origin and target.
+
+    Where there are bands, power by band as well.
     """
     setup, levels, end = plan.setup, plan.setup.levels, len(plan.setup.levels)
     eigen = Eigen(setup.law.values, setup.law.vectors)

@@ -1,5 +1,6 @@
-"""How good samples are: Fréchet distance, KID, precision and recall over features, with their
-uncertainty.
+"""How good samples are, with their uncertainty.
+
+Fréchet distance, KID, precision and recall over features.
 
 The names stand in `__init__.pyi` and are imported when first used, because the distances need no
 torch."""

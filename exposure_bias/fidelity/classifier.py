@@ -16,8 +16,9 @@ DIMENSION = 32
 
 
 class Digits(nn.Module):
-    """1×8×8 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32
-    features → 10 classes."""
+    """Features of 1×8×8 images in [−1, 1].
+
+    Two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32 features → 10 classes."""
 
     shape = (1, 8, 8)
     folder = MODELS / "digits-classifier"
@@ -30,8 +31,9 @@ class Digits(nn.Module):
         self.head = nn.Linear(DIMENSION, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer (B, 32), before its nonlinearity, of images (B, 1, 8, 8) in [−1,
-        1]."""
+        """The last hidden layer (B, 32), before its nonlinearity.
+
+        The images are (B, 1, 8, 8) in [−1, 1]."""
         x = F.max_pool2d(F.silu(self.second(F.silu(self.first(x)))), 2)
         hidden: Tensor = self.hidden(F.silu(self.third(x)).flatten(1))
         return hidden
@@ -43,8 +45,10 @@ class Digits(nn.Module):
 
 
 class Fashion(nn.Module):
-    """1×14×14 images in [−1, 1] → two 3×3 convolutions → 2×2 maxima → two 3×3 convolutions → 32
-    means over the image → 10 classes."""
+    """Features of 1×14×14 images in [−1, 1].
+
+    Two 3×3 convolutions → 2×2 maxima → two 3×3 convolutions → 32 means over the image → 10 classes.
+    """
 
     shape = (1, 14, 14)
     folder = MODELS / "fashion-classifier"

@@ -1,5 +1,6 @@
-"""From images to features: Inception's, which alone make the Fréchet distance FID, and stand-ins
-that need no download.
+"""From images to features.
+
+Inception's, which alone make the Fréchet distance FID, and stand-ins that need no download.
 
     features          d               of images                      the Fréchet distance is called
     inception         2048 (+ 2023)   C = 3; C = 1 is repeated       FID (and sFID, of spatial ones)
@@ -75,8 +76,9 @@ def extractor(
     weights: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of a name in the module docstring, or of a function, for images of a shape (C,
-    H, W).
+    """The extractor of a name in the module docstring, or of a function.
+
+    For images of a shape (C, H, W).
 
     weights: of Inception, see `inception.find`. device: where Inception runs; a function gets its
     images there.
@@ -113,14 +115,16 @@ def extractor(
 
 
 def quantised(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as uint8, as guided-diffusion's samplers write them (image_sample.py): cut,
-    not rounded."""
+    """Images in [−1, 1] as uint8, as guided-diffusion's samplers write them.
+
+    Cut, not rounded (image_sample.py)."""
     return ((x.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
-    """Real images (B, *shape) in 0…255; 8-bit sources as they are: cutting x/127.5 − 1 could lose a
-    level."""
+    """Real images (B, *shape) in 0…255.
+
+    8-bit sources as they are: cutting x/127.5 − 1 could lose a level."""
     if data.images.dtype == np.uint8:
         images = torch.from_numpy(data.images[ids])
         return images if quantise else images.float()
@@ -129,8 +133,9 @@ def real_images(data: Data, ids: NDArray[np.int64], quantise: bool) -> Tensor:
 
 
 def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, NDArray[np.int64]]]) -> Features:
-    """Features of batches of (images (B, *shape) in 0…255, image ids (B,)); the images are let go
-    one by one.
+    """Features of batches of (images (B, *shape) in 0…255, image ids (B,)).
+
+    The images are let go one by one.
 
     Raises InputError if the extractor does not return finite floats of shape (B, d).
     """
@@ -278,8 +283,9 @@ def _random_convolutions(channels: int) -> Callable[[Tensor], Pair]:
 def _users(
     features: str | Callable[[Tensor], Tensor], shape: State, device: torch.device | str
 ) -> Extractor:
-    """A user's function of images (B, *shape) in 0…255; what it says of three fixed images is its
-    identity."""
+    """A user's function of images (B, *shape) in 0…255.
+
+    What it says of three fixed images is its identity."""
     if isinstance(features, str) and ":" not in features:
         raise InputError(
             f"unknown features {features!r}: allowed are {', '.join(NAMES)}, or module:function"

@@ -1,5 +1,6 @@
-"""The Fréchet distance between normal distributions fitted to features; with Inception's features
-it is FID.
+"""The Fréchet distance between normal distributions fitted to features.
+
+With Inception's features it is FID.
 
     d² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr(Σ₁Σ₂)^½ (Dowson & Landau 1982; Heusel et al. 2017)
 
@@ -33,8 +34,9 @@ ROUND_OFF = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Normal:
-    """N(μ, Σ), given by Σ (d, d) or by a root R (d, r) of it; factors are computed once and
-    kept."""
+    """N(μ, Σ), given by Σ (d, d) or by a root R (d, r) of it.
+
+    Factors are computed once and kept."""
 
     mean: Array
     given_covariance: Array | None = None
@@ -120,8 +122,9 @@ def normal_of_features(features: ArrayLike) -> Normal:
 
 
 def distance(p: Normal, q: Normal) -> float:
-    """d² between two normal distributions; what p and q know of themselves is reused from call to
-    call."""
+    """d² between two normal distributions.
+
+    What p and q know of themselves is reused from call to call."""
     if len(p.mean) != len(q.mean):
         raise InputError(
             f"distributions of {len(p.mean)} and {len(q.mean)} features cannot be compared"
@@ -139,8 +142,9 @@ def distance(p: Normal, q: Normal) -> float:
 
 
 def frechet_distance(mean1: ArrayLike, cov1: ArrayLike, mean2: ArrayLike, cov2: ArrayLike) -> float:
-    """The (squared) Fréchet distance d² between N(mean1, cov1) and N(mean2, cov2), in squared units
-    of the features.
+    """The (squared) Fréchet distance d² between N(mean1, cov1) and N(mean2, cov2).
+
+    In squared units of the features.
 
     mean (d,), cov (d, d), any floating type; computed in float64, at least 0, symmetric in its
     arguments up to rounding. Singular covariances are allowed. Source: Heusel et al. 2017, eq. 6;

@@ -35,8 +35,9 @@ SPATIAL_CHANNELS = 7
 
 
 class Activations(NamedTuple):
-    """What Inception says of B images: features (B, 2048), spatial (B, 7, 17, 17), logits (B,
-    1008)."""
+    """What Inception says of B images.
+
+    features (B, 2048), spatial (B, 7, 17, 17), logits (B, 1008)."""
 
     features: Tensor
     spatial: Tensor
@@ -44,8 +45,9 @@ class Activations(NamedTuple):
 
 
 def resize(images: Tensor, size: int = SIZE) -> Tensor:
-    """Images (B, C, H, W) at size × size, float32, as TensorFlow 1's `resize_bilinear`
-    (align_corners=False)."""
+    """Images (B, C, H, W) at size × size, float32.
+
+    It is TensorFlow 1's `resize_bilinear` (align_corners=False)."""
     x = images.float()
     for axis in (2, 3):
         length = x.shape[axis]
@@ -60,8 +62,9 @@ def resize(images: Tensor, size: int = SIZE) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU; the padding keeps the size at stride 1
-    unless it is 0."""
+    """Convolution without bias, batch normalisation, ReLU.
+
+    The padding keeps the size at stride 1 unless it is 0."""
 
     def __init__(
         self,
@@ -181,8 +184,9 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8 × 8: branches that fork at their ends; the graph's last block pools by maximum, the one
-    before by average."""
+    """8 × 8: branches that fork at their ends.
+
+    The graph's last block pools by maximum, the one before by average."""
 
     def __init__(self, inputs: int, maximum: bool) -> None:
         super().__init__()
@@ -213,8 +217,9 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """FID's Inception-v3 with random weights; `load` gives it the public ones. Use it in evaluation
-    mode."""
+    """FID's Inception-v3 with random weights; `load` gives it the public ones.
+
+    Use it in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,8 +258,9 @@ class Inception(nn.Module):
 
 
 def find(weights: str | os.PathLike[str] | None = None) -> Path:
-    """The weight file: `weights`, else the environment variable's, else the torch hub cache's, else
-    downloaded there.
+    """The weight file.
+
+    `weights`, else the environment variable's, else the torch hub cache's, else downloaded there.
 
     Raises InputError if there is none and it cannot be had.
     """
@@ -279,8 +285,9 @@ def find(weights: str | os.PathLike[str] | None = None) -> Path:
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> tuple[Inception, str]:
-    """Inception with the weights of a file (see `find`), and the file's SHA-256. Never unpickles
-    more than tensors.
+    """Inception with the weights of a file (see `find`), and the file's SHA-256.
+
+    Never unpickles more than tensors.
 
     Raises InputError for another checksum and for a file that does not hold this network's
     parameters."""

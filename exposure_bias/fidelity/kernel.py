@@ -1,5 +1,6 @@
-"""KID: the squared maximum mean discrepancy with a cubic kernel, unbiased at any number of samples.
-No torch here.
+"""KID: the squared maximum mean discrepancy with a cubic kernel.
+
+Unbiased at any number of samples. No torch here.
 
     k(x, y) = (x·y/d + 1)³
     KID = Σ_{i≠j} k(x_i, x_j)/(n(n−1)) + Σ_{i≠j} k(y_i, y_j)/(m(m−1)) − 2 Σ_{ij} k(x_i, y_j)/(nm)
@@ -26,8 +27,9 @@ def kernel_sums(
     y: NDArray[np.floating],
     other: NDArray[np.int64],
 ) -> Array:
-    """Σ k(x_i, y_j) over i in group g and j in group h, (G, G); x (N, d) of images `ids`, y (M, d)
-    of `other`."""
+    """Σ k(x_i, y_j) over i in group g and j in group h, (G, G).
+
+    x (N, d) of images `ids`, y (M, d) of `other`."""
     sums = np.zeros((GROUPS, GROUPS))
     member = (other[:, None] % GROUPS == np.arange(GROUPS)).astype(np.float64)
     transposed = y.astype(np.float64).T
@@ -49,8 +51,9 @@ def own_kernel_sums(x: NDArray[np.floating], ids: NDArray[np.int64]) -> Array:
 def kid(
     n: Array, own: Array, m: Array, other: Array, cross: Array, without: Sequence[int] = ()
 ) -> float:
-    """KID of two sets counted by group in n and m, (G,), with their sums (G, G), without some
-    groups."""
+    """KID of two sets, without some groups.
+
+    They are counted by group in n and m, (G,), with their sums (G, G)."""
     kept = np.ones(GROUPS)
     kept[list(without)] = 0
     a, b = kept @ n, kept @ m

@@ -37,8 +37,9 @@ def squared_radii(x: NDArray[np.floating]) -> Array:
 def inside(
     x: NDArray[np.floating], centres: NDArray[np.floating], radii: Array
 ) -> NDArray[np.bool_]:
-    """Whether each of x (N, d) lies in a ball around `centres` (M, d) of squared radius `radii`
-    (M,); (N,)."""
+    """Whether each of x (N, d) lies in a ball around one of `centres` (M, d); (N,).
+
+    radii (M,): the balls' squared radii."""
     return np.concatenate([(rows <= radii).any(1) for rows in _squared_distances(x, centres)])
 
 

@@ -1,5 +1,6 @@
-"""Moments of features by group of images: sums, so that batches, shards and restarts all add. No
-torch here.
+"""Moments of features by group of images.
+
+Sums, so that batches, shards and restarts all add. No torch here.
 
     n_g,  m_g (d,),  S_g = Σ (x − m_g)(x − m_g)ᵀ (d, d), images of group g = id mod 16
     μ = Σ n_g m_g/n,   Σ = [Σ S_g + Σ n_g (m_g − μ)(m_g − μ)ᵀ]/(n − 1)
@@ -20,8 +21,9 @@ Array = NDArray[np.float64]
 
 
 class Moments:
-    """Grouped moments of features (N, d); `update` with batches, `merge` with those of other
-    samples.
+    """Grouped moments of features (N, d).
+
+    `update` with batches, `merge` with those of other samples.
 
     count (G,), mean (G, d), scatter (G, d, d). For d = 2048 that is 0.5 GB.
     """

@@ -1,5 +1,6 @@
-"""Features of a set of images and the distances between two such sets; statistics in files. No
-torch here.
+"""Features of a set of images and the distances between two such sets.
+
+Statistics in files have their place here, too. No torch.
 
 A `FeatureSet` computes what a distance needs of it when it is first needed and keeps it, so that a
 reference costs its factor, kernel sums and radii once for a whole curve."""
@@ -30,8 +31,9 @@ CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features (N, d) of N images and the images' ids (N,), which say what the jackknife deletes
-    together."""
+    """Features (N, d) of N images and the images' ids (N,).
+
+    The ids say what the jackknife deletes together."""
 
     features: NDArray[np.floating]
     ids: NDArray[np.int64]
@@ -82,8 +84,9 @@ class FeatureSet:
 
 
 def frechet_values(p: FeatureSet, q: FeatureSet | Normal) -> tuple[Array, str]:
-    """d² of all samples and with groups deleted, as `jackknife.DELETED`, (25,); and why only the
-    first, or "".
+    """d² of all samples and with groups deleted, as `jackknife.DELETED`, (25,).
+
+    A second result says why only the first, or is "".
 
     q: the reference; a `Normal` is taken as exact. Warns where N < d, where d² says more about N
     than about images."""
@@ -144,8 +147,9 @@ def write_statistics(
     spatial: Normal | None = None,
     about: dict[str, Any] | None = None,
 ) -> None:
-    """Write means and covariances as guided-diffusion's reference batches do: `mu`, `sigma`,
-    `mu_s`, `sigma_s`.
+    """Write means and covariances as guided-diffusion's reference batches do.
+
+    `mu`, `sigma`, `mu_s`, `sigma_s`.
 
     about: JSON values kept as `provenance`, which `read_statistics` compares. Written atomically.
     """

@@ -56,8 +56,9 @@ class NetworkLoop(Observation):
         self._end()
 
     def finish(self, x0: Tensor) -> None:
-        """End the batch under way with its clean images (B, C, H, W); otherwise its last x̂_0 is
-        taken.
+        """End the batch under way with its clean images (B, C, H, W).
+
+        Otherwise its last x̂_0 is taken.
 
         Raises InputError where none is under way, or for images of another shape.
         """
@@ -158,8 +159,9 @@ class NetworkLoop(Observation):
         return self.model.schedule.at(float(labels[i - 1] + share * (labels[i] - labels[i - 1])))
 
     def _table(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The schedule's labels, and what the network is given for each of them; the latter
-        ascending."""
+        """The schedule's labels, and what the network is given for each of them.
+
+        The latter ascending."""
         schedule = self.model.schedule
         levels = sorted({schedule.level(i) for i in range(len(schedule))})
         labels = np.array([level.timestep for level in levels])
@@ -181,8 +183,9 @@ class NetworkLoop(Observation):
         )
 
     def _asked(self, level: Level) -> tuple[Tensor, Any]:
-        """The state and label that the network is given, when the model is asked about a state of
-        ones."""
+        """The state and label that the network is given.
+
+        When the model is asked about a state of ones."""
         ones = torch.ones(1, *self.model.shape, device=self.model.device)
         try:
             self._standing_in(None, 1)(ones, level)
@@ -216,8 +219,9 @@ class _Asked(Exception):
 
 
 class _StandIn(torch.nn.Module):
-    """Takes a network's place: it has its attributes, and returns `output`, or raises `_Asked`
-    where that is None."""
+    """Takes a network's place: it has its attributes, and returns `output`.
+
+    Where that is None it raises `_Asked`."""
 
     def __init__(self, net: torch.nn.Module, output: Any) -> None:
         super().__init__()
@@ -238,8 +242,9 @@ class _StandIn(torch.nn.Module):
 def _inputs(
     net: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Any]:
-    """A network's state and label: its first argument, and the one that bears a label's name, or
-    else the second."""
+    """A network's state and label.
+
+    Its first argument, and the one that bears a label's name, or else the second."""
     names = list(inspect.signature(net.forward).parameters)
     given = dict(zip(names, args, strict=False)) | kwargs
     given = {

@@ -1,5 +1,6 @@
-"""What both kinds of observed loop share: batches under way, the chain's sums, and the recording
-made of them."""
+"""What both kinds of observed loop share.
+
+Batches under way, the chain's sums, and the recording made of them."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -36,8 +37,9 @@ DISAGREEMENT = 0.05
 
 @contextmanager
 def plainly(x: Tensor) -> Iterator[None]:
-    """Without gradients, and without the loop's autocast, which would take the statistics to half
-    precision."""
+    """Without gradients, and without the loop's autocast.
+
+    That would take the statistics to half precision."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         yield
 
@@ -103,8 +105,9 @@ class Observation(ABC):
             warnings.warn(self._why_nothing, stacklevel=2)
 
     def finish(self, x0: Tensor) -> None:
-        """End the batch under way with its clean images (B, C, H, W), where the network alone is
-        watched."""
+        """End the batch under way with its clean images (B, C, H, W).
+
+        This is for loops whose network alone is watched."""
         raise InputError("a scheduler's last state is seen: leave finish out")
 
     def recording(self) -> Recording:
@@ -184,8 +187,9 @@ class Observation(ABC):
         }
 
     def _compare(self) -> None:
-        """Warn where the model does not answer what the loop's network answered to some of the
-        first states."""
+        """Warn where the model does not answer what the loop's network answered.
+
+        To some of the first states."""
         if self._example is None or self.model.classes is not None:
             return
         level, x, output = self._example

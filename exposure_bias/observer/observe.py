@@ -19,7 +19,8 @@ from exposure_bias.setup import check_fit
 def observe(
     *objects: Any, data: Any = None, model: Any = None, seed: int = 0, first: int = 0
 ) -> "Observation":
-    """A context manager that records the chains of every loop that runs in it;
+    """A context manager that records the chains of every loop that runs in it.
+
     `Observation.recording` has the result.
 
     objects: a diffusers pipeline, or (network, scheduler), or a scheduler with `model`: watched at

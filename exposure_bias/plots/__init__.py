@@ -1,5 +1,6 @@
-"""Datasets to figures: one function for each diagnostic, one style. Plots never compute
-statistics.
+"""Datasets to figures: one function for each diagnostic, one style.
+
+Plots never compute statistics.
 
 Every function takes `axes=`, matplotlib Axes to draw into (as many as it has panels), and
 `column=`, "single" or "double", the width in a paper; it returns the figure. Pure noise is at the
@@ -38,8 +39,9 @@ def error_histograms(
     axes: Any = None,
     column: str = "double",
 ) -> Figure:
-    """Histograms of e_t (the talk's Fig. 6): a row for each length, a column for each pixel (c, y,
-    x), then all pooled.
+    """Histograms of e_t (the talk's Fig. 6), a row for each length.
+
+    A column for each pixel (c, y, x), then all pooled.
 
     The line is the Gaussian of the same mean and standard deviation. The pooled column leaves out
     pixels at which x_0 is constant, and its density is logarithmic: background pixels pile up at
@@ -86,8 +88,9 @@ def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
 def normality(
     shape: xr.Dataset, errors: xr.Dataset, *, axes: Any = None, column: str = "double"
 ) -> Figure:
-    """Quantiles of e_t, each pixel standardised, against the Gaussian's; and the power of e_t over
-    frequency."""
+    """Quantiles of e_t against the Gaussian's; and the power of e_t over frequency.
+
+    Each pixel is standardised."""
     from scipy.special import ndtr
 
     grid = np.linspace(-3, 3, 121)
@@ -122,8 +125,9 @@ def normality(
 
 
 def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Standard deviation of e_t per pixel as images, model above and Gaussian reference below, one
-    column a length."""
+    """Standard deviation of e_t per pixel as images, one column a length.
+
+    The model above and the Gaussian reference below."""
     lengths = errors["length"].values
     rows = [("std", "model")] + (
         [("std_gaussian", "Gaussian ref.")] if "std_gaussian" in errors else []
@@ -147,8 +151,9 @@ def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -
 
 
 def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
-    """A number for each element of a state, channels averaged: an image; a vector or signal as one
-    row, frames side by side."""
+    """A number for each element of a state, channels averaged.
+
+    An image; a vector or signal as one row, frames side by side."""
     array = np.asarray(values)
     array = np.atleast_2d(array if array.ndim == 1 else array.mean(0))
     if array.ndim == 3:
@@ -158,8 +163,9 @@ def _picture(axis: Any, values: xr.DataArray, top: float) -> Any:
 
 
 def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference; and by element of
-    the state at the clean end.
+    """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference.
+
+    Beside it the RMSE by element of the state at the clean end.
     """
     end = errors["rmse"].isel(step=-1)
     with style():
@@ -180,8 +186,9 @@ def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double")
 
 
 def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Fréchet distance (bias-corrected where the samples allow), KID, precision and recall against
-    chain length.
+    """Fréchet distance, KID, precision and recall against chain length.
+
+    The distance is bias-corrected where the samples allow.
 
     Bands are 95 % intervals; grey is real against real images. Against training iteration where the
     curve has that."""
@@ -237,8 +244,9 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
 
 
 def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Power at the clean end, and the ratio chain/forward at five levels with 95 % bands and the
-    Gaussian reference."""
+    """Power at the clean end, and the ratio chain/forward at five levels.
+
+    With 95 % bands and the Gaussian reference."""
     steps = spectra.sizes["step"]
     shown = np.unique(np.linspace(steps // 4, steps - 1, 4).round().astype(int))
     colours = sns.color_palette("viridis", len(shown))
@@ -276,8 +284,9 @@ def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -
 
 
 def variance_gap(gaps: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """The gap along the chain with its bands and references, and the gap by eigen-direction at the
-    clean end."""
+    """The gap along the chain with its bands and references.
+
+    Beside it the gap by eigen-direction at the clean end."""
     with style():
         figure, (along, across) = panels(2, axes, column, 2.8, [1.25, 1])
         along.axhline(0, color="0.7", linewidth=0.8, zorder=0, label="perfect sampler")
@@ -332,8 +341,9 @@ def published_delta(deltas: xr.Dataset, *, axes: Any = None, column: str = "doub
 
 
 def epsilon_norm(norms: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Norms of ε̂ in both streams (lines: means; shades: 5–95 %), their ratio with bands, and the λ
-    it suggests."""
+    """Norms of ε̂ in both streams, their ratio with bands, and the λ it suggests.
+
+    Lines are means, shades 5–95 %."""
     step = norms["step"]
     with style():
         figure, (above, ratio, scale) = panels(3, axes, column, 2.7)
@@ -371,8 +381,9 @@ def epsilon_norm(norms: xr.Dataset, *, axes: Any = None, column: str = "double")
 
 
 def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Differences of each entry from the first, with 95 % intervals: scalars left, curves along the
-    chain right."""
+    """Differences of each entry from the first, with 95 % intervals.
+
+    Scalars left, curves along the chain right."""
     entries = list(compared["entry"].values)
     colours = sns.color_palette(PALETTE, len(entries))
     curves = {
@@ -426,8 +437,9 @@ def _below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
 
 
 def _scalar(compared: xr.Dataset) -> tuple[tuple[xr.DataArray, xr.DataArray], str, str]:
-    """What stands at the left of a comparison: high frequencies, or of states without space the
-    gap at the clean end."""
+    """What stands at the left of a comparison: high frequencies.
+
+    Of states without space it is the gap at the clean end."""
     if "hf" in compared:
         return (compared["hf"], compared["hf_se"]), "high frequencies", "HF (dB)"
     gap, error = (compared[k].isel(step=-1) for k in ("gap", "gap_se"))
@@ -445,8 +457,9 @@ def _curve(axis: Any, dataset: xr.Dataset, name: str, label: str) -> None:
 
 
 def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Training error S (one step) and generation error A (all steps) by start, with what a perfect
-    sampler would show.
+    """Training error S (one step) and generation error A (all steps) by start.
+
+    Lines show what a perfect sampler would.
 
     V and 2V are those of Gaussian data. With replicates also U and W, calibration W/U and the
     accumulated mean error (U − S)/S; last the state error by the number of steps taken. Bands are
@@ -536,8 +549,9 @@ def _depth(axis: Any, results: xr.Dataset) -> None:
 
 
 def rank_histogram(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """Ranks of x_0 among the chains by start, over pixels and along the data's leading directions;
-    the line is even."""
+    """Ranks of x_0 among the chains by start; the line is even.
+
+    Over pixels and along the data's leading directions."""
     starts, ranks = results.sizes["start"], results["rank"].values
     with style():
         figure, places = grid(1, starts, axes, column, 1.9, sharey=True)
@@ -568,8 +582,9 @@ def rank_histogram(results: xr.Dataset, *, axes: Any = None, column: str = "doub
 
 
 def telescope(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
-    """The variance gap by target, stacked from its brackets; at the clean end each bracket with its
-    95 % interval.
+    """The variance gap by target, stacked from its brackets.
+
+    At the clean end each bracket with its 95 % interval.
 
     Where there are spectra, also the brackets at high frequencies in dB and by frequency.
     """

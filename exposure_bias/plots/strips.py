@@ -64,8 +64,9 @@ def strip(
 
 
 def kept(recording: Recording) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-    """The chain's kept samples by row of `ROWS`, (sample, level, *shape), and their places among
-    the recorded steps.
+    """The chain's kept samples by row of `ROWS`, (sample, level, *shape).
+
+    Their places among the recorded steps come second.
 
     Raises InputError where none are kept.
     """

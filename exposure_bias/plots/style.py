@@ -22,8 +22,9 @@ DPI = 300
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Readable at a paper's column width, safe for colour-blind readers, fonts embedded in
-    PDFs."""
+    """Readable at a paper's column width, safe for colour-blind readers.
+
+    Fonts are embedded in PDFs."""
     settings = {
         **sns.axes_style("ticks"),
         **sns.plotting_context("paper"),
@@ -81,8 +82,9 @@ def grid(
     most: float = 2 * COLUMN,
     **options: Any,
 ) -> tuple[Figure, Any]:
-    """A grid of small panels, an array (rows, columns) of Axes: those given, or a new figure's, at
-    most so many inches wide.
+    """A grid of small panels, an array (rows, columns) of Axes.
+
+    Those given, or a new figure's, at most so many inches wide.
     """
     if axes is not None:
         figure, given = panels(rows * columns, axes, column)
@@ -95,8 +97,9 @@ def grid(
 
 
 def plain(axis: Any) -> None:
-    """Numbers as they are on a short logarithmic axis, and none between the powers of ten and
-    their fifths."""
+    """Numbers as they are on a short logarithmic axis.
+
+    There are none between the powers of ten and their fifths."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

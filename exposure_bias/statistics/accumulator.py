@@ -44,8 +44,9 @@ class Batch:
 
     @property
     def precision(self) -> "torch.dtype":
-        """That of a transform of the fields: the network's own, which is what the states carry;
-        else float64.
+        """That of a transform of the fields.
+
+        The network's own, which is what the states carry; else float64.
 
         A sum over samples is float64 in any case.
         """
@@ -120,8 +121,9 @@ class Sums:
         return self.dims[name][:1] == ("sample",)
 
     def merge(self, other: "Sums", rows: slice | None = None) -> None:
-        """Add the sums of other samples; `rows`: where those that are kept by sample go, by default
-        at the end."""
+        """Add the sums of other samples.
+
+        rows: where those that are kept by sample go, by default at the end."""
         for name, values in other.state.items():
             if not self.of_samples(name):
                 self.state[name] += values
@@ -171,8 +173,9 @@ class Accumulator(Sums):
         """Add a batch to the sums of the recorded steps `rows`."""
 
     def _tensor(self, name: str, like: "Tensor") -> "Tensor":
-        """The constant array `self.name` as a tensor of `like`'s device and precision, made once
-        for each."""
+        """The constant array `self.name` as a tensor of `like`'s device and precision.
+
+        Made once for each."""
         key = f"{name}/{like.device}/{like.dtype}"
         if key not in self._tensors:
             import torch

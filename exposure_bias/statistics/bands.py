@@ -73,8 +73,9 @@ class Bands:
 
     @property
     def count(self) -> Array:
-        """Power of unit white noise in each band, (F,): the number of its modes, where rows have
-        length 1.
+        """Power of unit white noise in each band, (F,).
+
+        The number of its modes, where rows have length 1.
 
         An odd side's mirror image makes a Haar row twice as strong or empty.
         """
@@ -85,8 +86,9 @@ class Bands:
         return white
 
     def power(self, states: Array) -> Array:
-        """Σ over a band's modes of |coefficient|², (…, F), for (…, *space), or (…, C, *space) with
-        mixing."""
+        """Σ over a band's modes of |coefficient|², (…, F).
+
+        For (…, *space), or (…, C, *space) with mixing."""
         axes = len(self.matrices)
         if self.mixing is not None:
             states = np.moveaxis(np.tensordot(states, self.mixing, (-axes - 1, 1)), -1, -axes - 1)
@@ -106,8 +108,9 @@ def dct_matrix(n: int) -> NDArray[np.float64]:
 
 
 def fourier_matrix(n: int) -> NDArray[np.float64]:
-    """The orthonormal real Fourier basis of length n, one mode per row: 1, cos 1, sin 1,
-    cos 2, …"""
+    """The orthonormal real Fourier basis of length n, one mode per row.
+
+    1, cos 1, sin 1, cos 2, …"""
     k, i = np.arange(n)[:, None], np.arange(n)[None]
     angle = 2 * np.pi * ((k + 1) // 2) * i / n
     matrix: NDArray[np.float64] = np.sqrt(2 / n) * np.where(k % 2, np.cos(angle), np.sin(angle))
@@ -125,8 +128,9 @@ def hann_window(n: int) -> NDArray[np.float64]:
 
 
 def haar_matrix(n: int) -> NDArray[np.float64]:
-    """One level of the Haar transform, averages then differences; an odd length is extended by its
-    mirror image."""
+    """One level of the Haar transform, averages then differences.
+
+    An odd length is extended by its mirror image."""
     if n == 1:
         return np.ones((1, 1))
     even = n + n % 2
@@ -179,8 +183,9 @@ def default_bases(shape: Sequence[int]) -> tuple[str, ...]:
 
 
 def dct(*space: int) -> Bands:
-    """Radial DCT bands, then one more, `high`, over all modes at ¼ cycle per pixel and above (it
-    overlaps them)."""
+    """Radial DCT bands, then one more, `high`.
+
+    That is over all modes at ¼ cycle per pixel and above (it overlaps them)."""
     return _banded(
         "dct", "frequency", _dct_matrices(space), radial_frequency(*space).ravel(), max(space)
     )
@@ -257,8 +262,9 @@ def _banded(
 
 
 def haar(*space: int) -> Bands:
-    """The sub-bands of one Haar level, L (averages) or H (differences) along each axis: LL, LH, HL,
-    HH of an image."""
+    """The sub-bands of one Haar level.
+
+    L (averages) or H (differences) along each axis: LL, LH, HL, HH of an image."""
     matrices = [haar_matrix(n) for n in space]
     detail = [np.arange(len(m)) >= (len(m) + 1) // 2 for m in matrices]
     number = np.zeros(1, dtype=int)

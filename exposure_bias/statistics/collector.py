@@ -127,8 +127,9 @@ class Collector:
         _check_names(self.accumulators)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
-        """Add one step of a batch of samples, in order to the last; a step that is not recorded is
-        passed over.
+        """Add one step of a batch of samples, in order to the last.
+
+        A step that is not recorded is passed over.
 
         Steps wait until one more would make a block of over BLOCK numbers, or until the last one is
         there."""

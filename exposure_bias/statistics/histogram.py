@@ -12,8 +12,9 @@ MAX_PIXELS = 64
 
 
 def error_edges() -> NDArray[np.float64]:
-    """The BINS + 1 bin edges, in units of the state's own scale √(α²σ̄² + σ²); the outer bins are
-    open.
+    """The BINS + 1 bin edges, in units of the state's own scale √(α²σ̄² + σ²).
+
+    The outer bins are open.
 
     They are even in asinh(ξ/CORE): fine near zero, where ξ lives at the noisy end, and coarse in
     the tails."""

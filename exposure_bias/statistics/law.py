@@ -22,7 +22,9 @@ WHOLE = 0.9  # share of the variance that directions hold which stand for all
 
 
 class Law(NamedTuple):
-    """mean, variance (C, *space) over all images; values (K,) and vectors (K, D) of the covariance,
+    """The data's mean and covariance.
+
+    mean, variance (C, *space) over all images; values (K,) and vectors (K, D) of the covariance,
     largest first.
 
     The covariance is that of at most 8192 evenly spaced images, and of 1024 where D > 4096; K is
@@ -110,8 +112,10 @@ def _directions(
 def _leading(
     data: Data, mean: NDArray[np.float64], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The leading directions of some images, by subspace iteration from a random start (Halko,
-    Martinsson & Tropp 2011, SIAM Rev. 53, 217, algorithms 4.4 and 5.1), a few images at a time."""
+    """The leading directions of some images, by subspace iteration from a random start.
+
+    A few images at a time (Halko, Martinsson & Tropp 2011, SIAM Rev. 53, 217, algorithms 4.4 and
+    5.1)."""
     import torch
 
     size = _at_once(data)

@@ -16,8 +16,9 @@ SIGNS_SEED = 0
 
 
 class PixelMoments(Accumulator):
-    """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel, for one field d of the
-    batch.
+    """Σ d, Σ d² and, with cross=True, Σ d·(x_0 − μ), per step and pixel.
+
+    For one field d of the batch.
 
     On disk, as float32 where states are large: `{field}_sum`, `_square`, `_cross` (step, *state
     axes), over all samples; and `{field}_group_sum`, … (step, group, pixel), for the pixels in
@@ -89,8 +90,9 @@ class CellMoments(Accumulator):
 
 
 def cells_of(shape: State) -> int:
-    """How many cells of equal size a state has, at most 64 in a channel; one pixel's in a
-    vector."""
+    """How many cells of equal size a state has, at most 64 in a channel.
+
+    One pixel's in a vector."""
     channels, *space = shape
     pixels = int(np.prod(space))
     return channels * max(n for n in range(1, MOST_CELLS + 1) if pixels % n == 0)
@@ -99,8 +101,10 @@ def cells_of(shape: State) -> int:
 def grouped_pixels(
     dimension: int, steps: int, arrays: int, budget: int, seed: int
 ) -> NDArray[np.int64]:
-    """The pixels whose moments are kept by group: all, or as many seeded ones as fit `budget` bytes
-    for `arrays`, between 64 and 576; fewer are among more."""
+    """The pixels whose moments are kept by group.
+
+    All, or as many seeded ones as fit `budget` bytes for `arrays`, between 64 and 576; fewer are
+    among more."""
     room = int(np.clip(budget // (8 * GROUPS * steps * arrays), LEAST_PIXELS, MOST_PIXELS))
     if room >= dimension:
         return np.arange(dimension)

@@ -8,8 +8,9 @@ from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
 
 
 class Projections(Accumulator):
-    """Σ p, Σ p² and, with cross=True, Σ p·p_0 by group; p and p_0 project the state and x_0 − μ on
-    `directions` (K, D).
+    """Σ p, Σ p² and, with cross=True, Σ p·p_0 by group.
+
+    p and p_0 project the state and x_0 − μ on `directions` (K, D).
 
     On disk: `state_projection_sum`, `state_projection_square`, `state_projection_cross`
     (step, group, direction).

@@ -98,8 +98,9 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
 
 
 def save_network(model: Denoiser, folder: Path) -> None:
-    """Write the weights so that `load_model` reads them back: a diffusers pipeline where the
-    network is diffusers'."""
+    """Write the weights so that `load_model` reads them back.
+
+    A diffusers pipeline where the network is diffusers'."""
     net: Any = _plain_unet(model.net) if model.schedule.parameterisation == "vp" else None
     if net is None:
         from safetensors.torch import save_file
@@ -117,8 +118,9 @@ def save_network(model: Denoiser, folder: Path) -> None:
 
 
 def _plain_unet(net: Any) -> Any:
-    """A UNet2DModel itself; one of a subclass that computes what that does, as one; None for
-    others, which diffusers could not make again."""
+    """A UNet2DModel itself; one of a subclass that computes what that does, as one.
+
+    None for others, which diffusers could not make again."""
     base: Any = next((c for c in type(net).__mro__ if c.__name__ == "UNet2DModel"), None)
     if base is None or type(net) is base:
         return net if base is not None else None
@@ -133,8 +135,9 @@ def _plain_unet(net: Any) -> Any:
 
 
 def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool = False) -> Any:
-    """diffusers' DDPMScheduler of a vp schedule: by its name where diffusers has it, else by its
-    betas."""
+    """diffusers' DDPMScheduler of a vp schedule.
+
+    It goes by its name where diffusers has it, else by its betas."""
     from diffusers import DDPMScheduler
 
     steps = len(schedule)

@@ -28,8 +28,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False) -> Any:
-    """A fresh `UNet2DModel` for images of shape (C, H, W): a preset's name, a JSON file of its
-    options, or the options.
+    """A fresh `UNet2DModel` for images of shape (C, H, W).
+
+    Given are a preset's name, a JSON file of its options, or the options.
 
     Raises InputError for an unknown preset, an unreadable file, or options that do not fit the
     images."""

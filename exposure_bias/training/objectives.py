@@ -207,8 +207,9 @@ def _gammas(name: str, gamma: Any, count: int) -> NDArray[np.float64] | None:
 
 
 def target(prediction_type: str, draw: Draw) -> Tensor:
-    """a x_0 + b ε: what a network of this type should say at x_t
-    (`schedules.prediction_coefficients`)."""
+    """a x_0 + b ε: what a network of this type should say at x_t.
+
+    See `schedules.prediction_coefficients`."""
     if prediction_type == "epsilon":
         return draw.eps
     if prediction_type == "sample":
@@ -234,8 +235,9 @@ def by_sample(values: Tensor, like: Tensor) -> Tensor:
 def jacobian_norm(
     net: Network, y: Tensor, timestep: Tensor, probe: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The network's output at y and ‖Jᵀ v‖² of each image, (B,), whose mean over probes v = ±1 is
-    ‖∂output/∂y‖_F².
+    """The network's output at y and ‖Jᵀ v‖² of each image, (B,).
+
+    Its mean over probes v = ±1 is ‖∂output/∂y‖_F².
 
     Differentiable once more. On the CPU the fused attention has no second derivative, hence
     PyTorch's MATH backend."""
@@ -251,8 +253,10 @@ def jacobian_norm(
 def variational_bits(
     schedule: Schedule, draw: Draw, y: Tensor, epsilon: Tensor, between: Tensor
 ) -> Tensor:
-    """L_t of each image in bits per number, (B,): KL(q(x_{t−1} | x_t, x_0) ‖ p_θ), at t = 0 −log
-    p_θ(x_0 | x_1), with x_t = y, the state that the network saw.
+    """L_t of each image in bits per number, (B,).
+
+    KL(q(x_{t−1} | x_t, x_0) ‖ p_θ), at t = 0 −log p_θ(x_0 | x_1), with x_t = y, the state that the
+    network saw.
 
     between: log v = log β̃ + (between + 1)/2 (log β − log β̃). At t = 0, where β̃ = 0, that of t =
     1 stands in. Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 5-8 and 15; the likelihood as Ho et

@@ -204,8 +204,9 @@ def train(
 
 
 def divide(data: Any, held_out: float) -> tuple[Data, Data | None]:
-    """Training and held-out images: the bundled data's splits, or a share of the others, the same
-    in every run."""
+    """Training and held-out images, the same in every run.
+
+    The bundled data's splits, or a share of the others."""
     if isinstance(data, str) and data in sources.BUNDLED:
         data = load_data(data, "train")
     data = load_data(data)
@@ -234,8 +235,9 @@ def denoiser(
     settings: Settings,
     learned_variance: bool = False,
 ) -> Denoiser:
-    """The denoiser that `train` starts from (its parameters); raises InputError where it does not
-    fit the data."""
+    """The denoiser that `train` starts from (its parameters).
+
+    Raises InputError where it does not fit the data."""
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {schedule!r}: allowed are {', '.join(SCHEDULES)}")
@@ -468,8 +470,9 @@ class _Run:
         return text.getvalue()
 
     def save_samples(self, path: Path) -> None:
-        """Sixteen samples of the EMA network, 50 steps of DDIM from the same noise each time, as a
-        PNG."""
+        """Sixteen samples of the EMA network, as a PNG.
+
+        50 steps of DDIM from the same noise each time."""
         from PIL import Image
 
         model = self.denoiser()
@@ -581,8 +584,9 @@ class _Order:
 
 
 def seed_of(*parts: Any) -> int:
-    """32 bits, all that torch's generator on the CPU keeps of a seed, that are a pure function of
-    the parts."""
+    """32 bits that are a pure function of the parts.
+
+    All that torch's generator on the CPU keeps of a seed."""
     name = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
 
@@ -599,8 +603,9 @@ def learning_rate_factor(iteration: int, settings: Settings) -> float:
 def loss_by_level(
     model: Denoiser, data: Data, bins: int = 10, seed: int = 0, limit: int | None = None
 ) -> NDArray[np.float64]:
-    """The ddpm loss in `bins` equal ranges of the schedule, (bins,), whatever the model was trained
-    with.
+    """The ddpm loss in `bins` equal ranges of the schedule, (bins,).
+
+    Whatever the model was trained with.
 
     A schedule of fewer levels has a range for each.
 
@@ -664,8 +669,9 @@ def _check(
 
 
 def _warmed_ema(decay: float) -> Any:
-    """An update of averaged weights whose decay grows from 1/10 to `decay` with the number of
-    updates n."""
+    """An update of averaged weights whose decay grows to `decay`.
+
+    It grows from 1/10, with the number of updates n."""
 
     def update(averaged: Any, current: Any, n: Any) -> None:
         now = min(decay, (1 + float(n)) / (10 + float(n)))
