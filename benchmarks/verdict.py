@@ -24,8 +24,10 @@ import pandas as pd
 import torch
 
 import exposure_bias as eb
-from exposure_bias.experiments.budget import Bench, fixed_answer, needed, split
+from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.budget import fixed_answer
 from exposure_bias.experiments.limits import ode
+from exposure_bias.experiments.split import split
 from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.run import Stream
 from exposure_bias.samplers import DDPM, OneStep, Prediction, parse
@@ -207,16 +209,22 @@ def budgets(cell: dict[str, Any], samplers: tuple[str, ...] = SAMPLERS) -> Itera
             continue  # it explodes there, and says so
         bench = Bench(setup, 512, limits=limits)
         here = split(bench, setup, "chain").at("gap")
-        score, error = here["score"]
         yield {
             **cell,
             "sampler": sampler,
             "limit": setup.sampler.limit,
             **{k: v[0] for k, v in here.items()},
             **{f"{k}_se": v[1] for k, v in here.items()},
-            "answer": fixed_answer(score, error, here["bias"], MARGIN),
-            "needed": needed(cell["n"], score, error, MARGIN),
         }
+
+
+def answered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose limit is known, with the budget's answer to each."""
+    rows = rows[np.isfinite(rows["score_se"])]
+    numbers = rows[["score", "score_se", "bias", "bias_se"]].itertuples(index=False)
+    return rows.assign(
+        answer=[fixed_answer(score, se, bias, MARGIN) for score, se, *bias in numbers]
+    )
 
 
 @cache
@@ -294,8 +302,7 @@ def covered(cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def table(rows: pd.DataFrame, repeated: pd.DataFrame) -> str:
     """What was answered of exact and of wrong models, and how well the intervals hold."""
-    unknown = rows["score_se"].isna()
-    rows = rows[~unknown]
+    rows, repeated = answered(rows), answered(repeated)
     exact, wrong = rows[rows["error"] == "exact"], rows[rows["error"] != "exact"]
     accused = exact["answer"].str.startswith("score error")
     z = exact["score"] / exact["score_se"]
@@ -427,7 +434,7 @@ def run(todo: Iterator[dict[str, Any]], measure: Any, out: Path, minutes: float)
         rows = pd.DataFrame(list(measure(cell)))
         rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.6g")
         done += 1
-        print(cell, " ".join(rows["sampler"] + ": " + rows["answer"]), flush=True)
+        print(cell, " ".join(rows["sampler"]), flush=True)
     print(f"{done} cells in {time.monotonic() - since:.0f} s")
 
 

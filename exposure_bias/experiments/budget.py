@@ -24,7 +24,7 @@ that errors fall as 1/k (1/k²). A part of the samples also walks the next coars
 the SDE (c₁ − c₂)/(c₂ − c₄) should be 2, for the ODE (h₁ − h₂)/(h₂ − h₄) 4. The part of the
 difference that does not fall so, Δ = (c₁ − c₂) − 2 (c₂ − c₄), is to next order three times the
 error of the extrapolation; where it is beyond its own error and beyond a share of the margin, the
-steps are too coarse to extrapolate from.
+steps are too coarse to extrapolate from, unless the sign of the score error survives twice of it.
 
 *Answers*, with a margin m: a score error, with its sign, where the 95 % interval of G∞ excludes 0;
 none larger than m where |G∞| + t₉₅ se < m (two one-sided tests, t with 15 degrees of freedom); else
@@ -175,11 +175,13 @@ def fixed_answer(score: float, error: float, bias: tuple[float, float], margin: 
     """
     if not np.isfinite(error):
         return Answer.OPEN
-    if too_coarse(*bias, margin, error):
-        return Answer.COARSE
-    # What the order check could not rule out counts as well, as far as it is more than noise.
-    if abs(score) > T_QUANTILE * error:
+    coarse = too_coarse(*bias, margin, error)
+    # A sign that twice the extrapolation's error would not change stands.
+    doubt = 2 * abs(bias[0]) if coarse else 0.0
+    if abs(score) - doubt > T_QUANTILE * error:
         return Answer.POSITIVE if score > 0 else Answer.NEGATIVE
+    if coarse:
+        return Answer.COARSE
     return Answer.NONE if abs(score) + T_ONE_SIDED * error < margin else Answer.OPEN
 
 
