@@ -8,8 +8,8 @@ A *cell* is a law, a schedule, a number of steps and a model: the exact denoiser
 known error. Cells are drawn at random, so that whatever has been run is a fair sample.
 
 *Coverage* repeats a few cells with new images and noise each time and asks how often an interval
-holds the truth. That is measured by brute force: 32,768 other samples, noise of another generator,
-and for the limit 64 small steps in place of each."""
+holds the truth. That is measured by brute force: 16,384 other samples, noise of another generator,
+and for the limit 32 small steps in place of each."""
 
 import argparse
 import time
@@ -242,7 +242,7 @@ def truth(name: str, schedule: str, steps: int, error: str, sampler: str) -> tup
 def _limit(name: str, schedule: str, steps: int, error: str, sde: bool) -> float:
     model, draw, variance = model_and_law({"law": name, "schedule": schedule, "error": error})
     levels = model.schedule.levels(steps)
-    fine, places = model.schedule.refined(levels, 64 if sde else 8, True)
+    fine, places = model.schedule.refined(levels, 32 if sde else 8, True)
     end: OneStep = DDPM() if sde else ode(model.schedule, levels)
     return _walked(end, fine[: int(places[-2]) + 1], model, draw, variance)
 
@@ -253,7 +253,7 @@ def _walked(
     model: eb.Denoiser,
     draw: Any,
     variance: Any,
-    n: int = 32_768,
+    n: int = 16_384,
     batch: int = 4096,
 ) -> float:
     """The gap at the end of chains of fresh samples."""
@@ -345,8 +345,8 @@ def table(rows: pd.DataFrame, repeated: pd.DataFrame) -> str:
         "## Coverage",
         "",
         "How often 95 % intervals hold the truth: the same cells again and again with other images",
-        "and noise, n = 512, against 32,768 samples of other images and another generator's noise,",
-        "the limit from 64 steps (ODE: 8) in place of each.",
+        "and noise, n = 512, against 16,384 samples of other images and another generator's noise,",
+        "the limit from 32 steps (ODE: 8) in place of each.",
         "",
         *_coverage(repeated),
         "",
