@@ -1,18 +1,14 @@
 """A diffusers scheduler driven from our loop: how it steps, and what its rehearsal finds.
 
 *Steps.* A step ends where the scheduler keeps a state. Heun's predictor, KDPM2's mid-point and the
-Runge-Kutta stages
-of PNDM are calls within a step, as in our own `heun`; the states of multistep and singlestep
-solvers are all kept. So a
-chain of T′ steps has T′ + 1 entries whatever a step costs. The last entry is the level where the
-scheduler stops: clean
-for most, ᾱ_0 with `set_alpha_to_one=False`, σ_min with `final_sigmas_type="sigma_min"`; it bears
-the clean label.
+Runge-Kutta stages of PNDM are calls within a step, as in our own `heun`; the states of multistep
+and singlestep solvers are all kept. So a chain of T′ steps has T′ + 1 entries whatever a step
+costs. The last entry is the level where the scheduler stops: clean for most, ᾱ_0 with
+`set_alpha_to_one=False`, σ_min with `final_sigmas_type="sigma_min"`; it bears the clean label.
 
 *Rehearsal.* Without clipping a step is linear in the state, in x̂_0 and in its noise. So the
-scheduler runs once, before
-any network does, on the responses to a unit x_0, a unit start and a unit noise at each step, with
-x_0 as prediction.
+scheduler runs once, before any network does, on the responses to a unit x_0, a unit start and a
+unit noise at each step, with x_0 as prediction.
 This finds the steps and levels, whether noise is drawn at all, and the teacher chain's law without
 Monte Carlo: its
 mean a_k x_0 and its residual variance v_k, to be compared with α_k x_0 and σ_k². `teacher_error` is

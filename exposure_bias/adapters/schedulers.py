@@ -14,10 +14,8 @@ Such a state is at no level at which it could be compared with x_t: the rehearsa
 and the scheduler is refused with an option of its own that cures it, found by trying (`_cure`).
 
 *Clipping.* A class named by a string clips as our `clip` says. An object that clips by itself
-(`clip_sample`, with its
-`clip_sample_range`) goes on doing so: DDIM keeps ε̂ after the clip, the others derive it again, and
-the recorded
-predictions are clipped alike.
+(`clip_sample`, with its `clip_sample_range`) goes on doing so: DDIM keeps ε̂ after the clip, the
+others derive it again, and the recorded predictions are clipped alike.
 
 Classes and options: https://huggingface.co/docs/diffusers/api/schedulers/overview
 """
