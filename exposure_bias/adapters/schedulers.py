@@ -23,7 +23,7 @@ Classes and options: https://huggingface.co/docs/diffusers/api/schedulers/overvi
 import copy
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -45,6 +45,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
 from exposure_bias.samplers import Sampler
+from exposure_bias.schedules import Schedule
 
 # The parameterisations of networks that a class can sample from.
 SUPPORTED = {
@@ -227,7 +228,17 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
     eta = options.pop("eta", None) if eta_in_step else None
     if eta is not None and not (isinstance(eta, int | float) and 0 <= eta <= 1):
         raise InputError(f"{name} takes 0 ≤ eta ≤ 1, got {eta!r}")
-    free = sorted(allowed - {*FROM_MODEL, *FROM_CLIP} | ({"eta"} if eta_in_step else set()))
+    free = allowed - {*FROM_MODEL, *FROM_CLIP} | ({"eta"} if eta_in_step else set())
+    _check_options(options, name, allowed, sorted(free))
+    given = {k: v for k, v in _of_model(schedule, prediction_type).items() if k in allowed}
+    with no_deprecations():
+        return cls(**given | options), eta
+
+
+def _check_options(
+    options: Iterable[str], name: str, allowed: Container[str], free: Sequence[str]
+) -> None:
+    """Raise InputError for an option that the class does not have, or that is not the user's."""
     for option in options:
         if option in FROM_CLIP and option in allowed:
             raise InputError(
@@ -242,14 +253,18 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
             )
         if option not in free:
             raise InputError(f"{name} has no option {option!r}: allowed are {', '.join(free)}")
+
+
+def _of_model(schedule: Schedule, prediction_type: str) -> dict[str, Any]:
+    """The options that a model decides, for every class that has them."""
     # The singlestep solver's own default is impossible with its default end, and it says so at
     # length.
     given: dict[str, Any] = {
         "prediction_type": prediction_type,
         "snr_shift_scale": 1.0,
         "lower_order_final": True,
+        "clip_sample": False,
     }
-    given["clip_sample"] = False
     if schedule.parameterisation == "vp":
         abar = schedule.alpha**2
         given["trained_betas"] = (1 - abar / np.append(1.0, abar[:-1])).tolist()
@@ -262,8 +277,7 @@ def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, fl
         given["prediction_type"] = "epsilon"
     else:
         given["use_flow_sigmas"] = True
-    with no_deprecations():
-        return cls(**{key: value for key, value in given.items() if key in allowed} | options), eta
+    return given
 
 
 def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
@@ -300,8 +314,13 @@ def _check_type(scheduler: Any, name: str, model: Denoiser) -> None:
     if variance.startswith("learned") and not takes_variance:
         cure = "use fixed_small" if name.startswith("DDPM") else "leave variance_type out"
         raise InputError(f"{name} with variance_type={variance} does not fit this model: {cure}")
-    if schedule.parameterisation != "vp":
-        return
+    if schedule.parameterisation == "vp":
+        _check_betas(scheduler, name, schedule)
+
+
+def _check_betas(scheduler: Any, name: str, schedule: Schedule) -> None:
+    """Raise InputError where a scheduler's noise schedule is not the model's."""
+    config = scheduler.config
     if len(schedule) != config.num_train_timesteps:
         raise InputError(
             f"{name} has {config.num_train_timesteps} training timesteps, but the model was trained"

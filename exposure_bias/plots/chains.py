@@ -37,26 +37,7 @@ def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -
             named["errors"].plot(start, 2 * results["S_gaussian"], **REFERENCE)
         named["errors"].set(ylabel="mean squared error per pixel", yscale="log")
         if calibrated:
-            axis = named["calibration"]
-            drawn = axis.plot(
-                results["timestep"], results["W_over_U"], marker="o", markersize=3, label="model"
-            )
-            axis.fill_between(
-                results["timestep"],
-                results["W_over_U_low"],
-                results["W_over_U_high"],
-                alpha=0.3,
-                color=drawn[0].get_color(),
-            )
-            if "W_gaussian" in results:
-                axis.plot(
-                    results["timestep"],
-                    results["W_gaussian"] / results["U_gaussian"],
-                    label="Gaussian ref.",
-                    **REFERENCE,
-                )
-            axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
-            axis.set(ylabel="spread / skill, W/U")
+            _calibration(named["calibration"], results)
             _band(named["excess"], results, "U_minus_S_relative", "model")
             named["excess"].axhline(0, color="0.7", linewidth=0.8, zorder=0)
             named["excess"].set(
@@ -70,6 +51,19 @@ def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -
             legend(named[name])
         _depth(named["depth"], results)
     return figure
+
+
+def _calibration(axis: Any, results: xr.Dataset) -> None:
+    """Spread over skill by start, with its interval."""
+    start = results["timestep"]
+    drawn = axis.plot(start, results["W_over_U"], marker="o", markersize=3, label="model")
+    low, high = results["W_over_U_low"], results["W_over_U_high"]
+    axis.fill_between(start, low, high, alpha=0.3, color=drawn[0].get_color())
+    if "W_gaussian" in results:
+        reference = results["W_gaussian"] / results["U_gaussian"]
+        axis.plot(start, reference, label="Gaussian ref.", **REFERENCE)
+    axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    axis.set(ylabel="spread / skill, W/U")
 
 
 def _band(axis: Any, results: xr.Dataset, name: str, label: str) -> None:

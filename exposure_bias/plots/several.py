@@ -40,21 +40,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
                 axis.axhspan(float(low), float(high), color="0.9", linewidth=0)
             axis.axhline(floor, label="real against real", **REFERENCE)
             for i in range(lines.sizes["line"]):
-                line = lines.isel(line=i)
-                coordinates = [
-                    dim
-                    for dim in ("model", "sampler", "length")
-                    if dim in line.coords and dim != along
-                ]
-                called = ", ".join(str(line[dim].values) for dim in coordinates)
-                (drawn,) = axis.plot(
-                    line[along], line[name], marker="o", markersize=3, label=called
-                )
-                if f"{name}_se" in line:
-                    low, high = interval(line, name)
-                    axis.fill_between(
-                        line[along], low, high, color=drawn.get_color(), alpha=0.2, linewidth=0
-                    )
+                _quality(axis, lines.isel(line=i), name, along)
             axis.set(
                 xlabel="training iteration" if along == "iteration" else "chain length $T'$",
                 ylabel=wrapped(label),
@@ -67,6 +53,17 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
                 axis.minorticks_off()
         below(figure, places[0], axes, column)
     return figure
+
+
+def _quality(axis: Any, line: xr.Dataset, name: str, along: str) -> None:
+    """One model's and sampler's curve of a measure, with its interval where it has one."""
+    others = [d for d in ("model", "sampler", "length") if d in line.coords and d != along]
+    called = ", ".join(str(line[dim].values) for dim in others)
+    (drawn,) = axis.plot(line[along], line[name], marker="o", markersize=3, label=called)
+    if f"{name}_se" in line:
+        low, high = interval(line, name)
+        colour = drawn.get_color()
+        axis.fill_between(line[along], low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
