@@ -85,9 +85,9 @@ class Denoiser:
     bias".
 
     computed: what `computed_with` was asked for, else empty. Adapters set two more attributes.
-    source: where a model of the hub came from, {"repo",
-    "revision", "commit", "files": {name: sha256}}, else None. note: what a reader of its numbers
-    must know, for example that it was trained on other noise, else empty.
+    source: where a model of the hub came from, {"repo", "revision", "commit", "files": {name:
+    sha256}}, else None. note: what a reader of its numbers must know, for example that it was
+    trained on other noise, else empty.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
@@ -419,9 +419,8 @@ def evaluating(net: Any) -> Iterator[None]:
     Anything else is left alone.
 
     Each submodule goes back to the mode that it was in, also where that is not its parent's. Inside
-    such a context of
-    the same module another costs nothing: a run opens one, and each of its calls then need not ask
-    every submodule."""
+    such a context of the same module another costs nothing: a run opens one, and each of its calls
+    then need not ask every submodule."""
     if not isinstance(net, torch.nn.Module) or id(net) in _EVALUATED:
         yield
         return

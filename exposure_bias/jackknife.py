@@ -16,8 +16,7 @@ for what is correlated as these curves are.
 
 *Distances between two sets* have a bias that deletion also measures. With θ_g and θ_gh the distance
 without one and without two groups, E θ = θ_∞ + b/N + …, and deleting 1/G of both sets multiplies
-the
-bias by G/(G − 1), so that
+the bias by G/(G − 1), so that
 
     corrected  θ_J = G θ − (G − 1) θ̄,   θ̄ = mean_g θ_g        (Quenouille; ibid., ch. 10)
     se²        v − v₂,   v = (G − 1)/G Σ_g (θ_g − θ̄)²

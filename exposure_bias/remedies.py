@@ -12,9 +12,9 @@ training at the level t' whose noise-to- signal ratio σ'/α' is √(1 + γ²) �
 gives it for nothing. On a vp schedule t' has another α, hence the factor α'/α on the input.
 
 Time shift evaluates at t_s = argmin_{|τ − t| ≤ w/2} |Var(x) − σ_τ²| for t beyond a cutoff, Var
-being each sample's own
-over all its numbers: the published rule, which matches the total variance, signal and all. Here it
-changes the level that the network is told; the sampler keeps the coefficients of t.
+being each sample's own over all its numbers: the published rule, which matches the total variance,
+signal and all. Here it changes the level that the network is told; the sampler keeps the
+coefficients of t.
 
 A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its
 `weight_hash` differs from the model's, so that recordings of the two never merge. As text

@@ -25,7 +25,7 @@ that a stranger's works wherever ours do, and diffusers' schedulers are samplers
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import hypot, log, sqrt
@@ -397,7 +397,8 @@ def _stranger(text: str) -> Sampler:
     """The sampler of `module:Class[:KEY=VALUE,…]`, values in JSON or plain text."""
     module, name, *rest = text.split(":", 2)
     cls = imported(f"{module}:{name}", "sampler")
-    options = dict(_option(part, text) for part in rest[0].split(",") if part) if rest else {}
+    given = rest[0].split(",") if rest else []
+    options = dict(option(part, repr(text), "module:Class") for part in given if part)
     try:
         made = cls(**options)
     except TypeError as error:
@@ -405,16 +406,22 @@ def _stranger(text: str) -> Sampler:
     return checked(made)
 
 
-def _option(part: str, text: str) -> tuple[str, Any]:
-    key, equals, value = part.partition("=")
+def option(
+    text: str, of: str, form: str, words: Mapping[str, Any] | None = None
+) -> tuple[str, Any]:
+    """The key and the value of "key=value": JSON, else one of `words`, else text.
+
+    of: whose option it is; form: how the whole begins. Raises InputError without an equals sign.
+    """
+    key, equals, value = text.partition("=")
     if not equals:
         raise InputError(
-            f"cannot read the option {part!r} of {text!r}: write module:Class:key=value,key=value"
+            f"cannot read the option {text!r} of {of}: write {form}:key=value,key=value"
         )
     try:
         return key, json.loads(value)
     except ValueError:
-        return key, value
+        return key, (words or {}).get(value, value)
 
 
 def specification(sampler: Any) -> str:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -383,9 +383,15 @@ def made(**extra: Any) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **_versions(),
         **extra,
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """The packages' versions; to find them takes as long as a small chain's step."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def _spacing(spacing: str, levels: Sequence[Level], model: Denoiser, steps: int) -> Spacing:

@@ -2,6 +2,7 @@
 are affine, so that every part is known."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def gap_of(sampler: Any, scale: float, levels: tuple[Level, ...], last: Level) -
     return float(variance.sum() / (last.alpha**2 * VARIANCES + last.sigma**2).sum() - 1)
 
 
+@cache
 def closed_form(name: str, steps: int, scale: float) -> dict[str, float]:
     """The parts, the limit from 64 times finer chains."""
     levels = LINEAR.levels(steps)
@@ -257,7 +259,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], says: str) -> Non
 
 
 def test_a_budget_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, options = images(256), {"steps": 5, "n": 256, "batch_size": 128}
+    data, options = images(256), {"steps": 5, "n": 256, "batch_size": 128, "restarts": (500,)}
     straight = eb.error_budget(oracle(), data, folder=tmp_path / "straight", **options)
     true, calls = eb.oracles.GaussianOracle.__call__, [0]
 

@@ -19,8 +19,9 @@ import diffusers
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from networks import dit, fails, unet
 from PIL import Image
-from test_diffusers_adapter import dit, fails, folder, unet
+from test_diffusers_adapter import folder
 
 import exposure_bias as eb
 from exposure_bias.adapters import hub

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from libraries import SHAPE, AffineProbPath, EDMPrecond, GaussianDiffusion, Net, Scheduler
+from networks import POOLED, PROMPT, dit, fails, random, sd3, text_unet, unet, vae
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -36,94 +37,6 @@ BATCH, STEPS = 4, 6
 IDS = list(range(BATCH))
 IMAGES = (1, 8, 8)
 LATENTS = (4, 8, 8)
-
-
-def fails(message: str) -> Any:
-    return pytest.raises(eb.InputError, match=message)
-
-
-def unet(channels: int = 1, out_channels: int | None = None, **options: Any) -> Any:
-    torch.manual_seed(1)
-    return diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=channels,
-        out_channels=out_channels or channels,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        mid_block_type=None,
-        **options,
-    )
-
-
-def text_unet() -> Any:
-    torch.manual_seed(2)
-    return diffusers.UNet2DConditionModel(
-        in_channels=4,
-        out_channels=4,
-        cross_attention_dim=8,
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-
-
-def dit() -> Any:
-    torch.manual_seed(3)
-    return diffusers.DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        norm_num_groups=4,
-        num_embeds_ada_norm=1000,
-    )
-
-
-def sd3() -> Any:
-    torch.manual_seed(4)
-    return diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        caption_projection_dim=16,
-        pooled_projection_dim=6,
-        out_channels=4,
-        pos_embed_max_size=8,
-    )
-
-
-def vae() -> Any:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    ).eval()
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-PROMPT = {"prompt_embeds": random(1, 3, 8), "negative_prompt_embeds": random(1, 3, 8, seed=1)}
-POOLED = {
-    "pooled_prompt_embeds": random(1, 6, seed=2),
-    "negative_pooled_prompt_embeds": random(1, 6, seed=3),
-}
 
 
 class TextPipeline(diffusers.DiffusionPipeline):

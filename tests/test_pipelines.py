@@ -16,8 +16,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from networks import PROMPT, dit, fails, sd3, text_unet
 from safetensors.torch import load_file, save_file
-from test_diffusers_adapter import PROMPT, dit, fails, folder, positive, sd3, text_unet
+from test_diffusers_adapter import folder, positive
 
 import exposure_bias as eb
 from exposure_bias.adapters import adm, pipelines, weights

@@ -182,7 +182,7 @@ def test_prior_mismatch(data):
 
 
 def test_independent_of_batches(oracle):
-    data = images(90)
+    data = images(30)
     one, other = (eb.telescope(oracle, data, steps=6, batch_size=b) for b in (7, 1000))
     for name in one:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-8, atol=1e-10, err_msg=name)

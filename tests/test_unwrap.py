@@ -13,7 +13,8 @@ import libraries
 import pytest
 import torch
 from libraries import SHAPE, EDMPrecond, GaussianDiffusion, Net
-from test_diffusers_adapter import PROMPT, fails, folder, positive, text_unet, unet
+from networks import PROMPT, fails, text_unet, unet
+from test_diffusers_adapter import folder, positive
 from torch import nn
 
 import exposure_bias as eb

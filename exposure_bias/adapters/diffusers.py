@@ -87,11 +87,10 @@ def adapt(
 
     Networks: UNet2DModel and DiTTransformer2DModel, whose class labels come with the data;
     UNet2DConditionModel and SD3Transformer2DModel, whose embeddings are given here, once for all
-    samples, as the pipeline's `encode_prompt`
-    returns them: prompt_embeds (1, tokens, width); pooled_prompt_embeds (1, width) for SD3 and
-    SDXL; add_time_ids (1, 6) for SDXL. guidance_scale: w > 1 guides, away from the negative
-    embeddings or from DiT's null class; None and 1 do not. prediction_type: for a scheduler that
-    does not say.
+    samples, as the pipeline's `encode_prompt` returns them: prompt_embeds (1, tokens, width);
+    pooled_prompt_embeds (1, width) for SD3 and SDXL; add_time_ids (1, 6) for SDXL. guidance_scale:
+    w > 1 guides, away from the negative embeddings or from DiT's null class; None and 1 do not.
+    prediction_type: for a scheduler that does not say.
 
     Networks may be wrapped (`unwrap`) and of subclasses. A folder's weights are read as float32 and
     from safetensors only; nothing is unpickled and no code of a repository runs (`pipelines`,

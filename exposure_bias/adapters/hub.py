@@ -3,15 +3,11 @@
 As "org/name", "org/name@revision" or "org/name:split".
 
 *Models.* Only the denoiser's own files are fetched: JSON, and one set of safetensors weights
-(`pipelines`). No code of
-a repository runs and nothing is unpickled. A branch or tag is resolved once, and every file is of
-the commit that it
-then names; that commit and the SHA-256 of each file stand in the model's `source`. Downloads go
-through
-huggingface_hub: with a bar, resumed where they broke off, into its cache, from which they come
-without a network or
-with HF_HUB_OFFLINE=1. Weights are kept in the cache under their SHA-256: a file that differs from
-it is refused.
+(`pipelines`). No code of a repository runs and nothing is unpickled. A branch or tag is resolved
+once, and every file is of the commit that it then names; that commit and the SHA-256 of each file
+stand in the model's `source`. Downloads go through huggingface_hub: with a bar, resumed where they
+broke off, into its cache, from which they come without a network or with HF_HUB_OFFLINE=1. Weights
+are kept in the cache under their SHA-256: a file that differs from it is refused.
 
 *Images* go through `datasets`, an extra, whose versions from 4 on run no code of a repository
 either.

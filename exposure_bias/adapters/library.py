@@ -14,8 +14,8 @@ def library(name: str, proof: str, install: str) -> ModuleType:
     """An imported library, which has `proof` among its names.
 
     install: what pip calls it. Raises InputError in one line where it is missing, fails to import,
-    or is another file
-    of that name: a script called diffusers.py in the working folder is what Python finds first.
+    or is another file of that name: a script called diffusers.py in the working folder is what
+    Python finds first.
     """
     try:
         module = importlib.import_module(name)

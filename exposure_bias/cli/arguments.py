@@ -5,6 +5,11 @@ import argparse
 Parser = argparse.ArgumentParser
 
 
+def _saved(parser: Parser, words: str, metavar: str = "FILE") -> None:
+    """What an earlier run wrote, to be read in place of a new run."""
+    parser.add_argument("saved", nargs="?", metavar=metavar, help=words)
+
+
 def _running(parser: Parser) -> None:
     parser.add_argument(
         "--model",
@@ -84,6 +89,12 @@ def _data(parser: Parser) -> None:
 
 def _batch_size(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+def _samplers(parser: Parser) -> None:
+    parser.add_argument(
+        "--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler"
+    )
 
 
 def _spacing(parser: Parser) -> None:
@@ -295,12 +306,7 @@ def spectrum(parser: Parser) -> None:
 
 
 def reading(parser: Parser) -> None:
-    parser.add_argument(
-        "saved",
-        nargs="?",
-        metavar="RECORDING",
-        help="what `record` wrote; without it, record first",
-    )
+    _saved(parser, "what `record` wrote; without it, record first", "RECORDING")
     _running(parser)
     _recording(parser)
     _printing(parser)
@@ -317,12 +323,7 @@ def report(parser: Parser) -> None:
 
 
 def strip(parser: Parser) -> None:
-    parser.add_argument(
-        "saved",
-        nargs="?",
-        metavar="RECORDING",
-        help="what `record` wrote; without it, record first",
-    )
+    _saved(parser, "what `record` wrote; without it, record first", "RECORDING")
     _running(parser)
     _recording(parser)
     parser.add_argument("--samples", type=int, default=3, help="rows of three (default: 3)")
@@ -345,15 +346,18 @@ def epsilon_norm(parser: Parser) -> None:
     )
 
 
-def chain_errors(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier -o; without it, run"
-    )
+def _errors(parser: Parser) -> None:
+    """What chain errors take."""
     _running(parser)
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths"
     )
     parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
+
+
+def chain_errors(parser: Parser) -> None:
+    _saved(parser, "errors.nc of an earlier -o; without it, run")
+    _errors(parser)
     parser.add_argument(
         "--pixel", action="append", metavar="P", help="flat index or c,y,x; may be repeated"
     )
@@ -391,14 +395,8 @@ def models(parser: Parser) -> None:
 
 
 def normality(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="errors.nc of an earlier `error-hist -o`"
-    )
-    _running(parser)
-    parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[100, 300, 600, 900], help="chain lengths"
-    )
-    parser.add_argument("--mode", default="chain", help="chain, or single: x0 predicted at once")
+    _saved(parser, "errors.nc of an earlier `error-hist -o`")
+    _errors(parser)
     parser.add_argument(
         "--per-test",
         type=int,
@@ -411,9 +409,7 @@ def normality(parser: Parser) -> None:
 
 
 def _experiment(parser: Parser, kind: str) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help=f"{kind}.nc of an earlier -o; without it, run"
-    )
+    _saved(parser, f"{kind}.nc of an earlier -o; without it, run")
     _running(parser)
     _steps(parser)
     parser.add_argument(
@@ -443,16 +439,12 @@ def telescope(parser: Parser) -> None:
 
 
 def chain_length_fid(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="chain-fid.nc of an earlier -o: read, not run"
-    )
+    _saved(parser, "chain-fid.nc of an earlier -o: read, not run")
     _running(parser)
     parser.add_argument(
         "--against", nargs="+", default=[], metavar="MODEL", help="more models, on the same noise"
     )
-    parser.add_argument(
-        "--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler"
-    )
+    _samplers(parser)
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="chain lengths, up to T (default: 10 20 50 100 300)"
     )
@@ -517,13 +509,9 @@ def _budget(parser: Parser) -> None:
 
 
 def budget(parser: Parser) -> None:
-    parser.add_argument(
-        "saved", nargs="?", metavar="FILE", help="budget.nc of an earlier -o; without it, run"
-    )
+    _saved(parser, "budget.nc of an earlier -o; without it, run")
     _running(parser)
-    parser.add_argument(
-        "--samplers", nargs="+", metavar="SAMPLER", help="several samplers in place of --sampler"
-    )
+    _samplers(parser)
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[50], help="chain lengths (default: 50)"
     )
@@ -533,12 +521,7 @@ def budget(parser: Parser) -> None:
 
 
 def diagnose(parser: Parser) -> None:
-    parser.add_argument(
-        "saved",
-        nargs="?",
-        metavar="RECORDING|MODEL",
-        help="a recording (.nc), read without the network, or a model",
-    )
+    _saved(parser, "a recording (.nc), read without the network, or a model", "RECORDING|MODEL")
     _running(parser)
     _steps(parser, 50)
     _budget(parser)

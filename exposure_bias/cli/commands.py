@@ -54,12 +54,8 @@ def published_delta(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.diagnostics import published_delta
 
-    if options.start == "noise" and not options.saved:
-        raise InputError(
-            "delta subtracts x_0 from its own chain, but --start noise pairs nothing: use data, or"
-            " rollouts"
-        )
-    deltas = published_delta.published_delta(_recording(options))
+    recording = _paired(options, "delta subtracts x_0 from its own chain", "use data, or rollouts")
+    deltas = published_delta.published_delta(recording)
     output.show(options, "delta", deltas)
 
 
@@ -77,12 +73,8 @@ def state_error(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.diagnostics import state_error
 
-    if options.start == "noise" and not options.saved:
-        raise InputError(
-            "the state error compares x_hat_t with its own x_t, but --start noise pairs nothing:"
-            " use data"
-        )
-    states = state_error.state_error(_recording(options))
+    recording = _paired(options, "the state error compares x_hat_t with its own x_t", "use data")
+    states = state_error.state_error(recording)
     output.show(options, "state-error", states)
 
 
@@ -438,6 +430,13 @@ def _recording(options: Options) -> "Recording":
 
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
     return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
+
+
+def _paired(options: Options, why: str, cure: str) -> "Recording":
+    """The recording; raises InputError where a new one's chains would begin on noise."""
+    if options.start == "noise" and not options.saved:
+        raise InputError(f"{why}, but --start noise pairs nothing: {cure}")
+    return _recording(options)
 
 
 def _chain(options: Options) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How many threads a command computes with on a CPU, and how they wait. Never the library's doing.
 
-OpenMP's threads spin while they wait: with two commands on two cores each makes the other up to
-six times slower. So the program has them sleep, and takes only as many as a call of the network
-gains from."""
+OpenMP's threads spin while they wait: with two commands on two cores each makes the other up to six
+times slower. So the program has them sleep, and takes only as many as a call of the network gains
+from."""
 
 import os
 import sys

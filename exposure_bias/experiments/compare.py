@@ -16,9 +16,9 @@ diagnostic):
   paired (`state_error`);
 - error_rmse, in the data's units: RMSE of the chain error x_0 − x̂_0, per length (`chain_errors`);
 - gap_score, gap_discretisation, hf_score, hf_discretisation: the network's and the solver's part of
-  gap and hf at the
-  last noisy level (`error_budget`). A remedy that closes the gap and leaves the network's part
-  where it was, or makes it larger, only compensates the solver, and the attribute `answer` says so.
+  gap and hf at the last noisy level (`error_budget`). A remedy that closes the gap and leaves the
+  network's part where it was, or makes it larger, only compensates the solver, and the attribute
+  `answer` says so.
 
 Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed
 alone are one entry, their mean; the standard error over seeds stands beside that over images and a
@@ -139,10 +139,9 @@ def compare(
     ts:20,300". Folders of `train` that differ in the seed only form one entry. data: what
     `load_data` takes. lengths: of the chain errors, none to leave them out, as they are for
     diffusers' schedulers (attribute `no_error_rmse`). device: where the networks go, but for plain
-    functions; by default they stay where they are. speed: how they
-    are computed. budget: split every gap (`experiments.budget`),
-    which takes six chains more a model. folder: where the chains are kept; the same call goes on
-    there. The others as in `record`.
+    functions; by default they stay where they are. speed: how they are computed. budget: split
+    every gap (`experiments.budget`), which takes six chains more a model. folder: where the chains
+    are kept; the same call goes on there. The others as in `record`.
 
     Returns, over (entry) and step or length: the statistics of the module docstring with `_se` over
     images, `_se_seeds` over training seeds (NaN for one); their `_difference` from the first entry,

@@ -101,16 +101,14 @@ def rollouts(
     - S_gaussian (= V), A_gaussian, U_gaussian, W_gaussian: of a perfect denoiser of Gaussian data
       with these steps;
     - bounded: 0 where S exceeds the data's variance by 10 %. There f is worse than the mean image,
-      and
-      U_minus_S, which then says nothing, is NaN;
+      and U_minus_S, which then says nothing, is NaN;
 
     over (start, rank):
 
     - ranks: the share of pixels at which x_0 is above `rank` of the R chains. Ties are split and
       constant pixels left out; an atom of the data, such as black, shows there;
     - ranks_direction: the same along the data's 16 leading eigen-directions. Both signs count, so
-      that
-      the histogram is symmetric;
+      that the histogram is symmetric;
 
     and over (start, depth), NaN where a rollout is shorter:
 

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -55,8 +56,7 @@ def panels(
     rows. height: of a row, in inches. Raises InputError for another number of axes, and for another
     column.
     """
-    if column not in ("single", "double"):
-        raise InputError(f"column is {column!r:.40}: allowed are single, double")
+    width = _width(column)
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(given) != count:
@@ -65,12 +65,20 @@ def panels(
     rows, columns = (count, 1) if column == "single" else (1, count)
     if column == "double" and count > 3:
         rows, columns, widths = 2, -(-count // 2), None
-    size = ((1 if column == "single" else 2) * COLUMN, height * rows)
     ratios = None if column == "single" else widths
-    figure, found = plt.subplots(rows, columns, figsize=size, squeeze=False, width_ratios=ratios)
+    figure, found = plt.subplots(
+        rows, columns, figsize=(width, height * rows), squeeze=False, width_ratios=ratios
+    )
     for spare in found.ravel()[count:]:
         spare.remove()
     return figure, list(found.ravel()[:count])
+
+
+def _width(column: str) -> float:
+    """A figure's width in inches; raises InputError for another column."""
+    if column not in ("single", "double"):
+        raise InputError(f"column is {column!r:.40}: allowed are single, double")
+    return COLUMN if column == "single" else 2 * COLUMN
 
 
 def grid(
@@ -89,10 +97,7 @@ def grid(
     if axes is not None:
         figure, given = panels(rows * columns, axes, column)
         return figure, np.array(given, dtype=object).reshape(rows, columns)
-    if column not in ("single", "double"):
-        raise InputError(f"column is {column!r:.40}: allowed are single, double")
-    width = (1 if column == "single" else 2) * COLUMN
-    size = (min(width, most), height * rows + 0.6)
+    size = (min(_width(column), most), height * rows + 0.6)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
@@ -115,6 +120,28 @@ def legend(axis: Any, columns: int = 2, **options: Any) -> None:
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
     spacing = {"handlelength": 1.4, "columnspacing": 1.0, "labelspacing": 0.3}
     axis.legend(ncols=columns, fontsize=6.5, **(place | spacing | options))
+
+
+def below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
+    """One legend for all panels under a figure of ours; in somebody else's, above the first."""
+    if axes is not None:
+        legend(axis, 1)
+        return
+    most = 3 if column == "double" else 1
+    handles = axis.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=most, fontsize=7)
+
+
+def picture(axis: Any, values: xr.DataArray, top: float) -> Any:
+    """A number for each element of a state, channels averaged.
+
+    An image; a vector or signal as one row, frames side by side."""
+    array = np.asarray(values)
+    array = np.atleast_2d(array if array.ndim == 1 else array.mean(0))
+    if array.ndim == 3:
+        array = np.concatenate(list(array), axis=1)
+    aspect = "auto" if len(array) == 1 else "equal"
+    return axis.imshow(array, vmin=0, vmax=top, cmap="viridis", aspect=aspect)
 
 
 def unless_empty(axis: Any, values: Any) -> None:

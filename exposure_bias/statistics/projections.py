@@ -12,8 +12,8 @@ class Projections(Accumulator):
 
     p and p_0 project the state and x_0 − μ on `directions` (K, D).
 
-    On disk: `state_projection_sum`, `state_projection_square`, `state_projection_cross`
-    (step, group, direction).
+    On disk: `state_projection_sum`, `state_projection_square`, `state_projection_cross` (step,
+    group, direction).
     """
 
     def __init__(self, layout: Layout, directions: NDArray[np.float64], cross: bool) -> None:

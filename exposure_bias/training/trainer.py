@@ -151,8 +151,8 @@ def train(
     learning_rate, seed, …
 
     Raises InputError for what does not fit, settings on resume that are not the run's (it lists
-    them), and a loss or a
-    weight that is not finite: it names the iteration; the last checkpoint is an earlier, good one.
+    them), and a loss or a weight that is not finite: it names the iteration; the last checkpoint is
+    an earlier, good one.
     """
     chosen = Settings(**settings)
     folder = None if out is None else Path(out)
