@@ -3,7 +3,8 @@
 netCDF-4 is HDF5 with conventions, which any netCDF tool reads: a dimension is a dataset that is an
 HDF5 dimension scale, with a number (`_Netcdf4Dimid`); a variable names its dimensions by reference
 (`DIMENSION_LIST`) and by number (`_Netcdf4Coordinates`); `coordinates` names the variables that are
-coordinates (CF 1.11, 5.7). xarray's own writer does the same in ten times the time.
+coordinates (CF 1.11, 5.7). A variable whose encoding has a scale_factor is stored as multiples of
+it in two bytes each (CF 1.11, 8.1). xarray's own writer does the same in ten times the time.
 
 What is read is hostile until it has been looked at. HDF5 can name other files (external storage,
 virtual datasets, soft and external links), load filters from the disk, promise terabytes in a
@@ -26,7 +27,7 @@ NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 TEXT = h5py.string_dtype()
 # HDF5's own, netCDF's and CF's: not a variable's attributes for whoever reads it.
 OURS = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_NCProperties"}
-OURS |= {"_Netcdf4Coordinates", "_FillValue", "coordinates", "dtype"}
+OURS |= {"_Netcdf4Coordinates", "_FillValue", "coordinates", "dtype", "scale_factor"}
 MOST_NAMES, MOST_ATTRIBUTES, MOST_AXES = 2000, 200, 8
 MOST_TEXTS, MOST_NUMBERS = 16, 1000
 ON_DISK = 16  # bytes of a text's place in a variable
@@ -36,6 +37,8 @@ STORED_AS: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.int8),
     np.dtype(np.float16): np.dtype(np.float32),
 }
+SCALED = np.dtype(np.int16)
+MOST_SCALED, MISSING = 32767, -32768
 
 Values = NDArray[Any]
 Spend = Callable[[int, str], None]  # so many bytes are about to be read, and of what
@@ -49,6 +52,7 @@ class Header(NamedTuple):
     dtype: np.dtype[Any]
     attrs: dict[str, Any]
     coordinate: bool
+    scale: float | None = None  # of whose multiples it is stored
 
 
 Headers = dict[str, dict[str, Header]]  # by group, the root's name empty, and by variable
@@ -141,6 +145,11 @@ def _written(group: h5py.Group, name: str, variable: xr.Variable) -> h5py.Datase
     values = np.asarray(variable.values)
     if values.dtype.kind in "UO":
         stored = group.create_dataset(name, data=values.astype(object), dtype=TEXT)
+    elif "scale_factor" in variable.encoding:
+        scale = np.float32(variable.encoding["scale_factor"])
+        stored = group.create_dataset(name, data=_multiples(values, scale))
+        stored.attrs["scale_factor"] = scale
+        stored.attrs["_FillValue"] = SCALED.type(MISSING)
     elif values.dtype in STORED_AS:
         stored = group.create_dataset(name, data=values.astype(STORED_AS[values.dtype]))
         stored.attrs["dtype"] = values.dtype.name
@@ -148,6 +157,12 @@ def _written(group: h5py.Group, name: str, variable: xr.Variable) -> h5py.Datase
         stored = group.create_dataset(name, data=values)
     _write_attributes(stored, variable.attrs)
     return stored
+
+
+def _multiples(values: Values, scale: np.float32) -> Values:
+    """The nearest multiples of `scale`, as far as int16 goes."""
+    nearest = np.clip(np.round(values / scale), -MOST_SCALED, MOST_SCALED)
+    return np.where(np.isnan(nearest), MISSING, nearest).astype(SCALED)
 
 
 def _write_attributes(where: h5py.HLObject, attrs: Mapping[Any, Any]) -> None:
@@ -264,8 +279,8 @@ class _Group:
                 raise InputError(f"the dimensions of {name} are not those of its values")
             attrs = _attributes(stored, name, self.spend)
             is_coordinate = own is not None or name in coordinates
-            meant = _meant(stored, dtype, name, self.spend)
-            headers[name] = Header(along, shapes[name], meant, attrs, is_coordinate)
+            meant, scale = _meant(stored, dtype, name, self.spend)
+            headers[name] = Header(along, shapes[name], meant, attrs, is_coordinate, scale)
         return headers
 
     def dataset(self) -> xr.Dataset:
@@ -273,7 +288,9 @@ class _Group:
         variables: dict[bool, dict[str, xr.Variable]] = {False: {}, True: {}}
         for name, header in self.headers.items():
             values = _values(self.stored[name], header, name, self.spend)
-            variables[header.coordinate][name] = xr.Variable(header.dims, values, header.attrs)
+            encoding = {} if header.scale is None else {"scale_factor": header.scale}
+            made = xr.Variable(header.dims, values, header.attrs, encoding)
+            variables[header.coordinate][name] = made
         return xr.Dataset(variables[False], variables[True], self.attrs)
 
 
@@ -318,14 +335,29 @@ def _values(stored: Any, header: Header, name: str, spend: Spend) -> Values:
     if header.dtype.kind == "O":
         return _texts(stored, header.shape, name, spend)
     kept = np.dtype(np.int8) if header.dtype == bool else header.dtype.newbyteorder("=")
+    kept = kept if header.scale is None else SCALED
     values = np.empty(header.shape, kept)
     if values.size:
         stored.read(h5s.ALL, h5s.ALL, values)  # HDF5 converts what it finds
+    if header.scale is not None:
+        return np.where(values == MISSING, np.float32(np.nan), values * np.float32(header.scale))
     return values.astype(bool) if header.dtype == bool else values
 
 
-def _meant(stored: Any, dtype: np.dtype[Any], name: str, spend: Spend) -> np.dtype[Any]:
-    """What a variable was before it was written."""
+def _meant(
+    stored: Any, dtype: np.dtype[Any], name: str, spend: Spend
+) -> tuple[np.dtype[Any], float | None]:
+    """What a variable was before it was written, and of what it is stored as multiples."""
+    if not h5a.exists(stored, b"scale_factor"):
+        return _named(stored, dtype, name, spend), None
+    scale = _attribute(stored, "scale_factor", name, spend)
+    if dtype != SCALED or not isinstance(scale, np.floating) or not 0 < scale < np.inf:
+        raise InputError(f"{name} is not scaled as this package does it")
+    return np.dtype(np.float32), float(scale)
+
+
+def _named(stored: Any, dtype: np.dtype[Any], name: str, spend: Spend) -> np.dtype[Any]:
+    """The type that an attribute names, where it stands for the one on disk."""
     if not h5a.exists(stored, b"dtype"):
         return dtype
     said = _attribute(stored, "dtype", name, spend)

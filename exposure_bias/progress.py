@@ -56,18 +56,20 @@ class Watch:
         """A loop begins: the first one says what is planned."""
         if not self.total:
             plan = self.plan(setup)
-            self.total = max(plan.samples * plan.calls, 1.0)
-            self.began = self.spoke = time.monotonic()
-            self.say(
-                f"about {rounded(self.total)} network calls: {plan.samples} samples of"
-                f" {plan.calls:.0f} each"
-            )
+            parts = f"{plan.samples} samples of {plan.calls:.0f} each"
+            self.expect(plan.samples * plan.calls, parts)
             images = np.arange(plan.samples) % len(setup.data)
             reason = too_few([Groups(images).count]) if plan.intervals else ""
             if reason:
                 self.say(reason)
         if self.verbose:
             self.say(f"{setup.run.kind}: {setup.n} samples of {evaluations:.0f} steps")
+
+    def expect(self, calls: float, parts: str) -> None:
+        """So many calls are to come, which are these."""
+        self.total, self.done, self.told = max(calls, 1.0), 0.0, False
+        self.began = self.spoke = time.monotonic()
+        self.say(f"about {rounded(self.total)} network calls: {parts}")
 
     def skip(self, calls: float) -> None:
         """So many calls were made by an earlier run."""

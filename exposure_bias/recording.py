@@ -214,7 +214,7 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
             result[name] = (variable.dims, joined)
         elif not variable.attrs.get("constant"):
             total = sum(d[name].values for d in datasets)
-            result[name] = (variable.dims, total, variable.attrs)
+            result[name] = (variable.dims, total, variable.attrs, variable.encoding)
     return result.assign_coords(samples.isel(sample=order).coords)
 
 

@@ -58,7 +58,7 @@ DIMENSIONS = {
 DTYPES = {
     r"step|sample|image|pixel|histogram_pixel|kept_step": ("int64",),
     r"band": ("object",),
-    r"kept_(state|prediction|truth)": ("float16",),
+    r"kept_(state|prediction|truth)": ("float32", "float16"),
     r".*": ("float64", "float32"),
 }
 COORDINATES = ("step", "sample", "image", "timestep", "alpha", "sigma", "pixel")

@@ -111,11 +111,22 @@ def test_the_list_of_models_fits(run: Run, name: str) -> None:
     assert {row["model"] for row in said["tables"]["bundled"]} >= {"digits"}
 
 
-def test_training_ends_with_a_sentence(run: Run, tmp_path: Path) -> None:
+def test_training_says_what_it_will_take_and_ends_with_a_sentence(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = ["--net", "unet-tiny", "--iterations", "1", "--batch-size", "2", "--sample-every", "0"]
-    out = run("train", *quick, "-o", "net", "--held-out", "0")
+    assert main(["train", *quick, "-o", "net", "--held-out", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "about 2 network calls: 1 iterations of 2 images, ddpm, seed 0" in err
     assert re.match(r"The network has a .* loss of [\d.]+ \(one run, so no interval\)\.", out)
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_normality_writes_a_page(run: Run) -> None:
+    run("normality", *OURS, "--lengths", "2", "4", "-n", "24", "--per-test", "8", "-o", "out")
+    page = Path("out/report.html").read_text()
+    assert 'id="isotropy"' in page
+    assert "Mean squared correlation of two pixels" in page
 
 
 def test_formats(run: Run, recording: eb.Recording, tmp_path: Path) -> None:

@@ -1,13 +1,25 @@
 """Samples kept along the chain, and what a recording weighs."""
 
+import io
+from dataclasses import replace
+
 import diffusers
+import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias.diagnostics.target import Pooling
-from exposure_bias.statistics.kept import MOST_LEVELS, kept_rows
+from exposure_bias.files import _TRAILER as TRAILER
+from exposure_bias.netcdf import Stored
+from exposure_bias.schedules import Level
+from exposure_bias.statistics.kept import MOST_LEVELS, kept_rows, spacing
+from exposure_bias.statistics.law import Law
+
+# Images in [-1, 1] under a variance-preserving schedule are kept to 1/4096, x_0 more closely.
+HALF_STEP = 2.0**-13
 
 
 def setting(shape=(1, 4, 4), images=32):
@@ -36,11 +48,11 @@ def test_kept_samples_are_the_streams_own():
         step = steps[row]
         for name, value in (("state", step.x), ("truth", step.truth)):
             kept = chain[f"kept_{name}"].values[:, column]
-            np.testing.assert_allclose(kept, value.numpy(), rtol=1e-3, atol=1e-6)
+            np.testing.assert_allclose(kept, value.numpy(), rtol=0, atol=HALF_STEP)
     assert np.isnan(chain["kept_prediction"].values[:, -1]).all()
     assert np.isfinite(chain["kept_prediction"].values[:, :-1]).all()
     x0 = data.batch(range(8))
-    np.testing.assert_allclose(rec["data"]["kept_state"].values[:, 0], x0, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(rec["data"]["kept_state"].values[:, 0], x0, atol=HALF_STEP)
 
 
 def test_kept_samples_merge_resume_and_survive_a_file(tmp_path):
@@ -54,7 +66,67 @@ def test_kept_samples_merge_resume_and_survive_a_file(tmp_path):
     for name in ("kept_state", "kept_truth", "kept_prediction"):
         for other in (merged, again):
             np.testing.assert_array_equal(whole["chain"][name], other["chain"][name])
+    assert again["chain"]["kept_state"].dtype == np.float32
+    again.save(tmp_path / "b.nc")
+    third = eb.load(tmp_path / "b.nc")["chain"]["kept_state"]
+    np.testing.assert_array_equal(third, whole["chain"]["kept_state"])
+    assert third.encoding == whole["chain"]["kept_state"].encoding == {"scale_factor": 2.0**-12}
+
+
+@pytest.mark.parametrize(("engine", "library"), [("h5netcdf",) * 2, ("netcdf4", "netCDF4")])
+def test_netcdf_tools_read_kept_states(tmp_path, engine, library):
+    """Two bytes a number on disk, the numbers themselves for whoever follows the CF conventions."""
+    model, data = setting()
+    rec = eb.record(model, data, n=8, steps=3)
+    rec.save(tmp_path / "a.nc")
+    with h5py.File(tmp_path / "a.nc") as file:
+        assert file["chain/kept_prediction"].dtype == np.int16
+        assert file["chain/kept_prediction"].attrs["_FillValue"] == -32768
+    pytest.importorskip(library)
+    with xr.open_dataset(tmp_path / "a.nc", group="chain", engine=engine) as chain:
+        for name in ("kept_state", "kept_truth", "kept_prediction"):
+            np.testing.assert_array_equal(chain[name], rec["chain"][name])
+
+
+def test_recordings_with_kept_states_of_half_precision_still_load(tmp_path):
+    """What version 3 files held at first: float16, stored as float32."""
+    model, data = setting()
+    rec = eb.record(model, data, n=8, steps=3)
+    streams = {name: stream.copy() for name, stream in rec.streams.items()}
+    for stream in streams.values():
+        for name in [k for k in stream if str(k).startswith("kept_")]:
+            stream[name] = (stream[name].dims, stream[name].values.astype(np.float16))
+    old = replace(rec, streams=streams)
+    old.save(tmp_path / "old.nc")
+    again = eb.load(tmp_path / "old.nc")
     assert again["chain"]["kept_state"].dtype == np.float16
+    np.testing.assert_array_equal(again["chain"]["kept_state"], old["chain"]["kept_state"])
+    later = eb.record(model, data, n=8, first=8, steps=3)
+    eb.merge([again, later]).save(tmp_path / "both.nc")
+    both = eb.load(tmp_path / "both.nc")["chain"]["kept_state"]
+    np.testing.assert_allclose(both, rec["chain"]["kept_state"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0), np.float32(np.nan), np.int16(2), "a", [1.0, 2.0]])
+def test_a_scale_that_is_none_is_refused(tmp_path, scale):
+    model, data = setting()
+    eb.record(model, data, n=8, steps=3).save(tmp_path / "a.nc")
+    content = (tmp_path / "a.nc").read_bytes()[:-TRAILER]
+    with h5py.File(io.BytesIO(content), "r+") as file:
+        file["chain/kept_state"].attrs["scale_factor"] = scale
+        file.flush()
+        changed = file.id.get_file_image()
+    with pytest.raises(eb.InputError, match="kept_state"):
+        Stored(changed)
+
+
+def test_kept_numbers_reach_as_far_as_the_states():
+    """A variance-exploding run keeps its noisy end, if less finely; what is beyond is cut off."""
+    law = Law(np.zeros((1, 2, 2)), np.ones((1, 2, 2)), np.ones(0), np.ones((0, 4)))
+    assert spacing(law, [Level(999, 0.01, 1.0), Level(0, 1, 0)]) == 2**-12
+    step = spacing(law, [Level(999, 1.0, 50.0), Level(0, 1, 0)])
+    assert step == 2**-7
+    assert 32767 * step > 5 * 50
 
 
 def test_keep_is_a_number_that_belongs_to_the_run():
@@ -96,11 +168,11 @@ def test_an_observed_loop_keeps_its_first_samples():
 
 
 def test_a_recording_of_colour_images_is_small(tmp_path):
-    """3×32×32, n = 256, 20 steps: at most 17 MB, of which the states of 8 samples are 2."""
+    """3×32×32, n = 256, 20 steps: at most 15 MB, of which the states of 8 samples are 2."""
     model, data = setting((3, 32, 32), images=256)
     rec = eb.record(model, data, steps=20, n=256)
     rec.save(tmp_path / "a.nc")
-    assert (tmp_path / "a.nc").stat().st_size <= 17e6
+    assert (tmp_path / "a.nc").stat().st_size <= 15e6
 
 
 def test_cells_give_the_pooled_gap_its_own_error(monkeypatch):

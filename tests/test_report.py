@@ -142,11 +142,16 @@ def test_the_command_line_writes_one_beside_its_results(
     assert "report.html" in capsys.readouterr().err
     together = str(tmp_path / "together.html")
     assert main(["report", str(tmp_path / "rec.nc"), str(folder), "-o", together]) == 0
-    assert "shows 2 results" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "2 results in" in said.err
+    assert "±" in said.out.splitlines()[0]
     assert main(["report", str(tmp_path / "none.nc")]) == 2
     picture = tmp_path / "strip.png"
     assert main(["strip", str(tmp_path / "rec.nc"), "-o", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    said = capsys.readouterr()
+    assert "3 of 256 samples" in said.err
+    assert "±" in said.out.splitlines()[0]
     assert main(["strip", str(tmp_path / "rec.nc"), "-o", "strip.doc"]) == 2
 
 
@@ -193,8 +198,8 @@ def browser() -> Iterator[Any]:
         pytest.skip("chromium and chromium-driver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
-        options.add_argument(argument)
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     found = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield found

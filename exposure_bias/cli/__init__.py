@@ -148,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
     """Say what a command that runs a network will take, and how far it is."""
-    if options.quiet or not hasattr(options, "sampler") or _reads(options):
+    computes = hasattr(options, "sampler") or options.run is commands.train
+    if options.quiet or not computes or _reads(options):
         return nullcontext()
     from exposure_bias.cli.plan import planned
     from exposure_bias.parallel import world

@@ -545,9 +545,9 @@ def report(options: Options) -> None:
     """`eb-analyze report`: one HTML page of recordings and results."""
     import os
 
+    from exposure_bias import files
     from exposure_bias.cli import output
-    from exposure_bias.reporting import in_folder
-    from exposure_bias.reporting import report as written
+    from exposure_bias.reporting import in_folder, page, sources
 
     found: list[Any] = []
     for name in options.files:
@@ -555,9 +555,12 @@ def report(options: Options) -> None:
         if not inside:
             raise InputError(f"{name} holds no result: give a folder that a command's -o wrote")
         found += inside
-    path = written(*found, path=options.out)
-    size = path.stat().st_size / 1e6
-    output.say(options, "report", f"{path} shows {len(found)} results in {size:.1f} MB.")
+    made = page(sources(found))
+    files.write_bytes(options.out, made.content)
+    if not options.quiet:
+        size = len(made.content) / 1e6
+        output.message(f"wrote {options.out}: {len(found)} results in {size:.1f} MB")
+    output.say(options, "report", made.answer)
 
 
 def strip(options: Options) -> None:
@@ -578,7 +581,9 @@ def strip(options: Options) -> None:
     buffer = io.BytesIO()
     plots.save(figure, buffer, format=kind)
     files.write_bytes(out, buffer.getvalue())
-    output.say(options, "strip", f"{out} shows {options.samples} of {recording.n} samples.")
+    if not options.quiet:
+        output.message(f"wrote {out}: {options.samples} of {recording.n} samples")
+    output.say(options, "strip", output.recorded(recording))
 
 
 # Commands whose -o is one file, not a folder of results.

@@ -108,12 +108,13 @@ def say_recorded(options: argparse.Namespace, recording: Recording) -> None:
         Column("noisiest timestep", "noisiest"),
     )
     found = [listed("streams", rows, columns, main=True)]
-    say(options, "variance_gap", _recorded(recording), found, (), recording.description)
+    say(options, "variance_gap", recorded(recording), found, (), recording.description)
 
 
-def _recorded(recording: Recording) -> str:
-    if "chain" not in recording or recording.n < 2:
-        return f"{recording.n} samples are recorded, without a chain's variance to tell."
+def recorded(recording: Recording) -> str:
+    """The gap that a recording's chain ends with, in words; or that it has none."""
+    if "chain" not in recording or "data" not in recording or recording.n < 2:
+        return f"{recording.n} samples are recorded: no chain's variance to tell, so no interval."
     return headline(variance_gap(recording))
 
 

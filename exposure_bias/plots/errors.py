@@ -66,25 +66,23 @@ def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:
 
 
 def normality(
-    shape: xr.Dataset, errors: xr.Dataset, *, axes: Any = None, column: str = "double"
+    shape: xr.Dataset,
+    errors: xr.Dataset | None = None,
+    *,
+    axes: Any = None,
+    column: str = "double",
 ) -> Figure:
-    """Quantiles of e_t against the Gaussian's; and the power of e_t over frequency.
-
-    Each pixel is standardised."""
-    from scipy.special import ndtr
-
-    grid = np.linspace(-3, 3, 121)
+    """The power of e_t over frequency; and of errors that are given the quantiles, each pixel
+    standardised, against the Gaussian's."""
     colours = sns.color_palette("viridis", shape.sizes["length"])
     with style():
-        figure, (quantiles, power) = panels(2, axes, column, 2.9)
-        quantiles.axline((0, 0), slope=1, **REFERENCE)
+        figure, drawn = panels(1 if errors is None else 2, axes, column, 2.9)
+        power = drawn[-1]
+        if errors is not None:
+            _quantiles(drawn[0], errors, shape["length"].values, colours)
         power.axhline(1, label="white", **REFERENCE)
         for colour, length in zip(colours, shape["length"].values, strict=True):
-            here, flat = errors.sel(length=length), shape.sel(length=length)
-            z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
-            quantiles.plot(
-                grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}"
-            )
+            flat = shape.sel(length=length)
             half = T_QUANTILE * flat["whiteness_se"].fillna(0)
             power.errorbar(
                 shape["frequency"],
@@ -93,8 +91,6 @@ def normality(
                 color=colour,
                 label=f"length {length}",
             )
-        quantiles.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
-        legend(quantiles)
         power.set(
             xlabel="frequency (cycles per pixel)",
             ylabel=r"power of $e_t$ over its mean",
@@ -102,6 +98,19 @@ def normality(
         )
         legend(power)
     return figure
+
+
+def _quantiles(axes: Any, errors: xr.Dataset, lengths: Any, colours: Any) -> None:
+    from scipy.special import ndtr
+
+    grid = np.linspace(-3, 3, 121)
+    axes.axline((0, 0), slope=1, **REFERENCE)
+    for colour, length in zip(colours, lengths, strict=True):
+        here = errors.sel(length=length)
+        z = ((here["error"] - here["mean"]) / here["std"].where(here["std"] > 1e-8)).values
+        axes.plot(grid, np.nanquantile(z, ndtr(grid)), color=colour, label=f"length {length}")
+    axes.set(xlabel="Gaussian quantile", ylabel=r"quantile of standardised $e_t$")
+    legend(axes)
 
 
 def error_std(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -54,8 +54,7 @@ def report(
     written, for what is no result, and for results of different models or data.
     """
     files.check_writable(path, folder=False)
-    page = html(sources(results), commands)
-    files.write_bytes(path, page)
+    files.write_bytes(path, page(sources(results), commands).content)
     return Path(path)
 
 
@@ -65,7 +64,14 @@ def report_folder(folder: str | os.PathLike[str], commands: Sequence[str] = ()) 
     return report(*found, path=Path(folder) / "report.html", commands=commands) if found else None
 
 
-def html(given: Sequence[Source], commands: Sequence[str] = ()) -> bytes:
+class Page(NamedTuple):
+    """A page, and its first sentence."""
+
+    answer: str
+    content: bytes
+
+
+def page(given: Sequence[Source], commands: Sequence[str] = ()) -> Page:
     """The page of these sources."""
     from jinja2 import Environment, StrictUndefined
 
@@ -73,12 +79,15 @@ def html(given: Sequence[Source], commands: Sequence[str] = ()) -> bytes:
     recording = next((s.content for s in given if isinstance(s.content, Recording)), None)
     along = None if recording is None else slider(recording)
     style, script = (_resource(name) for name in ("page.css", "page.js"))
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        _resource("page.html")
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).from_string(_resource("page.html"))
+    answer = (
+        shown[0].sentence if shown else "This recording holds nothing to tell yet: no interval."
     )
-    content = page.render(
+    content = template.render(
         title=_title(given),
-        answer=shown[0].sentence if shown else "This recording holds nothing to tell yet.",
+        answer=answer,
         more=_more(shown),
         sections=shown,
         slider=along,
@@ -95,7 +104,7 @@ def html(given: Sequence[Source], commands: Sequence[str] = ()) -> bytes:
             f"the report would have {len(content) / 1e6:.1f} MB, more than {LARGEST / 1e6:g}: give"
             " it fewer results"
         )
-    return content
+    return Page(answer, content)
 
 
 def _sections(given: Sequence[Source]) -> list[Section]:
@@ -202,4 +211,4 @@ def _resource(name: str) -> str:
     return (resources(__name__) / name).read_text(encoding="utf-8")
 
 
-__all__ = ["report", "report_folder"]
+__all__ = ["in_folder", "page", "report", "report_folder", "sources"]

@@ -139,6 +139,12 @@ TOPICS = {
         "What do chains from a noisy image miss of the clean one, by length?",
         (),
     ),
+    "isotropy": Topic(
+        "Shape of chain errors",
+        "Are errors white noise, as some corrections assume? Then their power is 1 at every"
+        " frequency; a correlation above zero means that pixels err together.",
+        (plots.normality,),
+    ),
 }
 OTHER = Topic("Result", "What this result holds.")
 ORDER = (
@@ -153,6 +159,7 @@ ORDER = (
     "compare",
     "chain_length_fid",
     "chain_errors",
+    "isotropy",
 )
 
 
@@ -192,6 +199,8 @@ def section(result: xr.Dataset) -> Section:
 
 def _drawn(topic: Topic, result: xr.Dataset) -> tuple[Draw, ...]:
     """The figures that a result has: one that holds only a part of its kind has none."""
+    if "whiteness" not in result and topic.draw == (plots.normality,):
+        return ()  # vectors have no frequencies
     if "step" in result.dims and "gap" in result and "direction" not in result.dims:
         return topic.draw if "score" in result else ()
     return topic.draw

@@ -30,6 +30,7 @@ FILES = (
     "rollout",
     "telescope",
     "errors",
+    "normality",
     "chain-fid",
     "recording",
 )

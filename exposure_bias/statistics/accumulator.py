@@ -97,12 +97,13 @@ class Sums:
 
     An array with a leading `sample` dimension is no sum: it is filled in row by row, and merges by
     concatenation. state: the arrays; dims: their dimensions; coords: (dimension, values[,
-    attributes]) by name."""
+    attributes]) by name; encodings: how a file stores those that it does not store as they are."""
 
     def __init__(self) -> None:
         self.state: dict[str, NDArray[Any]] = {}
         self.dims: dict[str, tuple[str, ...]] = {}
         self.coords: dict[str, Any] = {}
+        self.encodings: dict[str, dict[str, float]] = {}
 
     def add_sum(self, name: str, **sizes: int) -> NDArray[Any]:
         """Declare a sum, float64 and zero, with its dimensions and their sizes."""

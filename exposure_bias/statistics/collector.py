@@ -123,7 +123,8 @@ class Collector:
         self.name, self.levels = layout.stream, levels
         self.row = {index: row for row, index in enumerate(indices)}
         self._pending: list[Step] = []
-        self.accumulators = [*_accumulators(layout, spectra), *_strangers(layout, statistics)]
+        own = _accumulators(layout, spectra, levels)
+        self.accumulators = [*own, *_strangers(layout, statistics)]
         _check_names(self.accumulators)
 
     def update(self, step: "Step", subjects: Subjects) -> None:
@@ -175,7 +176,8 @@ class Collector:
         }
         for accumulator in self.accumulators:
             for name in accumulator.state:
-                arrays[name] = (accumulator.dims[name], accumulator.kept(name, rows))
+                values, encoding = accumulator.kept(name, rows), accumulator.encodings.get(name)
+                arrays[name] = (accumulator.dims[name], values, None, encoding)
             coords |= accumulator.coords
         for name, values in zip(Level._fields, np.array(self.levels).T, strict=True):
             coords[name] = ("step", values)
@@ -212,7 +214,9 @@ def _check_names(accumulators: Sequence[Accumulator]) -> None:
             taken.add(name)
 
 
-def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulator]:
+def _accumulators(
+    layout: Layout, spectra: Sequence[str], levels: Sequence[Level]
+) -> Iterator[Accumulator]:
     """Those of a stream that everybody gets."""
     predicts = layout.stream in ("forward", "chain") and not layout.light
     errs = layout.stream == "chain" and layout.paired
@@ -241,7 +245,7 @@ def _accumulators(layout: Layout, spectra: Sequence[str]) -> Iterator[Accumulato
     if errs:
         yield ErrorHistogram(layout)
     if layout.keep and layout.stream != "teacher":
-        yield KeptSamples(layout, _kept(layout, predicts, errs))
+        yield KeptSamples(layout, _kept(layout, predicts, errs), levels)
 
 
 def _kept(layout: Layout, predicts: bool, errs: bool) -> tuple[str, ...]:

@@ -1,12 +1,17 @@
 """A few samples along the chain, kept as they are: for pictures, not for numbers."""
 
+from collections.abc import Sequence
+from math import ceil, log2
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure_bias.netcdf import MOST_SCALED
+from exposure_bias.schedules import Level
 from exposure_bias.states import dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
+from exposure_bias.statistics.law import Law
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,28 +20,32 @@ KEEP = 8
 MOST_LEVELS = 12
 LEAST_LEVELS = 4
 MOST_NUMBERS = 2**18  # in one array: half a megabyte on disk
-HALF = 65504.0  # float16's largest number
+REACH = 5  # standard deviations of the widest states, or the bound of images if that is more
 
 
 class KeptSamples(Accumulator):
     """States of the samples whose numbers are below `layout.keep`, at up to 12 of the recorded
     levels.
 
-    On disk (kept, kept_step, *state axes), float16: `kept_state`, x̂ or x;
-    `kept_prediction`, x̂_0, NaN at the clean end; `kept_truth`, the teacher's x_t of a paired chain.
-    `kept_step` counts the recorded steps. A recording of other samples holds zeros, so that
-    recordings merge by adding."""
+    (kept, kept_step, *state axes): `kept_state`, x̂ or x; `kept_prediction`, x̂_0, NaN at the clean
+    end; `kept_truth`, the teacher's x_t of a paired chain. `kept_step` counts the recorded steps. A
+    recording of other samples holds zeros, so that recordings merge by adding.
 
-    def __init__(self, layout: Layout, fields: tuple[str, ...]) -> None:
+    Numbers are rounded to multiples of `spacing` when they come in, so that a file keeps them as
+    they are in two bytes each: a run that was interrupted ends in the same numbers."""
+
+    def __init__(self, layout: Layout, fields: tuple[str, ...], levels: Sequence[Level]) -> None:
         super().__init__()
         self.first = layout.first
         self.fields = fields
         self.rows = kept_rows(layout.steps, layout.keep * layout.law.mean.size)
+        self.spacing = spacing(layout.law, levels)
         axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for field in fields:
             name = f"kept_{field}"
             self.add_sum(name, kept=layout.keep, kept_step=len(self.rows), **axes)
-            self.state[name] = self.state[name].astype(np.float16)
+            self.state[name] = self.state[name].astype(np.float32)
+            self.encodings[name] = {"scale_factor": self.spacing}
         self.coords = {"kept_step": self.rows}
 
     def update(self, rows: slice, batch: Batch) -> None:
@@ -55,7 +64,13 @@ class KeptSamples(Accumulator):
             mine[...] = np.nan
         else:
             count = min(len(mine), len(values))
-            mine[:count] += _rounded(values[:count])
+            mine[:count] += self._rounded(values[:count])
+
+    def _rounded(self, values: "Tensor") -> NDArray[np.float32]:
+        """To the nearest multiple that a file can hold."""
+        steps = np.round(values.detach().cpu().numpy().astype(np.float64) / self.spacing)
+        held = np.clip(steps, -MOST_SCALED, MOST_SCALED) * self.spacing
+        return held.astype(np.float32)
 
 
 def kept_rows(steps: int, numbers: int) -> list[int]:
@@ -66,7 +81,9 @@ def kept_rows(steps: int, numbers: int) -> list[int]:
     return rows
 
 
-def _rounded(values: "Tensor") -> NDArray[np.float16]:
-    """To float16, which ends at 65504."""
-    plain = values.detach().cpu().numpy()
-    return np.clip(plain, -HALF, HALF).astype(np.float16)
+def spacing(law: Law, levels: Sequence[Level]) -> float:
+    """The power of two of which `MOST_SCALED` reach as far as the states of a run do: 1/4096 for
+    images in [-1, 1] under a variance-preserving schedule."""
+    size = float((law.mean**2 + law.variance).max())
+    widest = max((a**2 * size + s**2) ** 0.5 for _, a, s in levels)
+    return 2.0 ** ceil(log2(max(REACH * widest, 1.0) / MOST_SCALED))

@@ -43,6 +43,7 @@ from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.paths import Paths
+from exposure_bias.progress import WATCH, Watch
 from exposure_bias.recorder import record
 from exposure_bias.remedies import Remedied
 from exposure_bias.run import refuse_unlike
@@ -115,6 +116,13 @@ class Settings:
             )
 
 
+def _foretell(watch: Watch, chosen: Settings, done: int) -> None:
+    """Say what is still to be trained: one call of the network for every image of a batch."""
+    left = chosen.iterations - done
+    parts = f"{left} iterations of {chosen.batch_size} images, {chosen.objective}"
+    watch.expect(left * chosen.batch_size, f"{parts}, seed {chosen.seed}")
+
+
 def train(
     data: Any,
     *,
@@ -175,9 +183,14 @@ def train(
             unit="it",
             disable=None if rank == 0 else True,
         ) as progress:
+            watch = WATCH.get()
+            if watch is not None:
+                _foretell(watch, chosen, run.iteration)
             while run.iteration < chosen.iterations:
                 run.step()
                 progress.update()
+                if watch is not None:
+                    watch.add(chosen.batch_size)
                 last = run.iteration == chosen.iterations
                 due = last or run.iteration % checkpoint_every == 0
                 if due or run.iteration % chosen.log_every == 0:

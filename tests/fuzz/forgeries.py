@@ -213,7 +213,8 @@ def _set(name: str, number: float) -> Change:
         if variable.dtype.kind == "O":
             variable[0] = str(number)
         elif variable.shape:
-            whole = int(np.clip(np.nan_to_num(number), -(2**62), 2**62))
+            most = 2 ** (8 * variable.dtype.itemsize - 2)
+            whole = int(np.clip(np.nan_to_num(number), -most, most))
             with np.errstate(over="ignore"):
                 variable[(0,) * variable.ndim] = whole if variable.dtype.kind == "i" else number
 
