@@ -56,6 +56,7 @@ def check_writable(path: str | os.PathLike[str], folder: bool) -> None:
         raise InputError(f"cannot write {path}: {place} is a file, not a folder; give another name")
     trial = _temporary(place / "trial")
     try:
+        _clean(trial)
         trial.touch()
         trial.unlink()
     except OSError as error:

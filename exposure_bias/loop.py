@@ -30,8 +30,8 @@ from exposure_bias.setup import Samples, Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
-# A batch takes some thirty times as many float64 numbers at once.
-BATCH_NUMBERS = 3 * 2**20
+# A batch takes some fifty times as many float64 numbers at once.
+BATCH_NUMBERS = 3 * 2**19
 
 Rows = NDArray[np.int64]
 

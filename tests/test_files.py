@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,80 @@ def test_a_full_stdout_ends_with_one_line() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "eb-analyze: cannot print all of it: no space is left there\n"
+
+
+# Ctrl-C at an odd moment, in a program that sends it to itself: `at` says when, `press` does it.
+PRESSED = """
+import os, signal, sys
+press = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+{at}
+from exposure_bias.__main__ import main
+sys.argv = ["eb-analyze", *sys.argv[1:]]
+sys.exit(main())
+"""
+MOMENTS = {
+    "an import": """
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "exposure_bias.cli": press()
+sys.meta_path.insert(0, Finder())
+""",
+    "an import that turns it into an error": """
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "exposure_bias.cli":
+            try:
+                press()
+            except KeyboardInterrupt:
+                raise RuntimeError("initialization failed")
+sys.meta_path.insert(0, Finder())
+""",
+    "a write": "os.fsync = press",
+    "a write, twice": """
+def twice(*_):
+    os.unlink = press
+    press()
+os.fsync = twice
+""",
+    "a write, and while it is told": """
+class Told:
+    def write(self, text):
+        press()
+        return os.write(2, text.encode())
+    def flush(self): pass
+os.fsync, sys.stderr = press, Told()
+""",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupt_is_one_line_and_nothing_half_written(moment: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    line = [sys.executable, "-c", PRESSED.format(at=MOMENTS[moment])]
+    run = ["record", "--model", "tiny:model", "--data", "tiny:images", "--steps", "2"]
+    done = subprocess.run(
+        [*line, *run, "-q", "-o", str(tmp_path / "new.nc")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        # A test run in the background ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == ["eb-analyze: interrupted"]
+    # The second leaves what a kill does, which the next writer removes.
+    left = {p.name for p in tmp_path.iterdir() if p.is_file()} - {"tiny.py"}
+    assert len(left) == ("twice" in moment)
+    assert all(name.startswith(".") and name.endswith(".partial") for name in left)
+
+
+TINY = """
+import numpy as np
+import exposure_bias as eb
+def model():
+    return eb.oracles.GaussianOracle(np.zeros((1, 2, 2)), 0.1, eb.schedules.linear(1000))
+def images():
+    x = np.random.default_rng(0).normal(0, 0.3, (16, 1, 2, 2)).clip(-1, 1)
+    return eb.load_data(x.astype(np.float32))
+"""

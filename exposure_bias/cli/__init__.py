@@ -7,6 +7,7 @@ import argparse
 import ctypes
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -133,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
+        if arguments is None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is heard, and ends already
         print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them

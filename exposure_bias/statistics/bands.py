@@ -20,10 +20,10 @@ constant mode is a bin of its own. The bases:
     frames  of a video: the DCT's modes by frequency over F alone
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,22 +43,34 @@ HIGH_FREQUENCY = 0.25
 BASES = ("dct", "hann", "fft", "luma", "plane", "frames")
 COMPONENTS = ("luminance", "red-blue", "magenta-green")
 LUMA = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+MODES = 4096  # that are added up by bands at once
 NO_SPACE = "states without axes of space have no spectrum"
+
+
+class Block(NamedTuple):
+    """Some modes (M,), the bands that they fall into (F,), and one where a mode belongs to one,
+    (M, F)."""
+
+    modes: Any
+    bands: NDArray[np.int64]
+    members: Array
 
 
 @dataclass(frozen=True)
 class Bands:
     """A separable transform of states over their axes of space, and the bands its modes fall into.
 
-    matrices: one (N', N) for each axis, orthonormal but for `hann`'s window. bins (Π N', F): one
-    where a mode belongs to a band. label: the bands' name or centre; a band beyond the last label
-    is `high`. mixing (C, C): an orthonormal rotation of the channels that comes first."""
+    matrices: one (N', N) for each axis, orthonormal but for `hann`'s window. band (Π N',): which
+    one a mode belongs to. label: the bands' name or centre. upper (Π N',): which modes make up
+    `high`, one more band beyond the last label. mixing (C, C): an orthonormal rotation of the
+    channels that comes first."""
 
     name: str
     dimension: str
     matrices: tuple[Array, ...]
-    bins: Array
+    band: NDArray[np.int64]
     label: Array | NDArray[np.str_]
+    upper: NDArray[np.bool_] | None = None
     mixing: Array | None = None
 
     @property
@@ -82,8 +94,41 @@ class Bands:
         power = np.ones(1)
         for matrix in self.matrices:
             power = np.multiply.outer(power, np.square(matrix).sum(1)).ravel()
-        white: Array = np.round(power @ self.bins, 9)  # whole, but for round-off
+        white: Array = np.round(self._pooled(power), 9)  # whole, but for round-off
         return white
+
+    @property
+    def width(self) -> int:
+        """How many bands there are, with `high`, F."""
+        return len(self.label) + (self.upper is not None)
+
+    @property
+    def bins(self) -> Array:
+        """One where a mode belongs to a band, (Π N', F); large states have no room for it."""
+        return self._pooled(np.eye(len(self.band)))
+
+    def blocks(self, order: NDArray[np.int64] | None = None) -> Iterator[Block]:
+        """`bins` in parts that leave out most of its zeros: modes, the bands that they fall into,
+        and which into which. order: that in which the modes come."""
+        band = self.band if order is None else self.band[order]
+        upper = self.upper if order is None or self.upper is None else self.upper[order]
+        places: list[Any] = [slice(None)]
+        if len(band) > MODES:
+            places = np.split(np.argsort(band, kind="stable"), range(MODES, len(band), MODES))
+        for modes in places:
+            bands = np.unique(band[modes])
+            members = band[modes][:, None] == bands
+            if upper is not None:
+                bands = np.append(bands, len(self.label))
+                members = np.hstack([members, upper[modes][:, None]])
+            yield Block(modes, bands, members.astype(np.float64))
+
+    def _pooled(self, power: Array) -> Array:
+        """Σ over the modes of each band, (…, F), of (…, Π N')."""
+        total = np.zeros((*power.shape[:-1], self.width))
+        for modes, bands, members in self.blocks():
+            total[..., bands] += power[..., modes] @ members
+        return total
 
     def power(self, states: Array) -> Array:
         """Σ over a band's modes of |coefficient|², (…, F).
@@ -95,8 +140,7 @@ class Bands:
         c = states
         for axis, matrix in enumerate(self.matrices, start=-axes):
             c = np.moveaxis(np.tensordot(c, matrix, (axis, 1)), -1, axis)
-        power: Array = np.square(c).reshape(*states.shape[:-axes], -1) @ self.bins
-        return power
+        return self._pooled(np.square(c).reshape(*states.shape[:-axes], -1))
 
 
 def dct_matrix(n: int) -> NDArray[np.float64]:
@@ -254,11 +298,10 @@ def _banded(
     spacing = 1 / longest
     # A mode on a bin's upper edge belongs to it; the tolerance keeps k/2N · N = k/2 there.
     index = np.ceil(frequency / spacing - 1e-9).astype(int)
-    bins = np.eye(index.max() + 1)[index]
-    used = bins.sum(0) > 0
-    label = np.where(np.arange(len(used)) == 0, 0, (np.arange(len(used)) - 0.5) * spacing)
-    high = (frequency >= HIGH_FREQUENCY - 1e-12)[:, None]
-    return Bands(name, dimension, tuple(matrices), np.hstack([bins[:, used], high]), label[used])
+    used, band = np.unique(index, return_inverse=True)
+    label = np.where(used == 0, 0, (used - 0.5) * spacing)
+    upper = frequency >= HIGH_FREQUENCY - 1e-12
+    return Bands(name, dimension, tuple(matrices), band, label, upper)
 
 
 def haar(*space: int) -> Bands:
@@ -270,10 +313,9 @@ def haar(*space: int) -> Bands:
     number = np.zeros(1, dtype=int)
     for d in detail:
         number = np.add.outer(2 * number, d).ravel()
-    bins = np.eye(2 ** len(space))[number]
     label = np.array(["".join(letters) for letters in product("LH", repeat=len(space))])
-    used = bins.sum(0) > 0
-    return Bands("haar", "band", tuple(matrices), bins[:, used], label[used])
+    used, band = np.unique(number, return_inverse=True)
+    return Bands("haar", "band", tuple(matrices), band, label[used])
 
 
 class BandPower(Accumulator):
@@ -290,16 +332,19 @@ class BandPower(Accumulator):
         axes = len(bands.matrices)
         for axis, matrix in enumerate(bands.matrices):
             setattr(self, f"matrix_{axis}", matrix.T)
-        # `_transformed` leaves the axes in another order, and so are the bins.
-        sizes = [len(m) for m in bands.matrices]
-        turned = bands.bins.reshape(*sizes, -1).transpose(*range(1, axes), 0, axes)
-        self.turned_bins = turned.reshape(len(bands.bins), -1)
+        # `_transformed` leaves the axes in another order, and so are the modes.
+        modes = np.arange(len(bands.band)).reshape([len(m) for m in bands.matrices])
+        order = modes.transpose(*range(1, axes), 0).ravel()
+        self.places = []
+        for number, block in enumerate(bands.blocks(order)):
+            self.places.append((block.modes, block.bands))
+            setattr(self, f"members_{number}", block.members)
         self._key, self._high = f"{field}_{bands.key}", f"{field}_{bands.high}"
         channel = "channel" if bands.mixing is None else "component"
         width = len(bands.label)
         leading = {"step": layout.steps, "group": GROUPS, channel: self.channels}
         self.add_sum(self._key, **leading, **{bands.dimension: width})
-        if bands.bins.shape[1] > width:
+        if bands.upper is not None:
             self.add_sum(self._high, **leading)
         self.coords = {
             bands.dimension: (bands.dimension, bands.label),
@@ -315,11 +360,14 @@ class BandPower(Accumulator):
             d = (self._tensor("mixing", d) @ d.unflatten(-1, (self.channels, -1))).flatten(-2)
         power = self._transformed(d).double().square_().view(*d.shape[:2], -1)
         grouped = batch.groups.sum(power, axis=1)
-        bins = self._tensor("turned_bins", grouped)
-        summed = (grouped.view(len(d), GROUPS, self.channels, -1) @ bins).cpu().numpy()
+        grouped = grouped.view(len(d), GROUPS, self.channels, -1)
+        summed = np.zeros((*grouped.shape[:-1], self.bands.width))
+        for number, (modes, bands) in enumerate(self.places):
+            members = self._tensor(f"members_{number}", grouped)
+            summed[..., bands] += (grouped[..., modes] @ members).cpu().numpy()
         width = len(self.bands.label)
         self.state[self._key][rows] += summed[..., :width]
-        if summed.shape[-1] > width:
+        if self.bands.upper is not None:
             self.state[self._high][rows] += summed[..., width]
 
     def _transformed(self, d: "Tensor") -> "Tensor":

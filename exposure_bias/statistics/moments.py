@@ -47,11 +47,11 @@ class PixelMoments(Accumulator):
         d = batch.field(self.field)
         if d is None:
             return
-        values: dict[str, Any] = {"sum": d, "square": d * d}
-        if "cross" in self.parts:
-            values["cross"] = d * batch.data
+        # One after another: each is as large as the batch.
+        others = {"square": d, "cross": batch.data}
         for part in self.parts:
-            grouped = batch.groups.sum(values[part], axis=1).cpu().numpy()
+            value = d * others[part] if part in others else d
+            grouped = batch.groups.sum(value, axis=1).cpu().numpy()
             total = self.state[f"{self.field}_{part}"][rows]
             total += grouped.sum(1).reshape(total.shape)
             self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
