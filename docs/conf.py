@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
     "docstrings",
+    "gallery",
     "mathml",
 ]
 templates_path = ["site"]
