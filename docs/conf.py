@@ -1,4 +1,5 @@
-"""The documentation site: `make docs` builds it into build/docs. Its pages ask nothing of the outside."""
+"""The documentation site: `make docs` builds it into build/docs. Its pages ask nothing of the
+outside."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
-"""The documentation: every link leads somewhere, every public name has a page, and the site that `make docs` built asks
-nothing of the outside."""
+"""The documentation: every link leads somewhere, every public name has a page, and the site that
+`make docs` built asks nothing of the outside."""
 
 import ast
 import re
@@ -28,7 +28,11 @@ def anchors(page: Path) -> set[str]:
     text = page.read_text()
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
-    return slugs | set(re.findall(r'<a (?:id|name)="([^"]+)"', text)) | set(re.findall(r"^\(([\w-]+)\)=$", text, re.M))
+    return (
+        slugs
+        | set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+        | set(re.findall(r"^\(([\w-]+)\)=$", text, re.M))
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -47,7 +51,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_pages_name_files_that_exist() -> None:
     """`docs/x.md`, `analyses/x.py`, … wherever a page names one."""
     for page in PAGES:
-        for name in re.findall(r"`((?:docs|analyses|benchmarks|figures|tests)/[\w/.-]+\.\w+)`", page.read_text()):
+        for name in re.findall(
+            r"`((?:docs|analyses|benchmarks|figures|tests)/[\w/.-]+\.\w+)`", page.read_text()
+        ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
@@ -58,7 +64,9 @@ def test_reference_lists_every_public_name() -> None:
 
 
 @pytest.mark.slow
-def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its lines of Python, and they say what the README says that they say."""
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text()
@@ -77,7 +85,11 @@ class Assets(HTMLParser):
         self.found: list[tuple[str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [(tag, value or "") for name, value in attrs if name in FETCHED or (tag == "link" and name == "href")]
+        self.found += [
+            (tag, value or "")
+            for name, value in attrs
+            if name in FETCHED or (tag == "link" and name == "href")
+        ]
 
 
 @pytest.fixture

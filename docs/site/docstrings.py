@@ -1,10 +1,10 @@
 """Our docstrings are prose for a terminal; here they become fields of an API page.
 
-    "n: how many. seed: of all noise."    parameters
-    "Returns, over (step): …"             what comes back
-    "Raises InputError for …"             errors
-    a block that is indented              as it stands, in a typewriter's letters
-    `name`                                a link, if the name is public
+"n: how many. seed: of all noise."    parameters
+"Returns, over (step): …"             what comes back
+"Raises InputError for …"             errors
+a block that is indented              as it stands, in a typewriter's letters
+`name`                                a link, if the name is public
 """
 
 import inspect
@@ -18,7 +18,10 @@ from sphinx.util.typing import stringify_annotation
 
 import exposure_bias
 
-LONG = {stringify_annotation(ArrayLike, mode): "ArrayLike" for mode in ("smart", "fully-qualified-except-typing")}
+LONG = {
+    stringify_annotation(ArrayLike, mode): "ArrayLike"
+    for mode in ("smart", "fully-qualified-except-typing")
+}
 RAISES = re.compile(r"(?:^|(?<=[.;] ))(?:Raises|It raises) InputError,? ", re.DOTALL)
 
 
@@ -89,7 +92,9 @@ def hanging(text: str) -> str:
 def escaped(text: str) -> str:
     """Prose in which only `names` mean something to reStructuredText."""
     parts = re.split(r"(`[^`]+`)", text)
-    return "".join(code(p) if i % 2 else re.sub(r"([\\*|]|_(?!\w))", r"\\\1", p) for i, p in enumerate(parts))
+    return "".join(
+        code(p) if i % 2 else re.sub(r"([\\*|]|_(?!\w))", r"\\\1", p) for i, p in enumerate(parts)
+    )
 
 
 def code(quoted: str) -> str:
@@ -101,7 +106,9 @@ def code(quoted: str) -> str:
     return f"``{name}``"
 
 
-def shorter(app: Any, what: str, name: str, of: Any, options: Any, signature: str | None, back: str | None) -> Any:
+def shorter(
+    app: Any, what: str, name: str, of: Any, options: Any, signature: str | None, back: str | None
+) -> Any:
     """Types as they were written, not as NumPy spells them out."""
     for long, short in LONG.items():
         signature = signature and signature.replace(long, short)

@@ -1,4 +1,4 @@
-"""The gallery: every figure of the studies, drawn from results/ with its caption, when the site is built."""
+"""The gallery: every figure of the studies, drawn from results/ when the site is built."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[2]
 FIGURES, RESULTS = ROOT / "figures", ROOT / "results"
 HEAD = """# Gallery
 
-Figures of the studies, drawn from `results/` by `make figures`, which also writes them as PDF. What they say of each
-claim stands in [results](../results.md).
+Figures of the studies, drawn from `results/` as by `make figures`, which also writes them as PDF.
+What they say of each claim stands in [results](../results.md).
 """
 
 
 def draw(app: Sphinx) -> None:
-    """Pictures and their page into docs/generated, where results or scripts are newer than these."""
+    """Pictures and their page into docs/generated, if results or scripts are newer."""
     made = Path(app.srcdir) / "generated"
     page, pictures = made / "gallery.md", made / "figures"
     sources = [*FIGURES.glob("*.py"), *FIGURES.glob("reference/*"), *RESULTS.glob("*/*")]

@@ -6,8 +6,9 @@ You have a sampler that is not ours and want to see what the network sees in it.
 """
 
 # %%
-# The network with its schedule, and the loop. Here the loop is DDIM, but with a churn that we do not know: it adds a little
-# noise after each step. ``eb.observe`` only watches what the network is called with.
+# The network, and the loop. It is DDIM with a twist that the package knows nothing of: every
+# prediction of the noise is multiplied by a number. ``eb.observe`` only watches what the network
+# is called with.
 
 import torch
 
@@ -34,7 +35,9 @@ def my_sampler(n: int, steps: int, boost: float) -> torch.Tensor:
 
 
 # %%
-# Batches add up. ``finish`` hands over where the loop ended; without it the last prediction of :math:`x_0` counts.
+# Batches add up. ``finish`` hands over where the loop ended; without it the last prediction of
+# :math:`x_0` counts.
+
 
 def seen(boost: float) -> eb.Recording:
     torch.manual_seed(0)
@@ -47,8 +50,8 @@ def seen(boost: float) -> eb.Recording:
 plain, boosted = seen(1.0), seen(1.01)
 
 # %%
-# The recording is like one that ``eb.record`` makes, and every diagnostic reads it. The chain began with noise, so that
-# distributions are compared, and not pairs of images.
+# The recording is like one that ``eb.record`` makes, and every diagnostic reads it. The chain
+# began with noise, so that distributions are compared, and not pairs of images.
 
 for name, recording in (("plain", plain), ("boosted", boosted)):
     gap = eb.variance_gap(recording).isel(step=-2)

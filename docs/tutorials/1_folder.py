@@ -6,7 +6,8 @@ You have a folder that ``save_pretrained`` wrote, and images. What is wrong with
 """
 
 # %%
-# A stand-in for yours: an untrained pipeline of 8×8 images. Any folder with a ``model_index.json`` loads alike.
+# A stand-in for yours: an untrained pipeline of 8×8 images. Any folder with a
+# ``model_index.json`` loads alike.
 
 import tempfile
 from pathlib import Path
@@ -29,8 +30,8 @@ unet = diffusers.UNet2DModel(
 diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(folder)
 
 # %%
-# Schedule and prediction type are read from the folder. The first question is whether the model denoises these images at
-# all. This one was never trained, and so it is told:
+# Schedule and prediction type are read from the folder. The first question is whether the model
+# denoises these images at all. This one was never trained, and so it is told:
 
 data = eb.load_data("digits")
 model = eb.load_model(folder)
@@ -38,7 +39,8 @@ untrained = eb.record(model, data, steps=5, n=256, streams=("forward", "chain"))
 print(eb.denoising_check(untrained).attrs["sentence"])
 
 # %%
-# So let us save a trained network as a folder in its place: the bundled one of the digits, whose ``net`` is diffusers' own.
+# So let us save a trained network as a folder in its place: the bundled one of the digits, whose
+# ``net`` is diffusers' own.
 
 trained = eb.load_model("digits")
 diffusers.DDPMPipeline(trained.net, diffusers.DDPMScheduler()).save_pretrained(folder)
@@ -47,18 +49,19 @@ recording = eb.record(model, data, steps=10, n=256)
 print(eb.denoising_check(recording).attrs["sentence"])
 
 # %%
-# A recording holds the statistics of what training sees and of the chain's own states. Every diagnostic reads it, without
-# the network. Each variable has a standard error beside it.
+# A recording holds the statistics of what training sees and of the chain's own states. Every
+# diagnostic reads it, without the network. Each variable has a standard error beside it.
 
 gap = eb.variance_gap(recording)
 print(eb.table(gap).head().to_string())
 
 # %%
-# At which frequencies does the chain lose power? The dashed line is a perfect denoiser of Gaussian data with the same ten
-# steps: what lies on it is no fault of the network.
+# At which frequencies does the chain lose power? The dashed line is a perfect denoiser of
+# Gaussian data with the same ten steps: what lies on it is no fault of the network.
 
 eb.plots.spectrum(eb.spectrum(recording))
 
 # %%
-# ``eb.diagnose(model, data, steps=20)`` also splits the gap into the sampler's share and the network's, which takes more
-# network calls; at the command line ``eb-analyze diagnose --model FOLDER --data IMAGES -o out``.
+# ``eb.diagnose(model, data, steps=20)`` also splits the gap into the sampler's share and the
+# network's, which takes more network calls; at the command line ``eb-analyze diagnose --model
+# FOLDER --data IMAGES -o out``.

@@ -49,7 +49,8 @@ for _ in range(800):
 print(f"loss {loss.item():.3f}")
 
 # %%
-# What the code around the network knows: how noise is added, what the network returns, and the shape of a state.
+# What the code around the network knows: how noise is added, what the network returns, and the
+# shape of a state.
 
 model = eb.Denoiser(net, schedule=schedule, prediction_type="v_prediction", shape=(1, 8, 8))
 recording = eb.record(model, eb.load_data("digits"), sampler="ddim", steps=10, n=256)
