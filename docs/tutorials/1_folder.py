@@ -45,7 +45,7 @@ print(eb.denoising_check(untrained).attrs["sentence"])
 trained = eb.load_model("digits")
 diffusers.DDPMPipeline(trained.net, diffusers.DDPMScheduler()).save_pretrained(folder)
 model = eb.load_model(folder)
-recording = eb.record(model, data, steps=10, n=256)
+recording = eb.record(model, data, steps=8, n=256)
 print(eb.denoising_check(recording).attrs["sentence"])
 
 # %%
@@ -57,7 +57,7 @@ print(eb.table(gap).head().to_string())
 
 # %%
 # At which frequencies does the chain lose power? The dashed line is a perfect denoiser of
-# Gaussian data with the same ten steps: what lies on it is no fault of the network.
+# Gaussian data with the same steps: what lies on it is no fault of the network.
 
 eb.plots.spectrum(eb.spectrum(recording))
 

@@ -57,13 +57,11 @@ recording = eb.record(model, eb.load_data("digits"), sampler="ddim", steps=10, n
 print(eb.denoising_check(recording).attrs["sentence"])
 
 # %%
-# Had we declared it wrongly, the check would have said so before any verdict:
+# Had we declared it wrongly, there would be no verdict:
 
 wrong = eb.Denoiser(net, schedule=schedule, prediction_type="epsilon", shape=(1, 8, 8))
-try:
-    eb.error_budget(wrong, eb.load_data("digits"), sampler="ddim", steps=5, n=256)
-except eb.InputError as error:
-    print(error)
+refused = eb.error_budget(wrong, eb.load_data("digits"), sampler="ddim", steps=5, n=256)
+print(refused.attrs["denoising_sentence"])
 
 # %%
 # Whose is the gap in variance, the sampler's or the network's?
@@ -71,7 +69,11 @@ except eb.InputError as error:
 budget = eb.error_budget(
     model, eb.load_data("digits"), sampler="ddim", steps=10, n=256, restarts=()
 )
-print(eb.table(budget).query("statistic in ('gap', 'hf')").T.to_string())
+table = eb.table(budget).query("statistic in ('gap', 'hf')").set_index("statistic")
+for part in ("total", "discretisation", "score"):
+    low, high = table[f"{part}_low"], table[f"{part}_high"]
+    print(f"{part:15} gap {low.gap:6.3f} to {high.gap:6.3f}, HF {low.hf:5.2f} to {high.hf:5.2f} dB")
+print("answer:", table.answer.gap, "- about", table.needed_n.gap, "images would decide")
 
 # %%
 
