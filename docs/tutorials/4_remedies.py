@@ -6,10 +6,10 @@ Would a remedy at sampling time help? Try several on the same images, noise and 
 """
 
 # %%
-# A remedy is written behind the model's name: ``es`` divides the predicted noise by a number, ``ip``
-# answers as a network trained with input perturbation would. The first entry is what the others
-# differ from. ``budget=True`` would also say which part of a difference is the network's, at six
-# more chains a model.
+# A remedy is written behind the model's name: ``es`` divides the predicted noise by a number,
+# ``ip`` answers as a network trained with input perturbation would. The first entry is what the
+# others differ from. ``budget=True`` would also say which part of a difference is the network's,
+# at six more chains a model.
 
 import exposure_bias as eb
 
