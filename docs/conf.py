@@ -24,7 +24,7 @@ extensions = [
     "mathml",
 ]
 templates_path = ["site"]
-exclude_patterns = ["site", "generated/tutorials/*.ipynb", "generated/tutorials/*.py"]
+exclude_patterns = ["site", "tutorials", "generated/tutorials/*.ipynb", "generated/tutorials/*.py"]
 html_theme = "furo"
 html_static_path = ["site/site.css"]
 html_css_files = ["site.css"]

@@ -22,7 +22,7 @@ LONG = {
     stringify_annotation(ArrayLike, mode): "ArrayLike"
     for mode in ("smart", "fully-qualified-except-typing")
 }
-RAISES = re.compile(r"(?:^|(?<=[.;] ))(?:Raises|It raises) InputError,? ", re.DOTALL)
+RAISES = re.compile(r"(?:^|(?<=[.;]\s))Raises InputError,?\s")
 
 
 def fields(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
@@ -59,10 +59,10 @@ def fields(app: Any, what: str, name: str, of: Any, options: Any, lines: list[st
 
 def apart(paragraph: str, known: set[str]) -> list[str]:
     """What comes before the parameters, each of them as a field, and what is left."""
-    name = r"(?:\*{0,2}\w+(?:, (?=\w+[,:]))?)+"
+    name = r"\w+(?:, \w+)*"
     heads = [
         match
-        for match in re.finditer(rf"(?:^|(?<=[.;] )|(?<=\n))({name}):(?=\s)", paragraph)
+        for match in re.finditer(rf"(?:^|(?<=[.;]\s)|(?<=\n))({name}):(?=\s)", paragraph)
         if set(re.findall(r"\w+", match[1])) <= known
     ]
     if not heads:
