@@ -50,10 +50,12 @@ print(eb.denoising_check(recording).attrs["sentence"])
 
 # %%
 # A recording holds the statistics of what training sees and of the chain's own states. Every
-# diagnostic reads it, without the network. Each variable has a standard error beside it.
+# diagnostic reads it, without the network: here how far the variance of the chain's states is off,
+# with its 95 % interval, beside that of a perfect denoiser of Gaussian data with the same steps.
 
 gap = eb.variance_gap(recording)
-print(eb.table(gap).head().to_string())
+columns = ["timestep", "gap", "gap_low", "gap_high", "gap_gaussian"]
+print(eb.table(gap)[columns].round(3).to_string(index=False))
 
 # %%
 # At which frequencies does the chain lose power? The dashed line is a perfect denoiser of

@@ -43,7 +43,7 @@ def seen(boost: float) -> eb.Recording:
     torch.manual_seed(0)
     with eb.observe(model, data=data) as chain:
         for _ in range(2):
-            chain.finish(my_sampler(128, 10, boost))
+            chain.finish(my_sampler(128, 6, boost))
     return chain.recording()
 
 
@@ -63,4 +63,4 @@ for name, recording in (("plain", plain), ("boosted", boosted)):
 
 # %%
 
-eb.plots.strip(plain, samples=(0, 1, 2))
+eb.plots.strip(plain, samples=2)
