@@ -74,7 +74,8 @@ def apart(paragraph: str, known: set[str]) -> list[str]:
         words = paragraph[match.end() : end].strip()
         if end == len(paragraph) and (raises := RAISES.search(words)):
             words, rest = words[: raises.start()], words[raises.start() :]
-        found.append(f":param {match[1]}: {hanging(escaped(words))}")
+        told = hanging(escaped(words))
+        found += [f":param {name}: {told}" for name in match[1].split(", ")]
     return [*found, rest]
 
 
