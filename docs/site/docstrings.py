@@ -94,7 +94,7 @@ def escaped(text: str) -> str:
     """Prose in which only `names` mean something to reStructuredText."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(
-        code(p) if i % 2 else re.sub(r"([\\*|]|_(?!\w))", r"\\\1", p) for i, p in enumerate(parts)
+        code(p) if i % 2 else re.sub(r"([\\*|@]|_(?!\w))", r"\\\1", p) for i, p in enumerate(parts)
     )
 
 
