@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/installed
 
-.PHONY: demo test test-all fuzz lint studies figures
+.PHONY: demo test test-all fuzz lint docs studies figures
 # Whose fault: about a minute and a half of computing, then one sentence, five lines and what was written.
 demo: $(READY)
 	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about two minutes)'
@@ -37,6 +37,15 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The site, with its tutorials run; whatever Sphinx warns of fails it.
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs
+	@echo 'wrote build/docs/index.html'
+
+$(VENV)/installed-docs: $(READY)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
