@@ -72,8 +72,9 @@ def normality(
     axes: Any = None,
     column: str = "double",
 ) -> Figure:
-    """The power of e_t over frequency; and of errors that are given the quantiles, each pixel
-    standardised, against the Gaussian's."""
+    """The power of e_t over frequency; of errors that are given also their quantiles.
+
+    Each pixel is standardised, and its quantiles are drawn against the Gaussian's."""
     colours = sns.color_palette("viridis", shape.sizes["length"])
     with style():
         figure, drawn = panels(1 if errors is None else 2, axes, column, 2.9)
