@@ -265,7 +265,8 @@ def restarts(result: xr.Dataset) -> str:
     for name in rows:
         row = result.sel(statistic=name)
         score = percent(float(row["score"]), float(row["score_se"]))
-        said.append(f"from {name.removeprefix('restart ')} {score} ({row['answer'].values!s})")
+        place = name.removeprefix("restart ")
+        said.append(f"{score} from timestep {place} ({row['answer'].values!s})")
     return "restarted on true states, the network's share is " + ", ".join(said) if said else ""
 
 

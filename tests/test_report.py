@@ -228,6 +228,10 @@ def test_in_a_browser(browser: Any, page: Path) -> None:
             browser.execute_script("arguments[0].click()", summary)
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
+    for summary in browser.find_elements("css selector", "details[open] summary"):
+        browser.execute_script("arguments[0].click()", summary)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert not browser.find_elements("css selector", "details:not([open])")
     assert not [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"]
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [

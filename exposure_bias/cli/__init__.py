@@ -12,9 +12,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import version
 from typing import Any, NoReturn
 
+import exposure_bias
 from exposure_bias import parallel
 from exposure_bias.cli import commands, threads
 from exposure_bias.cli.config import configure
@@ -193,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
         description="Does a diffusion model suffer from exposure bias: where, why, at what cost?",
     )
     root.add_argument(
-        "--version", action="version", version=f"exposure_bias {version('exposure-bias')}"
+        "--version", action="version", version=f"exposure_bias {exposure_bias.__version__}"
     )
     root.add_argument(
         "--print-completion",

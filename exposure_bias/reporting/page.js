@@ -71,3 +71,8 @@
   level.addEventListener("input", show);
   show();
 })();
+
+// On paper nothing can be unfolded.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});

@@ -1,13 +1,15 @@
 """The data's own first two moments and their eigen-directions."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from exposure_bias.data import Data
 from exposure_bias.states import dimensions
+
+if TYPE_CHECKING:
+    from exposure_bias.data import Data
 
 CONSTANT = {
     "constant": 1
@@ -64,7 +66,7 @@ def holds(values: NDArray[np.float64], variance: NDArray[np.float64]) -> bool:
     return bool(values.sum() >= WHOLE * variance.sum())
 
 
-def law(data: Data) -> Law:
+def law(data: "Data") -> Law:
     """Mean, per-pixel variance (divisor N) and eigendecomposition of the covariance of the data."""
     total, square = np.zeros(data.shape), np.zeros(data.shape)
     shift = data.batch([0])[0].astype(
@@ -81,13 +83,13 @@ def law(data: Data) -> Law:
     return Law(mean + shift, variance, values, vectors)
 
 
-def _at_once(data: Data) -> int:
+def _at_once(data: "Data") -> int:
     """How many images are read at once."""
     return max(1, min(CHUNK, CHUNK_NUMBERS // int(np.prod(data.shape))))
 
 
 def _directions(
-    data: Data, mean: NDArray[np.float64]
+    data: "Data", mean: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     # Not numpy.linalg: its threads go on spinning for a while and slow down the network that runs
     # next.
@@ -110,7 +112,7 @@ def _directions(
 
 
 def _leading(
-    data: Data, mean: NDArray[np.float64], ids: NDArray[np.int64]
+    data: "Data", mean: NDArray[np.float64], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The leading directions of some images, by subspace iteration from a random start.
 
