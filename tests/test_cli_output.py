@@ -113,7 +113,7 @@ def test_the_list_of_models_fits(run: Run, name: str) -> None:
 
 def test_training_ends_with_a_sentence(run: Run, tmp_path: Path) -> None:
     quick = ["--net", "unet-tiny", "--iterations", "1", "--batch-size", "2", "--sample-every", "0"]
-    out = run("train", *quick, "-o", "net", "--held-out", "0")
+    out = run("train", *quick, "-o", "net")
     assert re.match(r"The network has a .* loss of [\d.]+ \(one run, so no interval\)\.", out)
     assert max(map(len, out.splitlines())) <= 80
 
