@@ -1,5 +1,4 @@
-"""The program: `eb-analyze`, or `python -m exposure_bias`, with Ctrl-C heard from the first import
-on."""
+"""`eb-analyze`, or `python -m exposure_bias`: Ctrl-C is heard from the first import on."""
 
 import os
 import signal

@@ -275,10 +275,22 @@ def _read(path: Path, setup: Setup) -> tuple[xr.DataTree, Rows]:
         raise InputError(f"{what}: it holds {done} of {n} samples, this run has {setup.n}")
     if known.get("first", 0) != setup.first:
         raise InputError(f"{what}: it holds other samples, from number {known.get('first', 0)} on")
-    rows = np.concatenate([np.arange(*span) for span in known.get("rows", [[0, done]])])
-    if len(rows) != done or (done and rows[-1] >= setup.n):
+    rows = _rows(known.get("rows", [[0, done]]), setup.n)
+    if rows is None or len(rows) != done:
         raise InputError(f"{what}: it does not say which samples it holds")
     return tree, rows
+
+
+def _rows(spans: Any, n: int) -> Rows | None:
+    """What `_spans` wrote, of a run of n samples; None for anything else, which may be large."""
+    try:
+        ends = [end for first, last in spans for end in (first, last)]
+        known = all(type(end) is int for end in ends) and ends == sorted(ends)
+        if not known or not ends or ends[0] < 0 or ends[-1] > n:
+            return None
+        return np.concatenate([np.arange(*span) for span in spans])
+    except (TypeError, ValueError):
+        return None
 
 
 def _spans(rows: Rows) -> list[list[int]]:

@@ -81,9 +81,7 @@ class _Diagonal(torch.nn.Module):
 
 
 class _Nearest(torch.nn.Module):
-    """The empirical posterior mean: softmax of −‖x − α x_j‖²/2σ² over images x_j, flattened in
-    `images` (M, D).
-    """
+    """The empirical posterior mean: softmax of −‖x − α x_j‖²/2σ² over `images` x_j, (M, D)."""
 
     images: Tensor
     square: Tensor
@@ -151,8 +149,9 @@ class MixtureOracle(_Oracle):
 
 
 class GaussianOracle(MixtureOracle):
-    """The exact denoiser of N(mean, covariance): mean of any shape of D numbers; covariance (D,
-    D), (D,) or a scalar.
+    """The exact denoiser of N(mean, covariance).
+
+    mean: a state of D numbers; covariance: (D, D), (D,) or a scalar.
     """
 
     def __init__(self, mean: Values, covariance: Values, schedule: Schedule) -> None:
@@ -164,9 +163,7 @@ class GaussianOracle(MixtureOracle):
 
 
 class EmpiricalOracle(_Oracle):
-    """The exact denoiser of the states themselves, (N, *shape): what a network that memorised
-    them would say.
-    """
+    """The exact denoiser of the states (N, *shape) themselves: of a network that memorised them."""
 
     def __init__(self, images: Values, schedule: Schedule) -> None:
         images = _real(images)
@@ -180,8 +177,9 @@ class EmpiricalOracle(_Oracle):
 
 
 class Teacher(_Oracle):
-    """The denoiser that knows x_0 (B, *shape), for a batch of the same B: its chain is the
-    teacher chain.
+    """The denoiser that knows x_0 (B, *shape), for a batch of the same B.
+
+    Its chain is the teacher chain.
     """
 
     def __init__(self, x0: Values, schedule: Schedule) -> None:
@@ -209,8 +207,9 @@ def _real(values: Values) -> Tensor:
 
 
 def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Variances (M, D) and eigenvectors (M, D, D) or None of covariances given as (), (M,), (M,
-    D) or (M, D, D).
+    """Variances (M, D) and eigenvectors (M, D, D) or None.
+
+    Covariances come as (), (M,), (M, D) or (M, D, D).
     """
     components, dimension = shape
     bases = None

@@ -17,7 +17,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
@@ -285,12 +285,14 @@ def tells(error: InputError) -> bool:
         store = _store()
         before = store.add(key, 1) > 1
         first = not before if isinstance(error, Gone) else store.add(f"{key}/{error}", 1) == 1
-        # Who keeps the store lets the others look.
-        until = time.monotonic() + (FAREWELL if AGENT_STORE not in os.environ else 0.0)
-        while store.add(key, 0) < size and time.monotonic() < until:
-            time.sleep(0.05)
     except RuntimeError:  # who kept the store is gone
         return True
+    with suppress(RuntimeError):  # as it may be once all have looked
+        store.add(f"{key}/seen", 1)
+        # Who keeps the store lets the others look.
+        until = time.monotonic() + (FAREWELL if AGENT_STORE not in os.environ else 0.0)
+        while store.add(f"{key}/seen", 0) < size and time.monotonic() < until:
+            time.sleep(0.05)
     return first
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.files import check_writable
 
 Sink = Callable[[int, Mapping[str, float]], Any]
@@ -82,8 +82,13 @@ def _csv(path: Path, columns: Sequence[str]) -> Sink:
     header = ["step", *columns]
     check_writable(path, folder=False)
     if path.exists():
-        with open(path, newline="") as file:
-            found = next(csv.reader(file), header)
+        try:
+            with open(path, newline="") as file:
+                found = next(csv.reader(file), header)
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{path} is no CSV file to go on with ({reason(error)}): give another file"
+            ) from error
         if found != header:
             raise InputError(
                 f"{path} has the columns {', '.join(found)[:80]}, not {', '.join(header)}: give"

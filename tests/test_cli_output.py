@@ -115,7 +115,7 @@ def test_training_says_what_it_will_take_and_ends_with_a_sentence(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = ["--net", "unet-tiny", "--iterations", "1", "--batch-size", "2", "--sample-every", "0"]
-    assert main(["train", *quick, "-o", "net", "--held-out", "0"]) == 0
+    assert main(["train", *quick, "-o", "net"]) == 0
     out, err = capsys.readouterr()
     assert "about 2 network calls: 1 iterations of 2 images, ddpm, seed 0" in err
     assert re.match(r"The network has a .* loss of [\d.]+ \(one run, so no interval\)\.", out)

@@ -3,6 +3,8 @@
 import io
 import pickle
 import warnings
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -556,3 +558,30 @@ def test_warnings_only_where_n_is_below_d():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frechet_values(enough, enough)
+
+
+def test_statistics_that_claim_too_much(tmp_path: Path) -> None:
+    """An exabyte of covariance is refused by its header; images in the file are not read at all."""
+
+    def claimed(shape: tuple[int, ...], dtype: str) -> bytes:
+        head = io.BytesIO()
+        described = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(head, described)
+        return head.getvalue()
+
+    path = tmp_path / "statistics.npz"
+    small = io.BytesIO()
+    np.save(small, np.eye(6))
+    mean = io.BytesIO()
+    np.save(mean, np.zeros(6))
+    for covariance, refused in ((claimed((2**28, 2**28), "<f8"), True), (small.getvalue(), False)):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("mu.npy", mean.getvalue())
+            archive.writestr("sigma.npy", covariance)
+            archive.writestr("arr_0.npy", claimed((2**40, 8, 8, 3), "|u1"))
+        if refused:
+            with pytest.raises(eb.InputError, match=r"would take .* are allowed"):
+                eb.fidelity.read_statistics(path, 6)
+        else:
+            about = {"image_shape": [3, 8, 8]}
+            assert eb.fidelity.read_statistics(path, 6, about)[1] is None

@@ -235,6 +235,8 @@ def fails():
 """
     script += "".join(f"print(meet(lambda: {work}))\n" for work in UNLIKE)
     lines = drive(script, tmp_path, len(UNLIKE))
+    # One process alone tells each.
+    assert len(lines) == 2 * len(UNLIKE)
     assert lines.count("[2, 2]") == len(UNLIKE)
     for expected in UNLIKE.values():
         assert any(expected in told for told in lines)

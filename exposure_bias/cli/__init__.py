@@ -10,15 +10,15 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import exposure_bias
 from exposure_bias import parallel
 from exposure_bias.cli import commands, threads
 from exposure_bias.cli.config import configure
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 # Options of a new run, which mean nothing where the result of one is read.
 RUN = (
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     parallel.agree(_told(options), "options")
                 if getattr(options, "out", None) is not None:
                     _check_out(options)
-                with _watching(options):
+                with _watching(options), _read_result(options):
                     options.run(options)
                 if team.first:
                     commands.report_of(options, given)
@@ -169,6 +169,26 @@ def _reads(options: argparse.Namespace) -> bool:
     saved = getattr(options, "saved", None)
     a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
     return saved is not None and not a_model
+
+
+@contextmanager
+def _read_result(options: argparse.Namespace) -> Iterator[None]:
+    """Raise InputError for whatever goes wrong with the result of an earlier run.
+
+    It is a file that anybody may have made, and what it must hold to be shown, its kind's tables
+    and figures know.
+    """
+    try:
+        yield
+    except (InputError, OSError, ImportError):
+        raise
+    except Exception as error:
+        if not _reads(options):
+            raise
+        raise InputError(
+            f"cannot use {options.saved}: it does not hold what such a result does"
+            f" ({type(error).__name__}: {reason(error)}); make it again"
+        ) from error
 
 
 def _kept(options: argparse.Namespace) -> str:

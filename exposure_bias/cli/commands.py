@@ -161,6 +161,8 @@ def train(options: Options) -> None:
 
     if options.fine_tune:
         _refuse_beside(options, "--fine-tune", *NEW_NETWORK)
+    if options.data in bundled.DATA:
+        _refuse_beside(options, f"--data {options.data}", *OWN_DATA)
     for setting, of in (("gamma", PERTURBED), ("strength", DEFAULT_STRENGTH)):
         if getattr(options, setting) is not None and not {*options.objective} & {*of}:
             name = {"gamma": "--gamma", "strength": "--lambda"}[setting]
@@ -270,6 +272,8 @@ def models(options: Options) -> None:
     output.say(options, "models", sentence, found, more, also=keys)
 
 
+# What is asked of data of one's own: bundled data have a split, a range and a size.
+OWN_DATA = ("held_out", "any_range", "limit_data")
 # What a network brings along when it is fine-tuned.
 NEW_NETWORK = ("net", "schedule", "prediction_type", "learned_variance")
 

@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,12 +43,8 @@ def from_npy(path: Path, value_range: Range | None, limit: Limit) -> Data:
 
 def from_npz(path: Path, value_range: Range | None, limit: Limit) -> Data:
     """`arr_0` of an .npz file, with `arr_1` for labels; uint8 images stand in it channels last."""
-    arrays: dict[str, NDArray[Any]] = {}
     with zips.opened(path, NPZ, limit) as archive:
-        for key in ("arr_0", "arr_1"):
-            if f"{key}.npy" in archive.namelist():
-                with _member(archive, f"{key}.npy", path) as stream:
-                    arrays[key] = _array(stream, path, limit, f"'{key}'")
+        arrays = members(archive, ("arr_0", "arr_1"), path, limit)
     if "arr_0" not in arrays:
         raise InputError(
             f"{path} has no 'arr_0': save the images with np.savez(path, images), uint8 (N, H,"
@@ -69,6 +66,26 @@ def from_npz(path: Path, value_range: Range | None, limit: Limit) -> Data:
     )
 
 
+def members(
+    archive: zipfile.ZipFile, names: Sequence[str], path: Path, limit: Limit, kinds: str = "biufc"
+) -> dict[str, NDArray[Any]]:
+    """Those of an archive's arrays that are there, of these kinds of numbers or texts."""
+    found = {}
+    for name in names:
+        if f"{name}.npy" in archive.namelist():
+            with _member(archive, f"{name}.npy", path) as stream:
+                found[name] = _array(stream, path, limit, f"'{name}'", kinds)
+    return found
+
+
+def shape_of(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...] | None:
+    """The shape that an archive's array claims; None where it is not there."""
+    if f"{name}.npy" not in archive.namelist():
+        return None
+    with _member(archive, f"{name}.npy", path) as stream:
+        return _head(stream)[0]
+
+
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> IO[bytes]:
     try:
         return archive.open(name)
@@ -76,13 +93,25 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> IO[bytes]:
         raise unreadable(path, NPZ, error) from error
 
 
-def _array(stream: IO[bytes], path: Path, limit: Limit, name: str = "the array") -> NDArray[Any]:
+def _head(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and type that an array in numpy's own format claims."""
+    head = io.BytesIO(stream.read(HEADER))
+    shape, _, dtype = HEADERS[np.lib.format.read_magic(head)](head)
+    return shape, dtype
+
+
+def _array(
+    stream: IO[bytes],
+    path: Path,
+    limit: Limit,
+    name: str = "the array",
+    kinds: str = "biufc",
+) -> NDArray[Any]:
     """An array in numpy's own format, whose header is looked at first."""
     try:
-        head = io.BytesIO(stream.read(HEADER))
-        shape, _, dtype = HEADERS[np.lib.format.read_magic(head)](head)
+        shape, dtype = _head(stream)
         limit.check(math.prod(shape) * dtype.itemsize, name, path)
-        if dtype.kind not in "biufc":
+        if dtype.kind not in kinds:
             raise TypeError(f"{dtype}")
         stream.seek(0)
         array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)

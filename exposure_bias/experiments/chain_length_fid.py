@@ -543,7 +543,15 @@ def _known(done: Path, setup: Setup) -> xr.Dataset | None:
     tree, known = files.read_tree(done)
     what = f"{done} belongs to another run (choose another folder)"
     Run.from_json(known.get("run")).refuse_differences(setup.run, what)
-    return tree.to_dataset()
+    point = tree.to_dataset()
+    odd = [
+        name
+        for name, values in point.variables.items()
+        if values.shape not in ((), (len(DELETED),)) or values.dtype.kind != "f"
+    ]
+    if odd or not {"frechet_jackknife", "kid_jackknife"} <= set(point.data_vars):
+        raise InputError(f"{done} is no point of a curve: remove it, and it is measured again")
+    return point
 
 
 def _keep(done: Path, part: Path, setup: Setup, result: xr.Dataset, size: int) -> None:

@@ -39,6 +39,7 @@ import xarray as xr
 
 from exposure_bias import bundled, sentences
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.weights import read_json
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
@@ -434,9 +435,11 @@ def _model(given: Any, speed: Speed) -> tuple[Denoiser, dict[str, Any]]:
         Path(name).expanduser(),
     ):
         try:
-            return model, json.loads((folder / "training.json").read_text())["run"]
-        except (OSError, ValueError, KeyError):
+            said = read_json(folder / "training.json").get("run")
+        except InputError:
             continue
+        if isinstance(said, dict):
+            return model, said
     return model, {}
 
 

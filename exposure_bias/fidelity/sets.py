@@ -19,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias import files, jackknife
-from exposure_bias.errors import InputError
+from exposure_bias.data import zips
+from exposure_bias.data.arrays import NPZ, members, shape_of
+from exposure_bias.data.limits import Limit
+from exposure_bias.errors import InputError, reason
 from exposure_bias.fidelity import frechet, kernel, manifold
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.moments import Moments, checked
 from exposure_bias.jackknife import GROUPS
 
 Array = NDArray[np.float64]
+STATISTICS = Limit(2**28)  # in one array of a reference: 5,792 features
 CHUNK = 4096
 
 
@@ -174,18 +178,18 @@ def read_statistics(
     resolution."""
     path, about = Path(path), about or {}
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with zips.opened(path, NPZ, STATISTICS) as archive:
             keys = ("mu", "sigma", "mu_s", "sigma_s", "provenance")
-            arrays = {key: archive[key] for key in keys if key in archive}
-            came = json.loads(str(arrays.pop("provenance", "{}")))
-            if "arr_0" in archive and "image_shape" not in came:
-                _, *shape, channels = archive["arr_0"].shape
-                came["image_shape"] = [channels, *shape]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            arrays = members(archive, keys, path, STATISTICS, "fU")
+            images = shape_of(archive, "arr_0", path)
+        came = dict(json.loads(str(arrays.pop("provenance", "{}"))))
+        if images is not None and "image_shape" not in came:
+            _, *shape, channels = images
+            came["image_shape"] = [channels, *shape]
     except Exception as error:  # damage surfaces as BadZipFile, ValueError, EOFError, zlib.error, …
+        why = reason(error) if isinstance(error, InputError) else type(error).__name__
         raise InputError(
-            f"{path} is no .npz of reference statistics ({type(error).__name__}): replace it"
+            f"{path} is no .npz of reference statistics ({why}): replace it"
         ) from error
     if not {"mu", "sigma"} <= arrays.keys():
         raise InputError(

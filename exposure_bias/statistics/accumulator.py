@@ -146,7 +146,7 @@ class Sums:
         for name, value in self.state.items():
             found = np.asarray(arrays[name]) if name in arrays else None
             mine = self.kept(name, rows)
-            if found is None or found.shape != mine.shape:
+            if found is None or found.shape != mine.shape or found.dtype.kind not in "fiu":
                 raise InputError(
                     f"the checkpoint does not hold {name} of shape {mine.shape}: start afresh"
                     " elsewhere"

@@ -48,8 +48,7 @@ NO_SPACE = "states without axes of space have no spectrum"
 
 
 class Block(NamedTuple):
-    """Some modes (M,), the bands that they fall into (F,), and one where a mode belongs to one,
-    (M, F)."""
+    """Some modes (M,), the bands that they fall into (F,), and which into which, (M, F)."""
 
     modes: Any
     bands: NDArray[np.int64]
@@ -108,8 +107,9 @@ class Bands:
         return self._pooled(np.eye(len(self.band)))
 
     def blocks(self, order: NDArray[np.int64] | None = None) -> Iterator[Block]:
-        """`bins` in parts that leave out most of its zeros: modes, the bands that they fall into,
-        and which into which. order: that in which the modes come."""
+        """`bins` in parts that leave out most of its zeros.
+
+        order: that in which the modes come."""
         band = self.band if order is None else self.band[order]
         upper = self.upper if order is None or self.upper is None else self.upper[order]
         places: list[Any] = [slice(None)]
@@ -335,7 +335,7 @@ class BandPower(Accumulator):
         # `_transformed` leaves the axes in another order, and so are the modes.
         modes = np.arange(len(bands.band)).reshape([len(m) for m in bands.matrices])
         order = modes.transpose(*range(1, axes), 0).ravel()
-        self.places = []
+        self.places: list[tuple[Any, NDArray[np.int64]]] = []
         for number, block in enumerate(bands.blocks(order)):
             self.places.append((block.modes, block.bands))
             setattr(self, f"members_{number}", block.members)
@@ -358,17 +358,23 @@ class BandPower(Accumulator):
         d = d.to(batch.precision)
         if self.mixing is not None:
             d = (self._tensor("mixing", d) @ d.unflatten(-1, (self.channels, -1))).flatten(-2)
-        power = self._transformed(d).double().square_().view(*d.shape[:2], -1)
-        grouped = batch.groups.sum(power, axis=1)
-        grouped = grouped.view(len(d), GROUPS, self.channels, -1)
-        summed = np.zeros((*grouped.shape[:-1], self.bands.width))
-        for number, (modes, bands) in enumerate(self.places):
-            members = self._tensor(f"members_{number}", grouped)
-            summed[..., bands] += (grouped[..., modes] @ members).cpu().numpy()
+        power = self._transformed(d).double().square_().view(*d.shape[:2], self.channels, -1)
+        if power.shape[1] < GROUPS:  # the smaller of the two first
+            summed = batch.groups.sum(self._by_band(power), axis=1)
+        else:
+            summed = self._by_band(batch.groups.sum(power, axis=1))
         width = len(self.bands.label)
         self.state[self._key][rows] += summed[..., :width]
         if self.bands.upper is not None:
             self.state[self._high][rows] += summed[..., width]
+
+    def _by_band(self, power: "Tensor") -> Array:
+        """Σ over the modes of each band, (…, F), of (…, Π N')."""
+        total = np.zeros((*power.shape[:-1], self.bands.width))
+        for number, (modes, bands) in enumerate(self.places):
+            members = self._tensor(f"members_{number}", power)
+            total[..., bands] += (power[..., modes] @ members).cpu().numpy()
+        return total
 
     def _transformed(self, d: "Tensor") -> "Tensor":
         """The coefficients of (K, B, D), one matrix product for each axis, the first axis last."""

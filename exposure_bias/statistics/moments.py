@@ -51,10 +51,15 @@ class PixelMoments(Accumulator):
         others = {"square": d, "cross": batch.data}
         for part in self.parts:
             value = d * others[part] if part in others else d
-            grouped = batch.groups.sum(value, axis=1).cpu().numpy()
             total = self.state[f"{self.field}_{part}"][rows]
-            total += grouped.sum(1).reshape(total.shape)
-            self.state[f"{self.field}_group_{part}"][rows] += grouped[..., self.pixels]
+            if len(self.pixels) == value.shape[-1]:
+                grouped = batch.groups.sum(value, axis=1)
+                summed = grouped.sum(1)
+            else:  # sums of all pixels by group would be larger than the batch
+                grouped = batch.groups.sum(value[..., self.pixels], axis=1)
+                summed = value.sum(1)
+            total += summed.cpu().numpy().reshape(total.shape)
+            self.state[f"{self.field}_group_{part}"][rows] += grouped.cpu().numpy()
 
 
 class CellMoments(Accumulator):

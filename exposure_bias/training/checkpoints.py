@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from exposure_bias.adapters.weights import read_json, read_torch, size_of
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files import CannotWrite
@@ -27,6 +28,7 @@ from exposure_bias.schedules import Schedule, cosine, linear
 
 LINKS = ("last", "best")
 STATE, PROVENANCE, LOG = "trainer.pt", "training.json", "training.csv"
+LOG_BYTES = 2**28
 
 
 def write(
@@ -88,12 +90,14 @@ def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     Raises InputError if there is none or it is damaged.
     """
     folder = run / "last"
+    if not all((folder / name).exists() for name in (STATE, PROVENANCE, LOG)):
+        raise InputError(f"{run} holds no checkpoint to resume: start without resume")
     try:
-        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-        return state, json.loads((folder / PROVENANCE).read_text()), (folder / LOG).read_text()
-    except FileNotFoundError as error:
-        raise InputError(f"{run} holds no checkpoint to resume: start without resume") from error
-    except Exception as error:  # a damaged zip, JSON or tensor file
+        state = read_torch(folder / STATE)
+        provenance = read_json(folder / PROVENANCE)
+        size_of(folder / LOG, LOG_BYTES)
+        return state, provenance, (folder / LOG).read_text()
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
 
 

@@ -1,9 +1,9 @@
 """Networks to train: diffusers' `UNet2DModel` by preset name, or by the path of a configuration."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from exposure_bias.adapters.weights import read_json
 from exposure_bias.errors import InputError, reason
 from exposure_bias.states import State, described
 
@@ -81,12 +81,4 @@ def _read(path: str) -> dict[str, Any]:
             f"there is no network {path!r}: give {', '.join(PRESETS)}, or a JSON file of"
             " UNet2DModel options"
         )
-    try:
-        options = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise InputError(
-            f"{path} holds no UNet2DModel options: a JSON object with block_out_channels and so on"
-        )
-    return {key: value for key, value in options.items() if not key.startswith("_")}
+    return {key: value for key, value in read_json(file).items() if not key.startswith("_")}

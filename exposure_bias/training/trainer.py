@@ -41,7 +41,7 @@ from exposure_bias.adapters import adapt
 from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
-from exposure_bias.errors import InputError, whole_number
+from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.paths import Paths
 from exposure_bias.progress import WATCH, Watch
 from exposure_bias.recorder import record
@@ -434,18 +434,32 @@ class _Run:
                     f"{folder} holds a run already: resume it (--resume), or choose another folder"
                 )
             return
-        state, provenance, log = checkpoints.read(folder)
+        found = checkpoints.read(folder)
+        try:
+            self._take_up(*found, folder)
+        except InputError:
+            raise
+        except Exception as error:  # what torch says to tensors that are not this run's
+            raise InputError(
+                f"the checkpoint {folder / 'last'} is none of this run ({reason(error)}): start in"
+                " another folder"
+            ) from error
+        self.since = time.perf_counter()
+
+    def _take_up(
+        self, state: dict[str, Any], provenance: dict[str, Any], log: str, folder: Path
+    ) -> None:
         refuse_unlike(
             provenance["run"], self.provenance["run"], f"{folder} is a run with other settings"
         )
         self.model.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration, self.best = state["iteration"], state["best"]
+        self.iteration = whole_number(state["iteration"], "a checkpoint's iteration", 0)
+        self.best = float(state["best"])
         self.rows = [
             {k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(log))
         ]
-        self.since = time.perf_counter()
 
     def checkpoint(self, folder: Path) -> None:
         """Write a checkpoint.

@@ -6,7 +6,9 @@ prints a table and exits with 1 where a result differs or a command does not end
 events: a call of the network, a step of training, a file flushed to disk, a file renamed. One run
 counts them; a kill is SIGKILL at an event drawn from all of them, so that kills are the same in
 every process of one seed, whatever the machine is doing, and fall into writing as often as writing
-has events. `again` is how many calls of the network were made twice, as a share of the run's."""
+has events. `again` is how many calls of the network, or steps of training, were made twice, as a
+share of the run's. A run writes no more often than twenty times the time of a writing allows; here
+it writes after every batch, as runs do whose batches take longer than that."""
 
 import argparse
 import json
@@ -30,7 +32,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import exposure_bias as eb
-from exposure_bias import files, plots
+from exposure_bias import files, loop, plots
 from exposure_bias.cli import main, output
 from exposure_bias.data import Data
 
@@ -38,6 +40,7 @@ SHAPE = (1, 4, 4)
 EVENTS, CALLS, FATAL = RawValue("q"), RawValue("q"), RawValue("q")
 SCHEDULE = eb.schedules.linear(1000)
 HERE = Path(__file__)
+loop.SAVING_SHARE = 1e9
 LOADED = (DDPMPipeline, DDPMScheduler, UNet2DModel, plots, output)
 
 
@@ -68,10 +71,11 @@ def images() -> Data:
     return eb.load_data(x, value_range=None)
 
 
-def every(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of which each call is an event."""
+def every(function: Callable[..., Any], calls: int = 0) -> Callable[..., Any]:
+    """A function of which each call is an event, and counts as so many calls of the network."""
 
     def counted(*given: Any, **options: Any) -> Any:
+        CALLS.value += calls
         tick()
         return function(*given, **options)
 
@@ -113,7 +117,7 @@ def run(arguments: list[str], fatal: int = 0) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(f"{arguments[-1]}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         os.replace, os.fsync = every(os.replace), every(os.fsync)
-        torch.optim.AdamW.step = every(torch.optim.AdamW.step)
+        torch.optim.AdamW.step = every(torch.optim.AdamW.step, calls=1)
         Figure.savefig = lambda *given, **options: None  # pictures take most of the time
         code = main(arguments)
     finally:
