@@ -143,9 +143,9 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically: after any failure the old file is as it was and nothing half-written
-    remains.
+def write_bytes(path: str | os.PathLike[str], *parts: bytes) -> None:
+    """Write a file of these parts atomically: after any failure the old file is as it was and
+    nothing half-written remains.
 
     Raises InputError with the system's reason (no such folder, no permission, disk full).
     """
@@ -155,7 +155,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean(temporary)
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -187,7 +187,7 @@ def write_groups(
     root = groups.get(netcdf.ROOT, xr.Dataset())
     said = json.dumps(provenance, ensure_ascii=False)
     content = netcdf.packed({**groups, netcdf.ROOT: root.assign_attrs(provenance=said)})
-    write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
+    write_bytes(path, content, _MARK + hashlib.sha256(content).hexdigest().encode())
 
 
 def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:
