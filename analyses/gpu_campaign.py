@@ -195,16 +195,22 @@ class Campaign:
     def compare(self, name: str) -> None:
         """DDPM beside IP, seeds together."""
         folders = [str(self._folder(name, o, s)) for o in OBJECTIVES for s in SEEDS]
-        compared = eb.compare(
-            folders,
-            self.data(name, "test"),
-            steps=self.scale.steps,
-            n=self.scale.n,
-            lengths=(),
-            device=self.scale.device,
-            batch_size=self.scale.batch,
-            folder=self.runs / "chains" / f"compare-{name}",
-        )
+        try:
+            compared = eb.compare(
+                folders,
+                self.data(name, "test"),
+                steps=self.scale.steps,
+                n=self.scale.n,
+                lengths=(),
+                device=self.scale.device,
+                batch_size=self.scale.batch,
+                folder=self.runs / "chains" / f"compare-{name}",
+            )
+        except eb.InputError as error:
+            if self.images is not None:
+                raise
+            print(f"not compared, since two iterations teach nothing: {error}")
+            return
         names = [k for k in compared.data_vars if "step" not in compared[k].dims]
         table = compared[names].to_dataframe().reset_index()
         place = self.results / f"compare-{name}.csv"

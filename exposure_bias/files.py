@@ -146,8 +146,8 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically.
+def write_bytes(path: str | os.PathLike[str], *parts: bytes) -> None:
+    """Write a file of these parts atomically.
 
     After any failure the old file is as it was and nothing half-written remains.
 
@@ -159,7 +159,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean(temporary)
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -192,7 +192,7 @@ def write_groups(
     root = groups.get(netcdf.ROOT, xr.Dataset())
     said = json.dumps(provenance, ensure_ascii=False)
     content = netcdf.packed({**groups, netcdf.ROOT: root.assign_attrs(provenance=said)})
-    write_bytes(path, content + _MARK + hashlib.sha256(content).hexdigest().encode())
+    write_bytes(path, content, _MARK + hashlib.sha256(content).hexdigest().encode())
 
 
 def write_tree(path: str | os.PathLike[str], tree: xr.DataTree, provenance: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
 # A batch takes some fifty times as many float64 numbers at once.
-BATCH_NUMBERS = 3 * 2**19
+BATCH_NUMBERS = 2**20
 
 Rows = NDArray[np.int64]
 

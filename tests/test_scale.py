@@ -194,7 +194,7 @@ def test_large_states_are_recorded_at_as_many_levels_as_fit() -> None:
     assert "leading directions" in gaps.attrs["no_reference"]
     assert "gap_gaussian" not in gaps
     setup = prepare(model, data, kind="recording", steps=9)
-    assert room(setup) == 3 * 2**20 // 6400
+    assert room(setup) == 2**20 // 6400
     assert setup.kept == [*range(9), 9]
 
 
