@@ -94,8 +94,9 @@ def world() -> Team:
 
 
 def share(count: int, rank: int, size: int) -> range:
-    """A rank's items out of range(count): contiguous, sizes differ by one at most, some may be
-    empty."""
+    """A rank's items out of range(count), contiguous.
+
+    Sizes differ by one at most; some may be empty."""
     return range(count * rank // size, count * (rank + 1) // size)
 
 
@@ -109,8 +110,9 @@ def local(device: str) -> str:
 
 
 def patience() -> timedelta:
-    """How long a process waits for another: EXPOSURE_BIAS_PATIENCE seconds, by default half an
-    hour. It must exceed the time that one batch takes."""
+    """How long a process waits for another: EXPOSURE_BIAS_PATIENCE seconds, or half an hour.
+
+    It must exceed the time that one batch takes."""
     text = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE)
     try:
         return timedelta(seconds=float(text))
@@ -169,8 +171,9 @@ def gathered_objects(value: Result) -> list[Result]:
 
 
 def once(function: Callable[[], Result]) -> Result:
-    """What a function returns in the first process, in all of them; or the InputError that it
-    raises there."""
+    """What a function returns in the first process, in all of them.
+
+    Raises in all the InputError that it raises there."""
     if team().size == 1:
         return function()
     import torch.distributed as dist
@@ -272,8 +275,9 @@ def gathered(recording: "Recording") -> "Recording":
 
 
 def tells(error: InputError) -> bool:
-    """Whether this process is the one to tell an error: the first that comes to any, and the first
-    with each."""
+    """Whether this process is the one to tell an error.
+
+    That is the first that comes to any, and the first with each."""
     if world().size == 1:
         return True
     import torch.distributed as dist

@@ -64,7 +64,8 @@ def record(
     recordings that are to be merged; sample i uses image i mod N. spectra: bases besides the
     default ones in which the states' power is kept (`statistics.bands`). statistics: strangers'
     accumulators, see `statistics.accumulator.Accumulator` and docs/extending.md. keep: the samples
-    numbered below this are kept as they are at up to 12 levels, for pictures (`statistics.kept`).
+    numbered below this are kept as they are at up to 12 levels, for pictures (`statistics.kept`);
+    of large states fewer.
 
     At most 100 noisy levels are recorded, evenly spread over the steps, the first and the clean end
     always; of large states only as many as `memory` bytes hold the moments by pixel of.

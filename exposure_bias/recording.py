@@ -1,5 +1,4 @@
-"""What a run leaves behind: sums by stream, step and group, and where they came from. No torch
-here.
+"""What a run leaves behind: sums by stream, step and group, and where they came from; no torch.
 
 One netCDF file with a group for each stream:
 
@@ -73,8 +72,7 @@ class Recording:
 
     @property
     def paired(self) -> bool:
-        """Whether each chain was started on its own x_0, so that chain and data can be compared
-        image by image."""
+        """Whether each chain was started on its own x_0: chain and data compare image by image."""
         return self.run.paired
 
     @property
@@ -104,8 +102,9 @@ class Recording:
 
 
 def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) -> dict[str, Any]:
-    """What stands in a file beside the numbers: a run of `n` samples from number `first` on, of
-    which `done` are in."""
+    """What stands in a file beside the numbers.
+
+    Of a run of `n` samples from number `first` on `done` are in."""
     return {
         "schema": SCHEMA,
         "kind": run.kind,

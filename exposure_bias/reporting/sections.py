@@ -1,4 +1,5 @@
-"""A result as a section of the page: what it asks, a figure, a table to read and one to take away.
+"""A result as a section of the page: what it asks, a figure, a table to read, one to take away.
+
 No torch here."""
 
 import base64

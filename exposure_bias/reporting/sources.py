@@ -1,5 +1,6 @@
-"""What a report is made of: recordings and results, from memory or from files, that belong
-together. No torch here."""
+"""What a report is made of: recordings and results, from memory or files, that belong together.
+
+No torch here."""
 
 import os
 from collections.abc import Sequence

@@ -20,12 +20,12 @@ KEEP = 8
 MOST_LEVELS = 12
 LEAST_LEVELS = 4
 MOST_NUMBERS = 2**18  # in one array: half a megabyte on disk
+LEAST_SAMPLES, MOST_AT_ALL = 2, 2**19  # of large states: three megabytes at 3x256x256
 REACH = 5  # standard deviations of the widest states, or the bound of images if that is more
 
 
 class KeptSamples(Accumulator):
-    """States of the samples whose numbers are below `layout.keep`, at up to 12 of the recorded
-    levels.
+    """States of the first samples, at most `layout.keep`, at up to 12 of the recorded levels.
 
     (kept, kept_step, *state axes): `kept_state`, x̂ or x; `kept_prediction`, x̂_0, NaN at the clean
     end; `kept_truth`, the teacher's x_t of a paired chain. `kept_step` counts the recorded steps. A
@@ -38,12 +38,13 @@ class KeptSamples(Accumulator):
         super().__init__()
         self.first = layout.first
         self.fields = fields
-        self.rows = kept_rows(layout.steps, layout.keep * layout.law.mean.size)
+        keep = kept_samples(layout.keep, layout.law.mean.size)
+        self.rows = kept_rows(layout.steps, keep * layout.law.mean.size)
         self.spacing = spacing(layout.law, levels)
         axes = dict(zip(dimensions(layout.shape), layout.shape, strict=True))
         for field in fields:
             name = f"kept_{field}"
-            self.add_sum(name, kept=layout.keep, kept_step=len(self.rows), **axes)
+            self.add_sum(name, kept=keep, kept_step=len(self.rows), **axes)
             self.state[name] = self.state[name].astype(np.float32)
             self.encodings[name] = {"scale_factor": self.spacing}
         self.coords = {"kept_step": self.rows}
@@ -73,17 +74,22 @@ class KeptSamples(Accumulator):
         return held.astype(np.float32)
 
 
+def kept_samples(keep: int, size: int) -> int:
+    """How many samples of `size` numbers are kept, of those asked for: fewer of large states."""
+    return min(keep, max(LEAST_SAMPLES, MOST_AT_ALL // (LEAST_LEVELS * size)))
+
+
 def kept_rows(steps: int, numbers: int) -> list[int]:
-    """Which of the recorded steps are kept: the first and the last always, and 12 or as many as fit
-    `MOST_NUMBERS`."""
+    """Which of the recorded steps are kept: first, last, and 12 in all or as many as fit."""
     most = int(np.clip(MOST_NUMBERS // max(numbers, 1), LEAST_LEVELS, MOST_LEVELS))
     rows: list[int] = np.linspace(0, steps - 1, min(steps, most)).round().astype(int).tolist()
     return rows
 
 
 def spacing(law: Law, levels: Sequence[Level]) -> float:
-    """The power of two of which `MOST_SCALED` reach as far as the states of a run do: 1/4096 for
-    images in [-1, 1] under a variance-preserving schedule."""
+    """The power of two of which `MOST_SCALED` reach as far as the states of a run do.
+
+    1/4096 for images in [-1, 1] under a variance-preserving schedule."""
     size = float((law.mean**2 + law.variance).max())
     widest = max((a**2 * size + s**2) ** 0.5 for _, a, s in levels)
     return 2.0 ** ceil(log2(max(REACH * widest, 1.0) / MOST_SCALED))
