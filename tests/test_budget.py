@@ -156,9 +156,9 @@ def test_a_perfect_model_is_rarely_accused_and_a_wrong_one_never_with_the_wrong_
         (0.3, 0.05, (0.0, 0.01), Answer.POSITIVE),
         (-0.3, 0.05, (0.0, 0.01), Answer.NEGATIVE),
         (0.01, 0.001, (0.0, 0.001), Answer.POSITIVE),  # within the margin, and no doubt of it
-        (0.3, 0.05, (0.2, 0.01), Answer.COARSE),
-        (0.3, 0.05, (0.02, 0.001), Answer.POSITIVE),  # coarse, and the sign is beyond doubt
-        (-0.12, 0.01, (0.06, 0.01), Answer.COARSE),
+        (0.3, 0.2, (0.2, 0.01), Answer.COARSE),
+        (0.3, 0.03, (0.02, 0.001), Answer.POSITIVE),  # coarse, and the sign is beyond doubt
+        (0.01, 0.01, (0.008, 0.001), Answer.NONE),
         (0.0, float("nan"), (0.0, 0.01), Answer.OPEN),
         (0.04, 0.01, (float("nan"), float("nan")), Answer.POSITIVE),
     ],

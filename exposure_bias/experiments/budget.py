@@ -23,8 +23,9 @@ is taken before it; the row `last step` says what that step adds to the gap.
 that errors fall as 1/k (1/k²). A part of the samples also walks the next coarser (finer) chain: for
 the SDE (c₁ − c₂)/(c₂ − c₄) should be 2, for the ODE (h₁ − h₂)/(h₂ − h₄) 4. The part of the
 difference that does not fall so, Δ = (c₁ − c₂) − 2 (c₂ − c₄), is to next order three times the
-error of the extrapolation; where it is beyond its own error and beyond a share of the margin, the
-steps are too coarse to extrapolate from, unless the sign of the score error survives twice of it.
+error of the extrapolation. As far as it is more than noise it counts as a standard error of the
+solver's and the network's parts; where nothing can be said for that reason, the steps are too
+coarse to extrapolate from.
 
 *Answers*, with a margin m: a score error, with its sign, where the 95 % interval of G∞ excludes 0;
 none larger than m where |G∞| + t₉₅ se < m (two one-sided tests, t with 15 degrees of freedom); else
@@ -171,18 +172,16 @@ def planned(
 def fixed_answer(score: float, error: float, bias: tuple[float, float], margin: float) -> str:
     """Which of the fixed answers a score error ± its standard error gives, with a margin.
 
-    bias: the extrapolation's estimated error and that estimate's standard error.
+    error: with the extrapolation's, as `split` gives it; bias: that of the extrapolation alone, and
+    its estimate's standard error.
     """
     if not np.isfinite(error):
         return Answer.OPEN
-    coarse = too_coarse(*bias, margin, error)
-    # A sign that twice the extrapolation's error would not change stands.
-    doubt = 2 * abs(bias[0]) if coarse else 0.0
-    if abs(score) - doubt > T_QUANTILE * error:
+    if abs(score) > T_QUANTILE * error:
         return Answer.POSITIVE if score > 0 else Answer.NEGATIVE
-    if coarse:
-        return Answer.COARSE
-    return Answer.NONE if abs(score) + T_ONE_SIDED * error < margin else Answer.OPEN
+    if abs(score) + T_ONE_SIDED * error < margin:
+        return Answer.NONE
+    return Answer.COARSE if too_coarse(*bias, margin, error) else Answer.OPEN
 
 
 def too_coarse(bias: float, error: float, margin: float, score_error: float) -> bool:

@@ -30,6 +30,7 @@ from exposure_bias.setup import Setup
 from exposure_bias.statistics.bands import dct
 
 PARTS = ("total", "initialisation", "discretisation", "score")
+EXTRAPOLATED = ("discretisation", "score")
 
 
 @dataclass(frozen=True)
@@ -242,12 +243,19 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
         deviations = deviations_of(parts.estimate, parts.count, parts.sums, "linear")
         error = standard_error(deviations)
         widest = np.array([max_t_quantile(deviations[:, -1, row]) for row in range(len(names))])
-    estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
     nothing = Estimate(value[-1] * np.nan, value[-1] * np.nan)
     order, bias = (
         _order(parts.measure, parts.few, bench.scheme) if bench.scheme else (nothing, nothing)
     )
+    for part in EXTRAPOLATED:
+        error[PARTS.index(part)] = np.hypot(error[PARTS.index(part)], _left(bias))
+    estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
     return Split(names, estimates, order, bias, widest)
+
+
+def _left(bias: Estimate) -> Array:
+    """The extrapolation's own error, as far as it is more than the noise of its estimate."""
+    return np.sqrt(np.maximum(np.nan_to_num(bias.value**2 - bias.error**2), 0.0))
 
 
 def _order(
