@@ -7,7 +7,7 @@ You have a torch module and know how it was trained: say so once, and every tool
 
 # %%
 # A small network, and its training in a few lines: a plain loop, as yours may be. It is asked for
-# :math:`v = \\alpha_t\\varepsilon - \\sigma_t x_0`.
+# :math:`v = \alpha_t\varepsilon - \sigma_t x_0`.
 
 import torch
 from torch import nn
