@@ -124,15 +124,21 @@ def ratio(far: Array, floors: Array) -> dict[str, float]:
     return {"value": value, "low": value * np.exp(-half), "high": value * np.exp(half)}
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, counts: tuple[int, ...] = (COUNTS[0], COUNTS[-1])) -> str:
     """The table of docs/fidelity.md."""
-    head = [f"{name}, N = {n}" for name in FEATURES for n in COUNTS]
+    columns = [(name, n) for n in counts for name in FEATURES]
+    head = [f"{name}, N = {n:,}" for name, n in columns]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
-    for corruption in table["corruption"].unique():
-        here = table[table["corruption"] == corruption].set_index(["features", "n"])
-        cells = [common.told(here.loc[(f, n)], 1) for f in FEATURES for n in COUNTS]
+    for corruption, here in table.groupby("corruption", sort=False):
+        rows = here.set_index(["features", "n"])
+        cells = [common.told(row := rows.loc[c], digits(row["value"])) for c in columns]
         lines.append(f"| {corruption} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def digits(value: float) -> int:
+    """After the point, of a ratio."""
+    return 2 if value < 3 else 1 if value < 30 else 0
 
 
 if __name__ == "__main__":
