@@ -55,6 +55,7 @@ def test_values_are_those_of_the_diagnostics():
     ]
 
 
+@pytest.mark.slow
 def test_a_subset_of_grouped_pixels_changes_only_the_errors(monkeypatch):
     models, images = [gaussian(0.09), gaussian(0.12)], data(512)
     whole = eb.compare(models, images, **QUICK)

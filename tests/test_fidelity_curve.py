@@ -86,6 +86,7 @@ def test_batch_size_does_not_matter(digits):
     assert np.allclose(one["kid"], other["kid"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_common_noise_sharpens_differences():
     data = eb.load_data("digits", split="test")
     models = ["digits", "digits-ip", "digits"]
@@ -170,6 +171,7 @@ def test_a_split_of_ones_own_data_has_no_other_split(digits):
     assert int(curve["floor_n"]) == 32
 
 
+@pytest.mark.slow
 def test_images_are_let_go(digits):
     seen = []
 

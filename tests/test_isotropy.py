@@ -44,6 +44,7 @@ def test_white_errors():
     assert 0.92 <= hits.mean() <= 0.98
 
 
+@pytest.mark.slow
 def test_the_error_of_the_correlation():
     """Its intervals hold r²'s mean of known correlated errors in 92–98 %, and are wide rather than
     narrow for white."""
@@ -123,6 +124,12 @@ def test_command(tmp_path, capsys):
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert {row["n"] for row in tables["gaussian"]} == {50, 100}
     assert len(tables["perfect_sampler"]) == 2
-    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {
+        ".png",
+        ".pdf",
+        ".csv",
+        ".nc",
+        ".html",
+    }
     with pytest.raises(eb.InputError, match="3 samples"):
         eb.isotropy(dataset(np.zeros((2, SIDE, SIDE))))

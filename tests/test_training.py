@@ -624,6 +624,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     lines = drive(
         textwrap.dedent(PROCESSES)
@@ -651,6 +652,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     assert "process 0 of 2: another process of this run is gone" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_folder_diffusers_loads(tmp_path: Path) -> None:
     path = Path(__file__).parents[1] / "analyses" / "train_bundled.py"
     spec = importlib.util.spec_from_file_location("train_bundled", path)
@@ -676,7 +678,9 @@ def recipe(said: dict[str, Any]) -> dict[str, Any]:
     return said.get("run", said)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("p") else n for n in BUNDLED]
+)
 def test_bundled_model_is_what_its_provenance_says(name: str) -> None:
     folder = FOLDER / name
     said = json.loads((folder / "training.json").read_text())
