@@ -26,6 +26,11 @@ logging.getLogger("fontTools").setLevel(logging.ERROR)
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 folder = ROOT / "figures" / "build"  # not committed
+# What is written, and what leaves the date out, so that the same results make the same bytes.
+formats: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "png": {"Software": None},
+}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 CROWDED = 40  # points of a curve, beyond which it has no markers
 
@@ -62,11 +67,8 @@ def save(figure: Figure, study: str, caption: str) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     with style():  # resolution, and colours that are named by their place in the cycle
-        figure.savefig(
-            folder / f"{study}.pdf",
-            metadata={"CreationDate": None, "Producer": None, "Creator": None},
-        )
-        figure.savefig(folder / f"{study}.png", metadata={"Software": None})
+        for suffix, metadata in formats.items():
+            figure.savefig(folder / f"{study}.{suffix}", metadata=metadata)
     text = (
         f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
     )
