@@ -299,9 +299,8 @@ class PathNoise:
         self._on_path = all(self._snr[a] < self._snr[b] for a, b in pairwise(noisy))
         last = max((p for p in places if p in noisy), default=0)
         # What comes after the last level of the unrefined chain has nothing to be bridged to.
-        self._coarse = sorted(
-            {int(p) for p in places if p in noisy} | {i for i in noisy if i > last}
-        )
+        coarse = sorted({int(p) for p in places if p in noisy} | {i for i in noisy if i > last})
+        self._levels = _Walk(draws, self._snr, coarse)
         self._walk: Iterator[tuple[int, Point]] = iter(())
         self._recent: dict[int, Point] = {}
 
@@ -325,34 +324,45 @@ class PathNoise:
         if index not in self._recent:
             reached = max(self._recent, default=index)
             if index < reached or not self._recent:
-                self._walk, self._recent = self._points(index), {}
+                self._walk, self._recent = self._levels.points(index), {}
             for i, point in self._walk:
                 self._recent = {k: p for k, p in self._recent.items() if k == i - 1} | {i: point}
                 if i == index:
                     break
         return self._recent[index]
 
-    def _points(self, first: int) -> Iterator[tuple[int, Point]]:
+
+class _Walk(NamedTuple):
+    """The levels of a chain, by SNR, and which of them are the unrefined chain's.
+
+    A walk that is under way holds this and not the noise that holds the walk: a cycle would keep
+    its states until the garbage is collected, which for large ones is too late."""
+
+    draws: Draws
+    snr: list[float]
+    coarse: list[int]
+
+    def points(self, first: int) -> Iterator[tuple[int, Point]]:
         """W at every level from `first` on."""
-        coarse = self._coarse_points(bisect_right(self._coarse, first) - 1)
+        coarse = self.coarse_points(bisect_right(self.coarse, first) - 1)
         at, left = next(coarse)
         if at >= first:
             yield at, left
         for following, right in coarse:
-            for i, point in self._between(at, left, following, right):
+            for i, point in self.between(at, left, following, right):
                 if i >= first:
                     yield i, point
             if following >= first:
                 yield following, right
             at, left = following, right
 
-    def _coarse_points(self, number: int) -> Iterator[tuple[int, Point]]:
+    def coarse_points(self, number: int) -> Iterator[tuple[int, Point]]:
         """W at the levels of the unrefined chain from the `number`-th of them on."""
-        snr = [self._snr[i] for i in self._coarse]
+        snr = [self.snr[i] for i in self.coarse]
         # A cell's levels are bridged one after another, so that all of it has to be walked.
         cell = _cell(snr[number])
         begin = next(k for k in range(number + 1) if _cell(snr[k]) == cell)
-        anchors = _anchors(self._draws, snr[begin])
+        anchors = _anchors(self.draws, snr[begin])
         cell, now = next(anchors)
         after, right = next(anchors)
         rank = 0
@@ -360,12 +370,12 @@ class PathNoise:
             while snr[k] >= right.snr:
                 cell, now, rank = after, right, 0
                 after, right = next(anchors)
-            now = _bridge(now, right, snr[k], self._draws, (LEVELS, cell, rank))
+            now = _bridge(now, right, snr[k], self.draws, (LEVELS, cell, rank))
             rank += 1
             if k >= number:
-                yield self._coarse[k], now
+                yield self.coarse[k], now
 
-    def _between(
+    def between(
         self, at: int, left: Point, following: int, right: Point
     ) -> list[tuple[int, Point]]:
         """W at the levels that a refinement has put between two: halves first, then quarters, …"""
@@ -377,10 +387,10 @@ class PathNoise:
             denominator = factor // gcd(j, factor)
             place = (
                 REFINED,
-                self._coarse.index(at),
+                self.coarse.index(at),
                 denominator * 2**20 + j * denominator // factor,
             )
-            known[j] = _bridge(known[below], known[above], self._snr[at + j], self._draws, place)
+            known[j] = _bridge(known[below], known[above], self.snr[at + j], self.draws, place)
         return [(at + j, known[j]) for j in range(1, factor)]
 
 

@@ -1,5 +1,7 @@
 """Brownian paths: their law for any grid, what they depend on, and what they are for."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +216,19 @@ def test_gaussian_data_have_the_brownian_motion_of_their_observations() -> None:
         increment = (w[t] - w[s]) / np.sqrt(snr[t] - snr[s])
         assert increment.var() == pytest.approx(1, abs=5 * np.sqrt(2 / NUMBERS))
         assert abs(np.corrcoef(increment, w[s])[0, 1]) < 4 / np.sqrt(NUMBERS)
+
+
+def test_a_batch_is_let_go_when_the_next_one_comes() -> None:
+    """States of a batch are in no cycle: large ones would fill the memory before one is found."""
+    shape = (1, 5, 7)
+    oracle = eb.oracles.GaussianOracle(np.zeros(shape), 0.25, schedules.linear())
+    x0 = np.random.default_rng(0).normal(0, 0.5, (12, *shape)).astype(np.float32)
+    data = eb.load_data(x0, value_range=None)
+    gc.collect()
+    gc.disable()
+    try:
+        eb.record(oracle, data, steps=3, batch_size=3)
+        left = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+    finally:
+        gc.enable()
+    assert not [x for x in left if x.shape == (3, *shape)]
