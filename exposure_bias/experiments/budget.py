@@ -23,7 +23,7 @@ is taken before it; the row `last step` says what that step adds to the gap.
 that errors fall as 1/k (1/k²). A part of the samples also walks the next coarser (finer) chain: for
 the SDE (c₁ − c₂)/(c₂ − c₄) should be 2, for the ODE (h₁ − h₂)/(h₂ − h₄) 4. The part of the
 difference that does not fall so, Δ = (c₁ − c₂) − 2 (c₂ − c₄), is to next order three times the
-error of the extrapolation. As far as it is more than noise it counts as a standard error of the
+error of the extrapolation. Where it is more than noise it counts as a standard error of the
 solver's and the network's parts; where nothing can be said for that reason, the steps are too
 coarse to extrapolate from.
 

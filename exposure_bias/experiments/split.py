@@ -17,6 +17,7 @@ from exposure_bias.experiments.bench import Bench, Scheme, check_samples
 from exposure_bias.jackknife import (
     DECIBEL,
     MINIMUM_PER_GROUP,
+    T_QUANTILE,
     Array,
     Estimate,
     deviations_of,
@@ -254,8 +255,8 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
 
 
 def _left(bias: Estimate) -> Array:
-    """The extrapolation's own error, as far as it is more than the noise of its estimate."""
-    return np.sqrt(np.maximum(np.nan_to_num(bias.value**2 - bias.error**2), 0.0))
+    """The extrapolation's own error, where it is more than the noise of its estimate."""
+    return np.where(np.abs(bias.value) > T_QUANTILE * bias.error, np.abs(bias.value), 0.0)
 
 
 def _order(
