@@ -40,7 +40,9 @@ lint: $(READY)
 
 # The site, with its tutorials run; whatever Sphinx warns of fails it.
 docs: $(VENV)/installed-docs
-	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs
+	rm -rf build/docs build/site
+	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/site
+	@mv build/site build/docs
 	@echo 'wrote build/docs/index.html'
 
 $(VENV)/installed-docs: $(READY)
