@@ -28,6 +28,7 @@ exclude_patterns = ["site", "tutorials", "generated/tutorials/*.ipynb", "generat
 html_theme = "furo"
 html_static_path = ["site/site.css"]
 html_css_files = ["site.css"]
+smartquotes = False  # a string's quotes in prose are code
 html_copy_source = html_show_copyright = False
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
 
@@ -49,7 +50,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
-    "capture_repr": ("_repr_html_", "__str__"),
+    "capture_repr": (),
     "reset_modules": ("matplotlib",),
     "show_signature": False,
     "write_computation_times": False,
