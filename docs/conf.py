@@ -28,7 +28,8 @@ exclude_patterns = ["site", "tutorials", "generated/tutorials/*.ipynb", "generat
 html_theme = "furo"
 html_static_path = ["site/site.css"]
 html_css_files = ["site.css"]
-html_copy_source = False
+smartquotes = False  # a string's quotes in prose are code
+html_copy_source = html_show_copyright = False
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
 
 myst_enable_extensions = ["dollarmath"]
@@ -39,7 +40,6 @@ myst_links_external_new_tab = False
 autosummary_generate = True
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 maximum_signature_line_length = 72
 add_module_names = False
 
@@ -50,7 +50,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
-    "capture_repr": ("_repr_html_", "__str__"),
+    "capture_repr": (),
     "reset_modules": ("matplotlib",),
     "show_signature": False,
     "write_computation_times": False,
