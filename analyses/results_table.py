@@ -45,8 +45,9 @@ patches, MNIST is lossless, 28×28. `fashion14` is Fashion-MNIST averaged over b
 six networks (0.21 M parameters, DDPM and IP of three seeds, 1500 iterations of 64 of 54,000 images)
 took 0.66 CPU hours, and their held-out losses still fell by 3 % in the last 500 iterations, to
 0.0529 (DDPM) and 0.0530 (IP). No GPU was to be had: the MNIST run took about 1.4 CPU hours in all.
-CIFAR-10 was not run; its copy in `../shared/data` are JPEGs of quality about 75 with halved chroma, to be averaged to 16×16 first (`analyses/box_average.py`), so that nothing would compare
-with the literature's.
+CIFAR-10 was not run; its copy in `../shared/data` are JPEGs of quality about 75 with halved chroma,
+to be averaged to 16×16 first (`analyses/box_average.py`), so that nothing would compare with the
+literature's.
 
 """
 GPU = """
