@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if team.first:
                     commands.report_of(options, given)
                     sys.stdout.flush()
+                    commands.finish(options)
     except InputError as error:
         if parallel.tells(error):
             print(f"eb-analyze: {error}", file=sys.stderr)

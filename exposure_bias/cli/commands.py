@@ -299,7 +299,7 @@ def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
     from exposure_bias.experiments.rollouts import rollouts
     from exposure_bias.experiments.telescope import telescope
 
-    options.checkpoint = output.unfinished(options)
+    options.checkpoint = options.unfinished = output.unfinished(options)
     run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
     return run(
         _model(options),
@@ -322,7 +322,7 @@ def _errors(options: Options) -> "xr.Dataset":
     output.pixels(model.shape, getattr(options, "pixel", None))
     sizes = options.per_test if isinstance(options.per_test, list) else [options.per_test]
     check_test(min(sizes), options.alpha, max(min(options.n or DEFAULT_SAMPLES, len(data)), 1))
-    options.checkpoint = output.unfinished(options)
+    options.checkpoint = options.unfinished = output.unfinished(options)
     return chain_errors(
         model,
         data,
@@ -592,6 +592,12 @@ def strip(options: Options) -> None:
 
 # Commands whose -o is one file, not a folder of results.
 TO_ONE_FILE = (record, report, strip)
+
+
+def finish(options: Options) -> None:
+    """Remove what an interrupted run would go on from: everything is written, the page too."""
+    if checkpoint := getattr(options, "unfinished", None):
+        Path(checkpoint).unlink(missing_ok=True)
 
 
 def report_of(options: Options, arguments: Sequence[str]) -> None:

@@ -52,8 +52,6 @@ def show(
     found = tables(dataset, **beside)
     if options.out:
         _write(options.out, name, dataset, found, *extra)
-        if getattr(options, "checkpoint", None) == (checkpoint := unfinished(options)):
-            Path(checkpoint or "").unlink(missing_ok=True)
         if not options.quiet:
             message(f"wrote {options.out}/{name}.*")
     sentence, attributes = headline(dataset, **beside), dict(dataset.attrs)
@@ -140,7 +138,7 @@ def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
 
 
 def unfinished(options: argparse.Namespace) -> str | None:
-    """From where the same command goes on after an interrupt; gone once its results are written."""
+    """From where the same command goes on after an interrupt; gone once all is written."""
     return f"{options.out}/unfinished.nc" if options.out else None
 
 
