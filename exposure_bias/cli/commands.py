@@ -1,8 +1,10 @@
 """The subcommands: each runs one public function. Heavy imports wait until a command runs."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exposure_bias.cli import arguments, threads
@@ -597,7 +599,8 @@ TO_ONE_FILE = (record, report, strip)
 def finish(options: Options) -> None:
     """Remove what an interrupted run would go on from: everything is written, the page too."""
     if checkpoint := getattr(options, "unfinished", None):
-        Path(checkpoint).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # of another process
+            os.remove(checkpoint)
 
 
 def report_of(options: Options, arguments: Sequence[str]) -> None:
