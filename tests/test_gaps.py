@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from runs import run
 from scipy.fft import dctn
 from scipy.stats import binom, chi2
 
@@ -22,7 +23,6 @@ from exposure_bias.paths import Noise, Paths
 from exposure_bias.recording import Recording
 from exposure_bias.statistics.bands import dct_matrix, haar, radial_frequency
 from exposure_bias.streams import chain, forward, noised
-from runs import run
 
 SCHEDULE = eb.schedules.linear(1000)
 SHAPE = (1, 4, 4)
