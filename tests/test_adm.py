@@ -469,6 +469,7 @@ def test_labels_are_asked_for():
         unconditional(x, t, torch.tensor([1]))
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_to_a_recording_in_one_command(tmp_path, capsys):
     torch.save(filled(adm.build("adm-cifar10")).state_dict(), tmp_path / "ADM_IP.pt")
     np.savez(

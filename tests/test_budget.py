@@ -232,6 +232,7 @@ class Whole(torch.nn.Module):
         return ((x.double() - level.alpha * x0) / level.sigma).to(x)
 
 
+@pytest.mark.slow
 def test_networks_of_whole_timesteps_are_refined_at_whole_ones() -> None:
     model = eb.Denoiser(Whole(), schedule=LINEAR, prediction_type="epsilon", shape=SHAPE)
     row = eb.error_budget(model, images(512), sampler="ddpm", steps=25, n=512, restarts=()).sel(

@@ -187,6 +187,7 @@ def test_images_are_let_go(digits):
     assert len(seen) == 1 + 7 + 6
 
 
+@pytest.mark.slow
 def test_reconstruction_curve(gaussian):
     """From true x_t: the RMSE is that of `chain_errors`, and short chains give the images back."""
     model, data = gaussian

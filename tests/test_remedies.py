@@ -94,6 +94,7 @@ def test_ip_per_mode_ratio_is_the_designs():
     assert expected > 1.01 / (1 + gamma**2)
 
 
+@pytest.mark.slow
 def test_ip_equivalent_of_the_trained_ddpm_is_the_trained_ip_network(digits):
     """On held-out digits, level by level: how much of IP − DDPM is ip_equivalent − DDPM, the slope
     of one on the other.

@@ -436,6 +436,7 @@ def test_schedules_survive_the_way_through_diffusers(schedule: Any, tmp_path: Pa
     assert scheduler.config.prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_model_and_leaves_it(tmp_path: Path) -> None:
     model = eb.load_model("digits")
     before = model.weight_hash
@@ -594,6 +595,7 @@ def a_port() -> int:
         return int(s.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     """Batches of 7 (uneven) and 1 (one process empty), losses to 1e-5."""
     lines = drive(
