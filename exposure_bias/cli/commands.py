@@ -229,6 +229,7 @@ def compare(options: Options) -> None:
         lengths=options.lengths,
         device=local(options.device),
         speed=_speed(options),
+        folder=options.out and f"{options.out}/runs",
         **_chain(options),
     )
     output.show(options, "compare", compared)
