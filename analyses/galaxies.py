@@ -15,7 +15,8 @@ has seen. The SDE's is not: a network that is not the score of its own flow's la
 has two limits that differ, and that difference is a score error of the network which no training
 image is needed to see. What cannot be seen is a law that is wrong in the same way along both.
 
-Writes budgets.csv: a row for each network, sampler, number of steps and statistic."""
+Writes budgets.csv: a row for each network, sampler, number of steps and statistic; those of other
+networks are kept."""
 
 import os
 
@@ -127,14 +128,16 @@ def main() -> None:
     s = parser.parse_args()
     torch.set_num_threads(1)
     s.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    out = s.out / "budgets.csv"
+    rows = [pd.read_csv(out)] if out.exists() else []
     for file in s.networks:
         model = network(file)
+        rows = [kept[kept["model"] != model.name] for kept in rows]
         data = eb.load_data(own_law(model, s.n, s.fine, s.seed), value_range=None)
         for sampler in ("ddpm", "heun"):
             for steps in getattr(s, sampler):
                 rows.append(budget(model, data, sampler, steps, s))
-                common.write(pd.concat(rows), s.out / "budgets.csv")
+                common.write(pd.concat(rows), out)
                 print(rows[-1].to_string(), flush=True)
 
 

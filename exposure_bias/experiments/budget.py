@@ -23,9 +23,9 @@ is taken before it; the row `last step` says what that step adds to the gap.
 that errors fall as 1/k (1/k²). A part of the samples also walks the next coarser (finer) chain: for
 the SDE (c₁ − c₂)/(c₂ − c₄) should be 2, for the ODE (h₁ − h₂)/(h₂ − h₄) 4. The part of the
 difference that does not fall so, Δ = (c₁ − c₂) − 2 (c₂ − c₄), is to next order three times the
-error of the extrapolation. Where it is more than noise it counts as a standard error of the
-solver's and the network's parts; where nothing can be said for that reason, the steps are too
-coarse to extrapolate from.
+error of the extrapolation. The largest that is more than noise (simultaneously over the levels),
+at this level or before it, counts as a standard error of the solver's and the network's parts;
+where nothing can be said for that reason, the steps are too coarse to extrapolate from.
 
 *Answers*, with a margin m: a score error, with its sign, where the 95 % interval of G∞ excludes 0;
 none larger than m where |G∞| + t₉₅ se < m (two one-sided tests, t with 15 degrees of freedom); else
@@ -169,11 +169,10 @@ def planned(
     return varied(setup)
 
 
-def fixed_answer(score: float, error: float, bias: tuple[float, float], margin: float) -> str:
+def fixed_answer(score: float, error: float, beyond: float, margin: float) -> str:
     """Which of the fixed answers a score error ± its standard error gives, with a margin.
 
-    error: with the extrapolation's, as `split` gives it; bias: that of the extrapolation alone, and
-    its estimate's standard error.
+    beyond: the extrapolation's own error, which is a part of `error` (`experiments.split`).
     """
     if not np.isfinite(error):
         return Answer.OPEN
@@ -181,14 +180,7 @@ def fixed_answer(score: float, error: float, bias: tuple[float, float], margin: 
         return Answer.POSITIVE if score > 0 else Answer.NEGATIVE
     if abs(score) + T_ONE_SIDED * error < margin:
         return Answer.NONE
-    return Answer.COARSE if too_coarse(*bias, margin, error) else Answer.OPEN
-
-
-def too_coarse(bias: float, error: float, margin: float, score_error: float) -> bool:
-    """Whether an extrapolation's estimated error is real, and large enough to matter."""
-    if not (np.isfinite(bias) and np.isfinite(error)):
-        return False
-    return abs(bias) > T_QUANTILE * error and abs(bias) > max(margin / 10, score_error / 2)
+    return Answer.COARSE if beyond > max(margin / 10, error / 2) else Answer.OPEN
 
 
 def needed(n: int, score: float, error: float, margin: float) -> int:
@@ -257,15 +249,14 @@ class Row:
     ) -> "Row":
         """The row of a statistic at the last noisy level."""
         here = found.at(name)
-        order, bias = here.pop("order_ratio"), here.pop("bias")
-        score, error = here["score"]
+        order, (score, error) = here.pop("order_ratio"), here["score"]
         if setup.run.model.guided:
             here["score"] = (np.nan, np.nan)
             answer = Answer.GUIDED
         elif setup.sampler.limit is None:
             answer = Answer.UNKNOWN
         else:
-            answer = fixed_answer(score, error, bias, margin)
+            answer = fixed_answer(score, error, found.beyond_at(name), margin)
         wanted = (
             needed(setup.n, score, error, margin)
             if answer == Answer.OPEN and np.isfinite(error)

@@ -17,7 +17,6 @@ from exposure_bias.experiments.bench import Bench, Scheme, check_samples
 from exposure_bias.jackknife import (
     DECIBEL,
     MINIMUM_PER_GROUP,
-    T_QUANTILE,
     Array,
     Estimate,
     deviations_of,
@@ -40,25 +39,28 @@ class Split:
 
     parts by name, (statistic, level); the order's, of a part of the samples.
 
-    widest: half of a simultaneous 95 % band of the score error over all levels, in standard errors.
+    beyond: the extrapolation's own error, where it shows, (statistic, level); it is in the errors
+    of the parts. widest: half of a simultaneous 95 % band of the score error over all levels, in
+    standard errors.
     """
 
     names: list[str]
     parts: dict[str, Estimate]
     order: Estimate
-    bias: Estimate
+    beyond: Array
     widest: Array
 
     def at(self, name: str, level: int = -1) -> dict[str, tuple[float, float]]:
-        """One statistic at one level.
-
-        Value and error of each part, of the order ratio and of the extrapolation's error.
-        """
+        """One statistic at one level: value and error of each part and of the order ratio."""
         row = self.names.index(name)
-        every = self.parts | {"order_ratio": self.order, "bias": self.bias}
+        every = self.parts | {"order_ratio": self.order}
         return {
             k: (float(e.value[row, level]), float(e.error[row, level])) for k, e in every.items()
         }
+
+    def beyond_at(self, name: str, level: int = -1) -> float:
+        """The extrapolation's own error of one statistic at one level, 0 where none shows."""
+        return float(self.beyond[self.names.index(name), level])
 
 
 class Measure:
@@ -244,27 +246,23 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
         deviations = deviations_of(parts.estimate, parts.count, parts.sums, "linear")
         error = standard_error(deviations)
         widest = np.array([max_t_quantile(deviations[:, -1, row]) for row in range(len(names))])
-    nothing = Estimate(value[-1] * np.nan, value[-1] * np.nan)
-    order, bias = (
-        _order(parts.measure, parts.few, bench.scheme) if bench.scheme else (nothing, nothing)
-    )
+    order = Estimate(value[-1] * np.nan, value[-1] * np.nan)
+    beyond = np.zeros_like(value[-1])
+    if bench.scheme is not None:
+        order, beyond = _order(parts.measure, parts.few, bench.scheme)
     for part in EXTRAPOLATED:
-        error[PARTS.index(part)] = np.hypot(error[PARTS.index(part)], _left(bias))
+        error[PARTS.index(part)] = np.hypot(error[PARTS.index(part)], beyond)
     estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
-    return Split(names, estimates, order, bias, widest)
-
-
-def _left(bias: Estimate) -> Array:
-    """The extrapolation's own error, where it is more than the noise of its estimate."""
-    return np.where(np.abs(bias.value) > T_QUANTILE * bias.error, np.abs(bias.value), 0.0)
+    return Split(names, estimates, order, beyond, widest)
 
 
 def _order(
     measure: Measure, chains: Sequence[xr.Dataset], scheme: Scheme
-) -> tuple[Estimate, Estimate]:
-    """The order ratio, and the extrapolation's error that it suggests.
+) -> tuple[Estimate, Array]:
+    """The order ratio, and the extrapolation's own error as far as it is more than noise.
 
-    Both are of the samples that walked all three chains.
+    Both are of the samples that walked all three chains. The error at a level is the largest up to
+    it: what a chain that exploded at its first levels shows at its last ones is not of any order.
     """
     width = measure.width
 
@@ -284,6 +282,10 @@ def _order(
         return -scheme.curvature * (above - scheme.order * below)
 
     count = chains[0]["count"].values
-    sums = [total for chain in chains for total in measure.sums(chain)]
-    both = [jackknife(f, count, *sums, *measure.data_sums, least=1) for f in (ratio, bias)]
-    return both[0], both[1]
+    sums = [total for chain in chains for total in measure.sums(chain)] + [*measure.data_sums]
+    error = bias(count.sum(), *(s.sum(0) for s in sums))
+    deviations = deviations_of(bias, count, sums, "linear")
+    wide = np.array([max_t_quantile(deviations[:, row]) for row in range(len(error))])
+    shown = np.abs(error) > wide[:, None] * standard_error(deviations)
+    beyond = np.maximum.accumulate(np.where(shown, np.abs(error), 0.0), axis=1)
+    return jackknife(ratio, count, *sums, least=1), beyond
