@@ -12,7 +12,7 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias import files, loop
-from exposure_bias.cli import main
+from exposure_bias.cli import main, output
 from exposure_bias.data import Data
 from exposure_bias.statistics.accumulator import Sums
 
@@ -152,3 +152,20 @@ def test_forged_checkpoints_of_training(tmp_path: Path) -> None:
         for kept, before in known.items():
             (last / kept).write_bytes(before)
     train(resume=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mistake_of_ours_is_not_hidden_for_good(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rollout.nc"
+    path.write_bytes(honest("rollouts", tmp_path))
+
+    def mistaken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(output, "show", mistaken)
+    assert main(["rollouts", str(path)]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("--verbose shows where")
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["rollouts", str(path), "--verbose"])

@@ -177,18 +177,19 @@ def _read_result(options: argparse.Namespace) -> Iterator[None]:
     """Raise InputError for whatever goes wrong with the result of an earlier run.
 
     It is a file that anybody may have made, and what it must hold to be shown, its kind's tables
-    and figures know.
+    and figures know. Should the fault be ours, --verbose shows where.
     """
     try:
         yield
     except (InputError, OSError, ImportError):
         raise
     except Exception as error:
-        if not _reads(options):
+        if not _reads(options) or options.verbose:
             raise
         raise InputError(
             f"cannot use {options.saved}: it does not hold what such a result does"
-            f" ({type(error).__name__}: {reason(error)}); make it again"
+            f" ({type(error).__name__}: {reason(error)}); make it again, or if this version made"
+            " it, that is our mistake: --verbose shows where"
         ) from error
 
 

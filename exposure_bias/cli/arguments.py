@@ -164,7 +164,10 @@ def _saying(parser: Parser) -> None:
         "-q", "--quiet", action="store_true", help="the answer and its table alone, no messages"
     )
     volume.add_argument(
-        "-v", "--verbose", action="store_true", help="also say what every part of the run does"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="also say what every part of the run does, and of a result that cannot be used where",
     )
     add("--config", metavar="FILE", help="a TOML file of these options, by the same names")
 
