@@ -16,13 +16,12 @@ class InputError(ValueError):
     bug."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(map(_printable, message)))
+        super().__init__(printable(message))
 
 
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode()
+def printable(text: str) -> str:
+    """A text, with what cannot be printed or encoded as an escape: names of files may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def whole_number(value: Any, what: str, least: int = 1) -> int:

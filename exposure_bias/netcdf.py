@@ -166,8 +166,12 @@ def _multiples(values: Values, scale: np.float32) -> Values:
 
 
 def _write_attributes(where: h5py.HLObject, attrs: Mapping[Any, Any]) -> None:
+    """Names of files may hold bytes that are no text; they are escaped, as JSON does too."""
     for name, value in attrs.items():
-        where.attrs[str(name)] = value
+        text = isinstance(value, str)
+        where.attrs[str(name)] = (
+            value.encode("utf-8", "backslashreplace").decode() if text else value
+        )
 
 
 def _attach(variable: h5py.Dataset, scales: list[_Scale]) -> None:

@@ -113,7 +113,8 @@ def _check_stream(run: Run, name: str, stream: Mapping[str, Header]) -> None:
         allowed = next(d for name, d in DTYPES.items() if re.fullmatch(name, variable))
         if known is not None and header.dtype.name not in allowed:
             raise InputError(f"{name}'s {variable} is {header.dtype}")
-    missing = sorted(set(_required(run, name, stream)) - set(stream))
+    required = {*_required(run, name, stream), *_companions(run, name, stream)}
+    missing = sorted(required - set(stream))
     if missing:
         raise InputError(f"{name} lacks {', '.join(missing)[:80]}")
     _check_sizes(run, name, stream)
@@ -133,7 +134,7 @@ def _required(run: Run, name: str, stream: Mapping[str, Header]) -> Iterator[str
     calls, errs = name in CALLS, name == Stream.CHAIN and run.paired
     yield from ("count", *COORDINATES)
     for field in ("state", *(["error"] if errs else [])):
-        crossed = field == "state" and run.paired and name in (Stream.CHAIN, Stream.TEACHER)
+        crossed = field == "state" and _crossed(run, name)
         for part in ("sum", "square", *(["cross"] if crossed else [])):
             yield from (f"{field}_{part}", f"{field}_group_{part}")
     for field in ("state", *(["prediction"] if calls else [])) if space else ():
@@ -149,6 +150,29 @@ def _required(run: Run, name: str, stream: Mapping[str, Header]) -> Iterator[str
     if calls and (run.paired or name == Stream.FORWARD):
         yield "prediction_error"
     yield from (f"state_{basis}" for basis in run.spectra if name not in (DATA, Stream.TEACHER))
+
+
+def _crossed(run: Run, name: str) -> bool:
+    """Whether a stream's states are multiplied by the images that they started from."""
+    return run.paired and name in (Stream.CHAIN, Stream.TEACHER)
+
+
+def _companions(run: Run, name: str, stream: Mapping[str, Header]) -> Iterator[str]:
+    """What stands only beside something else that a stream has."""
+    for variable, header in stream.items():
+        if _known(variable) is None:
+            continue
+        field, _, part = variable.rpartition("_")
+        if part in ("sum", "square", "cross"):
+            yield from (f"{field}_sum", f"{field}_square")
+        places = [dim for dim in header.dims if _known(dim) == dim]
+        yield from places
+        for frequency in (dim for dim in places if dim.endswith("frequency")):
+            yield f"{frequency}_modes"
+            if variable.startswith(("state_", "prediction_")):
+                yield f"{variable.removesuffix('_spectrum')}_high"
+    if "state_projection_sum" in stream and _crossed(run, name):
+        yield "state_projection_cross"
 
 
 def _check_sizes(run: Run, name: str, stream: Mapping[str, Header]) -> None:

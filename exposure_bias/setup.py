@@ -22,7 +22,7 @@ from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import AS_IT_IS, Denoiser, Speed, on_device, probe
-from exposure_bias.errors import InputError, whole_number
+from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.parallel import team
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
@@ -239,7 +239,7 @@ def prepare(
 def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
     """The part of a `Run` that says which model and data."""
     known = ModelId(
-        model.name,
+        printable(model.name),
         model.weight_hash,
         model.prediction_type,
         model.classes,
@@ -250,7 +250,14 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
     about = DataId()
     if data is not None:
         labels = None if model.classes is None else data.label_hash
-        about = DataId(data.name, data.split, data.hash, len(data), data.note, labels)
+        about = DataId(
+            printable(data.name),
+            data.split,
+            data.hash,
+            len(data),
+            printable(data.note),
+            labels,
+        )
     schedule = model.schedule
     return {
         "model": known,

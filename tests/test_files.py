@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import exposure_bias as eb
 from exposure_bias import files
 from exposure_bias.cli import main
 from exposure_bias.errors import InputError
@@ -196,3 +199,21 @@ def images():
     x = np.random.default_rng(0).normal(0, 0.3, (16, 1, 2, 2)).clip(-1, 1)
     return eb.load_data(x.astype(np.float32))
 """
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of bytes that are no UTF-8 is written with escapes, in every kind of file."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    folder.mkdir()
+    for i in range(16):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / os.fsdecode(b"%d\xfe.png" % i))
+    given = ["--data", str(folder), "--steps", "2", "-n", "16", "-q"]
+    assert main(["gap", "--model", "digits", *given, "-o", "out"]) == 0
+    assert r"d\udcff" in Path("out/report.html").read_text()
+    assert main(["gap", "out/recording.nc", "--format", "json", "-q"]) == 0
+    odd = tmp_path / os.fsdecode(b"m\xff")
+    odd.mkdir()
+    with pytest.raises(InputError, match="no text"):
+        eb.load_model(odd)

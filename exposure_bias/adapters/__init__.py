@@ -195,6 +195,8 @@ def _place(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
         return bundled.FOLDER / text
     path = Path(os.path.expanduser(text))
     if text and os.path.exists(path):  # unlike Path.exists, never raises
+        if text.encode(errors="replace").decode() != text:
+            raise InputError(f"cannot load {text}: the name is no text (UTF-8); rename it")
         return path
     if hub.is_name(text, (*CHECKPOINTS, *PICKLES)):
         return hub.find(text)

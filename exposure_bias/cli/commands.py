@@ -494,7 +494,7 @@ def _loaded(options: Options, name: Any) -> Any:
 
     model = placed(load_model(name, options.preset), local(options.device), _speed(options))
     if options.own_process:
-        threads.choose(model)
+        threads.choose(model, options.quiet)
     return model
 
 

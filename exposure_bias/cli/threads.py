@@ -23,10 +23,10 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def choose(model: "Denoiser") -> None:
+def choose(model: "Denoiser", quiet: bool = False) -> None:
     """Take as many threads as a call of the network gains from, and say so at a terminal.
 
-    OMP_NUM_THREADS decides where it is set, as it is by torchrun.
+    quiet: not even there. OMP_NUM_THREADS decides where it is set, as it is by torchrun.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if os.environ.get("OMP_NUM_THREADS") or model.device.type != "cpu" or (cores or 1) == 1:
@@ -40,7 +40,7 @@ def choose(model: "Denoiser") -> None:
             break
         taken, quickest = number, seconds
     torch.set_num_threads(taken)
-    if sys.stderr.isatty():
+    if not quiet and sys.stderr.isatty():
         print(
             f"eb-analyze: {taken} of {cores} threads, as many as a call of {model.name} gains from"
             " (OMP_NUM_THREADS decides otherwise)",

@@ -98,7 +98,7 @@ def page(given: Sequence[Source], commands: Sequence[str] = ()) -> Page:
         style=style,
         script=script,
         policy=_policy(style, script),
-    ).encode()
+    ).encode(errors="backslashreplace")  # a command may name a file whose name is no text
     if len(content) > LARGEST:
         raise InputError(
             f"the report would have {len(content) / 1e6:.1f} MB, more than {LARGEST / 1e6:g}: give"
