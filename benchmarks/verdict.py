@@ -343,7 +343,7 @@ def _held(rows: pd.DataFrame, truths: pd.DataFrame) -> list[str]:
     true = truths.set_index([*WHERE, "of"])[["true", "true_se"]]
     score = rows.drop_duplicates(["seed", "limit"]).join(true, [*WHERE, "limit"], how="inner")
     solver = rows.join(true, [*WHERE, "limit"], how="inner")
-    solver = solver.join(true, [*WHERE, "sampler"], how="inner", rsuffix="_total")
+    solver = solver.join(true, [*WHERE, "sampler"], how="inner", suffixes=("", "_total"))
     score = score.assign(held=_within(score, "score", score["true"], score["true_se"]))
     solver = solver.assign(
         held=_within(

@@ -7,7 +7,7 @@ adds it, mode by mode of an orthonormal DCT:
     x_t = a x_s + b f(x_s) + √(β̃ + b² V_i(s)) z,
     a = (α_s/α_t)(σ_t/σ_s)²,   b = α_t (1 − SNR_s/SNR_t),
 
-V_i(s) = mean (x_0 − f(x_s))²_i over the forward stream, interpolated in the logarithm. What is
+V_i(s) = mean (x_0 − f(x_s))²_i over the forward stream, 1/V interpolated in SNR. What is
 added is O(h²) a step, so that the limit does not depend on V even for a wrong model; for Gaussian
 data the steps are exact at any number of them. With c_k this chain of kT′ steps, G∞ = 2c₄ − c₂.
 
@@ -85,10 +85,10 @@ def residual_power(layout: Layout) -> Accumulator | None:
 
 
 class Residual(NamedTuple):
-    """V_i by level: log_snr (L,) ascending, log_power (L, *shape)."""
+    """1/V_i by level: snr (L,) ascending, precision (L, *shape)."""
 
-    log_snr: Array
-    log_power: Array
+    snr: Array
+    precision: Array
 
     @classmethod
     def of(cls, recording: Recording) -> "Residual":
@@ -97,23 +97,23 @@ class Residual(NamedTuple):
         noisy = forward.isel(step=(forward["sigma"] > 0) & (forward["alpha"] > 0))
         shape = recording["data"]["mean"].shape
         power = noisy[RESIDUAL].values.reshape(-1, *shape) / float(forward["count"].sum())
-        log_snr = 2 * np.log(noisy["alpha"].values / noisy["sigma"].values)
-        order = np.argsort(log_snr)
-        return cls(log_snr[order], np.log(np.maximum(power[order], FLOOR)))
+        snr = (noisy["alpha"].values / noisy["sigma"].values) ** 2
+        order = np.argsort(snr)
+        return cls(snr[order], 1 / np.maximum(power[order], FLOOR))
 
     def at(self, snr: float) -> Array:
-        """V (*shape) at an SNR, the end's beyond the ends."""
-        here = float(np.clip(log(max(snr, 1e-300)), self.log_snr[0], self.log_snr[-1]))
-        k = (
-            int(np.clip(np.searchsorted(self.log_snr, here), 1, len(self.log_snr) - 1))
-            if len(self.log_snr) > 1
-            else 0
-        )
-        if k == 0:
-            return np.exp(self.log_power[0])
-        share = (here - self.log_snr[k - 1]) / (self.log_snr[k] - self.log_snr[k - 1])
-        between: Array = np.exp((1 - share) * self.log_power[k - 1] + share * self.log_power[k])
-        return between
+        """V (*shape) at an SNR, the end's beyond the ends.
+
+        Between two levels 1/V is linear in SNR, as it is for normal data: 1/S + SNR.
+        """
+        if len(self.snr) == 1:
+            return 1 / self.precision[0]
+        here = float(np.clip(snr, self.snr[0], self.snr[-1]))
+        k = int(np.clip(np.searchsorted(self.snr, here), 1, len(self.snr) - 1))
+        low, high = self.snr[k - 1], self.snr[k]
+        share = (here - low) / (high - low)
+        found: Array = 1 / ((1 - share) * self.precision[k - 1] + share * self.precision[k])
+        return found
 
 
 @dataclass(frozen=True, eq=False)
