@@ -291,3 +291,24 @@ def test_a_budget_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
             stops += 1
     assert stops == 3
     assert found.drop_attrs().identical(straight.drop_attrs())
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim:0"])
+@pytest.mark.parametrize("start", ["data", "noise"])
+def test_no_chain_is_walked_twice(
+    sampler: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T′ calls a sample for the chain, 6T′ for the limit (ODE's Heun: 2(1 + 2)T′), T′ more from
+    noise; whether this is a denoiser and the order take a few more."""
+    true, asked, steps, n = eb.oracles.GaussianOracle.__call__, [0], 12, 512
+
+    def counted(self: Any, x: torch.Tensor, level: Any) -> torch.Tensor:
+        asked[0] += len(x)
+        return true(self, x, level)
+
+    monkeypatch.setattr(eb.oracles.GaussianOracle, "__call__", counted)
+    eb.error_budget(
+        oracle(), images(n), sampler=sampler, steps=steps, n=n, start=start, restarts=()
+    )
+    chains = 8 if start == "noise" else 7
+    assert asked[0] / n <= chains * steps + 9

@@ -74,6 +74,7 @@ class Bench:
         self.setup, self.batch_size, self.folder = setup, batch_size, folder
         self._given = recording
         self._limits: dict[Any, Recording] = {} if limits is None else limits
+        self._chains: dict[Any, Recording] = {}
 
     @cached_property
     def scheme(self) -> Scheme | None:
@@ -111,13 +112,12 @@ class Bench:
 
     def chain(self, setup: Setup, name: str) -> Recording:
         """The sampler's own chain."""
-        given = self._given
-        if given is not None and (given.run.levels, given.run.start) == (
-            setup.run.levels,
-            setup.run.start,
-        ):
-            return given
-        return self._recorded(replace(setup, light=True), name)
+        key = (setup.run.levels, setup.run.start)
+        if self._given is not None and (self._given.run.levels, self._given.run.start) == key:
+            return self._given
+        if key not in self._chains:
+            self._chains[key] = self._recorded(replace(setup, light=True), name)
+        return self._chains[key]
 
     def limit(self, setup: Setup, factor: int, rows: slice, name: str) -> Recording:
         """The limit's chain of `factor` steps in place of each, for some of the samples.
