@@ -301,17 +301,21 @@ def remedy(result: xr.Dataset) -> str:
     """Whether a uniform epsilon scaling would help, and whom it would pay for."""
     if "es_scale" not in result:
         return ""
-    reason = result["es_scale"].attrs.get("reason")
-    if reason:
-        return f"no epsilon scaling is suggested: {reason}"
     scale, own = result["es_scale"], result["es_scale_score"]
-    said = f"epsilon scaling by {_scale(scale, result['es_scale_se'])} would close the gap"
-    gap = result.sel(statistic="gap")
-    if str(gap["answer"].values).startswith("score error"):
+    reason = scale.attrs.get("reason")
+    answer = str(result.sel(statistic="gap")["answer"].values)
+    named = answer.startswith("score error") and not own.attrs.get("reason")
+    share = f"{_scale(own, result['es_scale_score_se'])} would mend the network's share"
+    if reason and not named:
+        return f"no epsilon scaling is suggested: {reason}"
+    if reason:
         return (
-            f"{said}; by {_scale(own, result['es_scale_score_se'])} it would mend the network's"
-            " share, and the rest only compensates the sampler: try it with compare"
+            f"epsilon scaling by {share}; the rest is the sampler's, which more steps mend: try it"
+            " with compare"
         )
+    said = f"epsilon scaling by {_scale(scale, result['es_scale_se'])} would close the gap"
+    if named:
+        return f"{said}; {share}, and the rest only compensates the sampler: try it with compare"
     return f"{said}, but only by compensating the sampler: more steps mend the cause"
 
 

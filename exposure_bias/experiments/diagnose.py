@@ -217,15 +217,14 @@ def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset
     probe = desk.recorded(desk.with_model(scaled, (Stream.CHAIN,)), "probe")
     here, there = pooled_gap(base), pooled_gap(probe)
     gap = result.sel(statistic="gap")
-    score = float(gap["score"])
-    whole = _scaling(here, there)
-    share = _scaling(here, there, score, float(gap["score_se"]))
-    estimates = {"es_scale": whole, "es_scale_score": share}
-    reason = _not_straight(setup, float(whole.value), float(whole.error))
-    if reason:
-        estimates = {k: Estimate(e.value * np.nan, e.error * np.nan) for k, e in estimates.items()}
-    result = with_estimates(result, (), **estimates)
-    for name in estimates:
+    estimates = {
+        "es_scale": _scaling(here, there),
+        "es_scale_score": _scaling(here, there, float(gap["score"]), float(gap["score_se"])),
+    }
+    for name, found in estimates.items():
+        reason = _not_straight(setup, float(found.value), float(found.error))
+        said = Estimate(found.value * np.nan, found.error * np.nan) if reason else found
+        result = with_estimates(result, (), **{name: said})
         result[name].attrs |= {"reason": reason} if reason else {}
     return result
 
