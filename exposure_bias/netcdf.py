@@ -32,6 +32,7 @@ MOST_NAMES, MOST_ATTRIBUTES, MOST_AXES = 2000, 200, 8
 MOST_TEXTS, MOST_NUMBERS = 16, 1000
 ON_DISK = 16  # bytes of a text's place in a variable
 ROOT = ""
+HEAP = b"GCOL"
 # netCDF has neither of these: its library crashes over a half.
 STORED_AS: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.int8),
@@ -196,6 +197,7 @@ class Stored:
 
     def __init__(self, content: bytes) -> None:
         self._budget = len(content)
+        _check_heaps(content)
         try:
             self._file = h5f.open_file_image(content)
             self._groups = dict(self._found())
@@ -234,6 +236,25 @@ class Stored:
         self._budget -= size
         if self._budget < 0:
             raise InputError(f"{what} and those before it claim more bytes than the file has")
+
+
+def _check_heaps(content: bytes) -> None:
+    """Raise InputError for a heap of texts whose free space is said to have no size.
+
+    HDF5 would walk over it for ever. See *Disk Format: Level 1E - Global Heap* of its file format.
+    """
+    start, seen = content.find(HEAP), set[int]()
+    while start >= 0:
+        size = int.from_bytes(content[start + 8 : start + 16], "little")
+        place, end = start + 16, min(start + size, len(content))
+        while place + 16 <= end and place not in seen:
+            seen.add(place)
+            index = int.from_bytes(content[place : place + 2], "little")
+            length = int.from_bytes(content[place + 8 : place + 16], "little")
+            if index == 0 and length < 16:
+                raise InputError("it is damaged within (a heap without an end)")
+            place += length if index == 0 else 16 + -(-length // 8) * 8
+        start = content.find(HEAP, start + 4)
 
 
 class _Group:

@@ -23,6 +23,7 @@ NAMES = (
     "isotropy_before_after",
     "delta_and_norms",
     "solver_share",
+    "objective_budgets",
 )
 
 

@@ -222,3 +222,14 @@ def test_forged_recordings_are_refused_or_harmless(honest: bytes, tmp_path: Path
             forgeries.tried(make(), tmp_path, eb.load, DIAGNOSTICS)
         except Exception as error:
             pytest.fail(f"{name}: {error!r}")
+
+
+def test_a_heap_without_an_end_is_refused(honest: bytes, tmp_path: Path) -> None:
+    """HDF5 itself walks over free space of no size for ever; found by damaging files at random."""
+    content = bytearray(honest[: -forgeries.TRAILER])
+    start = content.index(b"GCOL") + 16
+    content[start : start + 2], content[start + 8 : start + 16] = bytes(2), bytes(8)
+    path = tmp_path / "r.nc"
+    path.write_bytes(forgeries.signed(bytes(content)))
+    with pytest.raises(eb.InputError, match="without an end"):
+        eb.load(path)

@@ -80,7 +80,9 @@ def forged(count: int, seed: int) -> list[str]:
         folder = Path(name)
         content = honest(folder)
         every = forgeries.everything(content, 2 * count, seed)
-        for what, make in every[:count]:
+        for number, (what, make) in enumerate(every[:count]):
+            if number % 50 == 0:
+                print(f"forgery {number} of {count}", flush=True)
             start = time.process_time()
             try:
                 read = forgeries.tried(make(), folder, eb.load, uses)
