@@ -69,7 +69,6 @@ def unet() -> eb.Denoiser:
         up_block_types=("UpBlock2D",) * 3,
         norm_num_groups=8,
     )
-    print(f"32×32 RGB UNet: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     return eb.adapt(net, DDPMScheduler(clip_sample=False))
 
 

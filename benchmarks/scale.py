@@ -27,10 +27,11 @@ import numpy as np, torch
 import exposure_bias as eb
 from exposure_bias import parallel
 sys.path.insert(0, {folder!r})
-from scale import images, unet
+from record_overhead import denoising, unet
+from scale import images
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-model, data = unet(), images({n})
+model, data = denoising(unet()), images({n})
 common = dict(n={n}, batch_size={batch})
 commands = dict(
     record=lambda: eb.record(model, data, steps=10, **common),
@@ -52,27 +53,6 @@ with parallel.joined() as team:
         if team.first:
             print(name, time.perf_counter() - since, flush=True)
 """
-
-
-def unet() -> Any:
-    """An untrained 32×32 RGB UNet of 1.5 M parameters."""
-    import torch
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    import exposure_bias as eb
-
-    torch.manual_seed(0)
-    net = UNet2DModel(
-        sample_size=32,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(64, 64, 64),
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        norm_num_groups=8,
-    )
-    return eb.adapt(net, DDPMScheduler(clip_sample=False))
 
 
 def images(n: int, shape: tuple[int, ...] = (3, 32, 32)) -> Any:
@@ -185,11 +165,16 @@ def features(n: int = 50_000, d: int = 2048) -> None:
     """Ours beside the formulas of torch-fidelity and torchmetrics, written plainly."""
     from scipy import linalg
 
+    from exposure_bias.fidelity.frechet import frechet_distance
     from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values
 
     rng = np.random.default_rng(0)
     x, y = (np.abs(rng.standard_normal((n, d), dtype=np.float32) + s) for s in (0.0, 0.02))
     ids = np.arange(n)
+
+    def ours() -> float:
+        a, b = (np.cov(v.astype(np.float64), rowvar=False) for v in (x, y))
+        return frechet_distance(x.mean(0, dtype=np.float64), a, y.mean(0, dtype=np.float64), b)
 
     def square_root() -> float:
         a, b = (np.cov(v.astype(np.float64), rowvar=False) for v in (x, y))
@@ -209,6 +194,7 @@ def features(n: int = 50_000, d: int = 2048) -> None:
 
     one, two = FeatureSet(x, ids), FeatureSet(y, ids)
     calls: dict[str, Callable[[], Any]] = {
+        "Fréchet, ours, the distance alone": ours,
         "Fréchet, ours, with a jackknife of 16": lambda: frechet_values(one, two)[0][0],
         "Fréchet, sqrtm": square_root,
         "KID, ours, all pairs, with a jackknife": lambda: kid_values(one, two)[0][0],

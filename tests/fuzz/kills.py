@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
@@ -120,6 +121,8 @@ def run(arguments: list[str], fatal: int = 0) -> int:
         torch.optim.AdamW.step = every(torch.optim.AdamW.step, calls=1)
         Figure.savefig = lambda *given, **options: None  # pictures take most of the time
         code = main(arguments)
+    except BaseException:  # a fork must not go on as its parent would
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -158,7 +161,8 @@ def trials(command: str, kills: int, seed: int, folder: Path) -> tuple[list[str]
         code = run([arguments[0], *resume, *arguments[1:]])
         again.append((done + CALLS.value - calls) / max(calls, 1))
         if killed != -signal.SIGKILL or code:
-            problems.append(f"{command} at event {fatal}: killed {killed}, then {code}")
+            said = Path(f"{out}.log").read_text().strip().rpartition("\n")[2]
+            problems.append(f"{command} at event {fatal}: killed {killed}, then {code}: {said}")
         elif result(out, name) != expected:
             problems.append(f"{command} at event {fatal} of {events}: other numbers")
         elif left := [p.name for p in out.glob("**/.*partial*")] if out.is_dir() else []:
