@@ -2,7 +2,7 @@
 
     pip install galaxygrad==0.1.9                 # JAX and Equinox come with it
     python analyses/galaxies.py                   # three networks of 32×32, about ten minutes
-    python analyses/galaxies.py --networks eqx_lsst_ScoreNet60.eqx eqx_hsc_ScoreNet64.eqx   # an hour
+    python analyses/galaxies.py --networks eqx_lsst_ScoreNet60.eqx eqx_hsc_ScoreNet64.eqx  # an hour
 
 galaxygrad (M. Sampson, PyPI) ships score networks of HSC, ZTF and LSST galaxies and of quasars,
 MLP-mixers in continuous time, vp with ᾱ = exp(−t), t from 1e-3 to 10; states are log(flux + 1)/0.1.

@@ -76,7 +76,8 @@ def page() -> str:
         if not path.exists():
             study = importlib.import_module(name).STUDY
             rows.append(
-                f"| {study.claim} ({study.source}) | {study.published} | not run | {command} |"
+                f"| {study.claim} ({study.source}) | {study.published}"
+                f" | not run{on_other_data(name)} | {command} |"
             )
             continue
         run = judged(name, read(path))
@@ -87,14 +88,18 @@ def page() -> str:
         details.append(detail(name, run))
     details.append(published_log())
     measured = HEAD + "\n".join(rows) + "\n\n## What we measured\n\n" + "\n".join(details)
-    larger = [detail(path.parent.name, run := read(path), run["command"]) for path in elsewhere()]
+    larger = [
+        detail(name, run := judged(name, read(path)), run["command"])
+        for path in elsewhere()
+        for name in [path.parent.name]
+    ]
     return measured + (LARGER + "\n".join(larger) if larger else "") + GPU
 
 
 def on_other_data(name: str) -> str:
     """The verdicts of a study's runs on other data, for its row."""
     runs = {
-        path.parent.name: read(path)
+        path.parent.name: judged(path.parent.name, read(path))
         for path in elsewhere()
         if path.parent.name.startswith(f"{name}-")
     }
