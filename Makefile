@@ -7,9 +7,9 @@ VENV ?= .venv
 READY = $(VENV)/installed
 
 .PHONY: demo test test-all fuzz lint docs studies figures
-# Whose fault: about a minute and a half of computing, then one sentence, five lines and what was written.
+# Whose fault: half a minute to a minute and a half of computing, then one sentence, five lines and what was written.
 demo: $(READY)
-	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about two minutes)'
+	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about a minute)'
 	@$(VENV)/bin/eb-analyze diagnose --steps 20 -o demo --quiet
 	@echo; for file in demo/report.html demo/diagnosis.png; do [ ! -e $$file ] || echo "wrote $$file"; done
 
