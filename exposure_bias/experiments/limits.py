@@ -144,7 +144,8 @@ class CorrectedSDE(OneStep):
         """None: its noise differs from mode to mode."""
 
     def __str__(self) -> str:
-        return "limit:sde"
+        # How V is interpolated is part of it: chains kept from before are not gone on from.
+        return "limit:sde (1/V in SNR)"
 
 
 @dataclass(frozen=True, eq=False)
