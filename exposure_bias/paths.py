@@ -55,7 +55,8 @@ ANCHORS_PER_DECADE = 8
 # Kinds of places for numbers.
 POSTS, ANCHORS, LEVELS, REFINED, BEYOND, INDEPENDENT = range(6)
 WORDS_PER_BLOCK = 8  # 32-bit words that one counter of Philox4x64 gives
-CHUNK = 2**17  # numbers whose bits become normal at once: they stay in the cache
+CHUNK = 2**19  # numbers that a thread makes normal at once: more take memory, fewer take turns
+THREADED = 2**17  # 64-bit words from which on a second thread pays
 
 
 class Draws:
@@ -95,7 +96,7 @@ class Draws:
 
         counters = self._words // WORDS_PER_BLOCK
         raw = np.empty((len(self.ids), 4 * counters), dtype=np.uint64)
-        threads = torch.get_num_threads() if raw.size >= CHUNK else 1
+        threads = torch.get_num_threads() if raw.size >= THREADED else 1
 
         def fill(row: int, first: int, count: int) -> None:
             found = _raw(self._key, first * counters, count * counters, place)
