@@ -3,7 +3,7 @@
     python benchmarks/scale.py processes  # every command on one process and on two, one thread each
     python benchmarks/scale.py parts      # noise, statistics, file and sums of a batch, by states
     python benchmarks/scale.py large      # 64 images of 3×256×256 at 50 steps; the law of 1,000
-    python benchmarks/scale.py features   # Fréchet and KID at 50,000 × 2048 beside plain formulas
+    python benchmarks/scale.py features   # Fréchet, KID, precision at 50,000 × 2048, and plainly
     python benchmarks/scale.py threads    # two commands side by side, and one after the other
     python benchmarks/scale.py imports    # `eb-analyze gap` on a saved recording
 
@@ -166,7 +166,12 @@ def features(n: int = 50_000, d: int = 2048) -> None:
     from scipy import linalg
 
     from exposure_bias.fidelity.frechet import frechet_distance
-    from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values
+    from exposure_bias.fidelity.sets import (
+        FeatureSet,
+        frechet_values,
+        kid_values,
+        precision_recall,
+    )
 
     rng = np.random.default_rng(0)
     x, y = (np.abs(rng.standard_normal((n, d), dtype=np.float32) + s) for s in (0.0, 0.02))
@@ -186,25 +191,43 @@ def features(n: int = 50_000, d: int = 2048) -> None:
         """KID as both have it: 100 subsets of 1,000."""
         found = []
         for _ in range(100):
-            a, b = (v[rng.choice(n, 1000, replace=False)].astype(np.float64) for v in (x, y))
+            a, b = (v[rng.choice(n, 1000, replace=False)] for v in (x, y))
             k = [(p @ q.T / d + 1) ** 3 for p, q in ((a, a), (b, b), (a, b))]
             own = [(m.sum() - np.trace(m)) / (1000 * 999) for m in k[:2]]
             found.append(own[0] + own[1] - 2 * k[2].mean())
         return float(np.mean(found))
+
+    def share(generated: Any, real: Any, batch: int = 10_000) -> float:
+        """Precision, or recall, from all distances in float32, as torch-fidelity has it."""
+        import torch
+
+        g, r = (torch.from_numpy(v).split(batch) for v in (generated, real))
+
+        def apart(rows: Any) -> Any:
+            return torch.cat([torch.cdist(rows, part) for part in r], dim=1)
+
+        radii = torch.cat([apart(rows).kthvalue(4).values for rows in r])
+        return float(torch.cat([(apart(rows) <= radii).any(1) for rows in g]).double().mean())
 
     one, two = FeatureSet(x, ids), FeatureSet(y, ids)
     calls: dict[str, Callable[[], Any]] = {
         "Fréchet, ours, the distance alone": ours,
         "Fréchet, ours, with a jackknife of 16": lambda: frechet_values(one, two)[0][0],
         "Fréchet, sqrtm": square_root,
-        "KID, ours, all pairs, with a jackknife": lambda: kid_values(one, two)[0][0],
+        "KID, ours, blocks, with a jackknife": lambda: kid_values(one, two)[0][0],
         "KID, 100 subsets of 1,000": subsets,
+        "precision and recall, ours": lambda: sum(v[0] for v in precision_recall(one, two)),
+        "precision and recall, plainly": lambda: share(x, y) + share(y, x),
     }
     for name, call in calls.items():
-        since = time.perf_counter()
+        since, used_before = time.perf_counter(), time.process_time()
         value = call()
-        took = time.perf_counter() - since
-        print(f"{name:<40}{value:12.6g}{took:8.1f} s   peak so far {peak():.2f} GB", flush=True)
+        took, processor = time.perf_counter() - since, time.process_time() - used_before
+        print(
+            f"{name:<40}{value:12.6g}{took:8.1f} s, {processor:.1f} s of processor   peak so far"
+            f" {peak():.2f} GB",
+            flush=True,
+        )
 
 
 def threads() -> None:

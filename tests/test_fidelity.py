@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import exposure_bias as eb
 from exposure_bias.fidelity import features as feature
-from exposure_bias.fidelity import frechet, inception, manifold, sets
+from exposure_bias.fidelity import frechet, inception, kernel, manifold, sets
 from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values, precision_recall
 from exposure_bias.jackknife import DELETED, GROUPS, T_QUANTILE, corrected, deletions
 
@@ -145,8 +145,9 @@ def test_precision_and_recall_by_definition(monkeypatch):
         radii = np.sort(cdist(centres, centres), axis=1)[:, 3]
         expected.append((cdist(points, centres) <= radii).any(1).mean())
     ids = np.arange(150)
-    for chunk in (512, 7):
+    for chunk, columns in ((512, 8192), (7, 20)):
         monkeypatch.setattr(manifold, "CHUNK", chunk)
+        monkeypatch.setattr(manifold, "COLUMNS", columns)
         found = precision_recall(FeatureSet(x, ids), FeatureSet(y, ids[:130]))
         assert [found[0][0], found[1][0]] == expected
     assert 0.2 < expected[0] < expected[1] < 1
@@ -154,6 +155,80 @@ def test_precision_and_recall_by_definition(monkeypatch):
     same = precision_recall(FeatureSet(np.repeat(x, 2, 0), np.arange(300)), FeatureSet(x, ids))
     assert (far[0][0], far[1][0]) == (0, 0)
     assert (same[0][0], same[1][0]) == (1, 1)
+
+
+def hostile_pairs():
+    """Sets whose distances float32 does not tell apart, or cannot hold."""
+    rng = np.random.default_rng(12)
+    x, y = (rng.standard_normal((n, 40)) for n in (230, 190))
+    steps = np.round(x[:, :2])
+    outlier = np.where(np.arange(230)[:, None] == 7, 1e4 * x, x)
+    return {
+        "plain": (x, y),
+        "far from zero": (x + 1e5, y + 1e5),
+        "ties": (steps, np.round(y[:, :2])),
+        "huge": (x * 1e120, y * 1e120),
+        "tiny": (x * 1e-120, y * 1e-120),
+        "an outlier": (outlier, y),
+        "apart by less than float32": (1 + 1e-9 * x, 1 + 1e-9 * y),
+        "one beside many copies": (np.concatenate([x[:5], np.ones((60, 40))]), y),
+        "float32": (x.astype(np.float32), y.astype(np.float32)),
+        "constant": (np.zeros((20, 3)), np.zeros((30, 3))),
+    }
+
+
+@pytest.mark.parametrize("name", hostile_pairs())
+def test_precision_and_recall_are_those_of_float64(name, monkeypatch):
+    x, y = hostile_pairs()[name]
+    monkeypatch.setattr(manifold, "CHUNK", 64)
+    monkeypatch.setattr(manifold, "COLUMNS", 50)
+
+    def squared(a, b):
+        return np.square(a[:, None].astype(np.float64) - b[None]).sum(2)
+
+    radii = [np.sort(squared(v, v), axis=1)[:, 3] for v in (x, y)]
+    for mine, expected in zip((x, y), radii, strict=True):
+        assert np.allclose(manifold.squared_radii(mine), expected, rtol=1e-12, atol=0)
+    found = manifold.inside(x, y, radii[1], radii[0])
+    apart = squared(x, y)
+    assert np.array_equal(found[0], (apart <= radii[1]).any(1))
+    assert np.array_equal(found[1], (apart <= radii[0][:, None]).any(0))
+
+
+def test_kid_in_float32_is_that_of_float64():
+    """Products in float32: what that moves is nothing beside the standard error."""
+    rng = np.random.default_rng(14)
+    x, y = (np.abs(rng.standard_normal((400, 700)) + s) for s in (0.0, 0.05))
+    ids = np.arange(400)
+    exact, rough = (
+        kid_values(FeatureSet(x.astype(kind), ids), FeatureSet(y.astype(kind), ids))[0]
+        for kind in (np.float64, np.float32)
+    )
+    assert np.abs(exact - rough).max() < 1e-4 * corrected(exact)[1]
+
+
+def test_kid_of_blocks_is_unbiased_and_sees_no_image_against_itself(monkeypatch):
+    """Many samples: pairs within blocks. Reconstructions that are their own images differ from them
+    by nothing, and pairing them would say less than nothing."""
+    rng = np.random.default_rng(13)
+    monkeypatch.setattr(kernel, "PAIRS", 320**2 // 5)
+    found = []
+    for _ in range(200):
+        x, y = gaussian_features(rng, 320, 5), gaussian_features(rng, 320, 5, 1.2, 0.3)
+        values, _ = kid_values(FeatureSet(x, np.arange(320)), FeatureSet(y, np.arange(320)))
+        found.append((values[0], corrected(values)[1], brute_kid(x, y)))
+    blocked, error, full = np.array(found).T
+    assert kernel.blocks(320) == 5
+    assert abs((blocked - full).mean()) < 3 * (blocked - full).std() / np.sqrt(200)
+    assert 0.8 < error.mean() / blocked.std() < 1.3
+    same = FeatureSet(x, np.arange(320))
+    counts = kernel.cross_sums(x, same.ids, x, same.ids).count
+    own = kernel.own_sums(x, same.ids).count
+    assert counts.sum() == pytest.approx(320**2 / 5)
+    assert own.sum() == pytest.approx(320**2 / 5 - 320)
+    shuffled = rng.permutation(320)
+    again = kid_values(FeatureSet(x[shuffled], shuffled), FeatureSet(x, np.arange(320)))[0]
+    assert np.allclose(again, kid_values(same, same)[0], rtol=1e-12, atol=1e-12)
 
 
 def jackknife_of(groups, function):

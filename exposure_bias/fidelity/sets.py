@@ -77,9 +77,9 @@ class FeatureSet:
         return frechet.normal_of_features(self.features)
 
     @cached_property
-    def kernel_sums(self) -> Array:
-        """Σ_{i≠j} k(x_i, x_j) by groups (G, G)."""
-        return kernel.own_kernel_sums(self.features, self.ids)
+    def kernel_sums(self) -> kernel.PairSums:
+        """Σ k(x_i, x_j) over pairs of different samples, by groups."""
+        return kernel.own_sums(self.features, self.ids)
 
     @cached_property
     def squared_radii(self) -> Array:
@@ -117,9 +117,9 @@ def frechet_values(p: FeatureSet, q: FeatureSet | Normal) -> tuple[Array, str]:
 
 def kid_values(p: FeatureSet, q: FeatureSet) -> tuple[Array, str]:
     """KID of all samples and with groups deleted, (25,); and why only the first, or ""."""
-    cross = kernel.kernel_sums(p.features, p.ids, q.features, q.ids)
+    cross = kernel.cross_sums(p.features, p.ids, q.features, q.ids)
     reason = jackknife.too_few([p.count, q.count])
-    sums = (p.count, p.kernel_sums, q.count, q.kernel_sums, cross)
+    sums = (p.kernel_sums, q.kernel_sums, cross)
     return jackknife.deletions(lambda without: kernel.kid(*sums, without), reason), reason
 
 
@@ -130,8 +130,9 @@ def precision_recall(
 
     The errors are those of a share of samples, by group, and take the other set's manifold as it
     is; NaN where the samples are too few."""
-    precision = manifold.inside(generated.features, real.features, real.squared_radii)
-    recall = manifold.inside(real.features, generated.features, generated.squared_radii)
+    precision, recall = manifold.inside(
+        generated.features, real.features, real.squared_radii, generated.squared_radii
+    )
     return _share(precision, generated), _share(recall, real)
 
 
