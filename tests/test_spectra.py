@@ -4,14 +4,24 @@ several."""
 import json
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import convolve1d
 
 import exposure_bias as eb
 from exposure_bias.cli import main
-from exposure_bias.statistics.bands import LUMA, fourier_matrix, haar, hann_window, spectrum_bands
+from exposure_bias.jackknife import Groups
+from exposure_bias.statistics.bands import (
+    LUMA,
+    BandPower,
+    fourier_matrix,
+    haar,
+    hann_window,
+    spectrum_bands,
+)
 
 BASES = ("dct", "hann", "fft", "luma")  # those of images
 SIZES = [(4, 4), (8, 8), (7, 5), (9, 16)]
@@ -221,3 +231,39 @@ def test_the_power_of_white_noise_in_haar_bands_of_odd_sides(shape):
     model = eb.oracles.GaussianOracle(np.zeros((1, *shape)), 0.09, eb.schedules.linear(1000))
     recording = eb.record(model, eb.load_data(images, value_range=None), steps=3)
     np.testing.assert_allclose(eb.spectrum(recording).haar_ratio_gaussian[0], 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", [5, 32])
+@pytest.mark.parametrize(
+    ("basis", "shape"),
+    [
+        ("dct", (2, 80, 61)),
+        ("dct", (1, 5000)),
+        ("dct", (1, 5, 30, 40)),
+        ("luma", (3, 70, 64)),
+        ("hann", (1, 80, 61)),
+        ("fft", (1, 80, 61)),
+        ("plane", (1, 5, 30, 40)),
+        ("frames", (1, 5, 30, 40)),
+        ("dct", (2, 20, 24)),
+        ("haar", (2, 80, 61)),
+        ("haar", (1, 5, 30, 41)),
+        ("haar", (1, 1, 5001)),
+    ],
+)
+def test_power_of_large_states_is_that_of_the_matrices(basis, shape, samples):
+    """Fast transforms, and sums mode by mode, against one product for each axis."""
+    bands = haar(*shape[1:]) if basis == "haar" else spectrum_bands(basis, shape)
+    states = np.random.default_rng(0).standard_normal((samples, *shape))
+    found = BandPower(SimpleNamespace(shape=shape, steps=1), "state", bands)
+    batch = SimpleNamespace(
+        field=lambda name: torch.from_numpy(states.reshape(1, samples, -1)),
+        precision=torch.float64,
+        groups=Groups(range(samples)),
+    )
+    found.update(slice(0, 1), batch)
+    expected = bands.power(states)
+    total = found.state[f"state_{bands.key}"].sum((0, 1))
+    assert np.allclose(total, expected.sum(0)[:, : len(bands.label)], rtol=1e-10)
+    if bands.upper is not None:
+        assert np.allclose(found.state[f"state_{bands.high}"].sum((0, 1)), expected.sum(0)[:, -1])

@@ -43,7 +43,7 @@ HIGH_FREQUENCY = 0.25
 BASES = ("dct", "hann", "fft", "luma", "plane", "frames")
 COMPONENTS = ("luminance", "red-blue", "magenta-green")
 LUMA = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-MODES = 4096  # that are added up by bands at once
+MODES = 4096  # that are added up by bands at once; states of more are large
 NO_SPACE = "states without axes of space have no spectrum"
 
 
@@ -81,6 +81,11 @@ class Bands:
     def high(self) -> str:
         """The same for the power at high frequencies."""
         return "high" if self.name == "dct" else f"{self.name}_high"
+
+    @property
+    def cosine(self) -> bool:
+        """Whether this is the DCT along every axis."""
+        return self.name in ("dct", "luma", "plane", "frames")
 
     @property
     def count(self) -> Array:
@@ -332,9 +337,10 @@ class BandPower(Accumulator):
         axes = len(bands.matrices)
         for axis, matrix in enumerate(bands.matrices):
             setattr(self, f"matrix_{axis}", matrix.T)
-        # `_transformed` leaves the axes in another order, and so are the modes.
+        self.large = len(bands.band) > MODES
+        # `_transformed` leaves the axes of small states in another order, and so are the modes.
         modes = np.arange(len(bands.band)).reshape([len(m) for m in bands.matrices])
-        order = modes.transpose(*range(1, axes), 0).ravel()
+        order = modes.ravel() if self.large else modes.transpose(*range(1, axes), 0).ravel()
         self.places: list[tuple[Any, NDArray[np.int64]]] = []
         for number, block in enumerate(bands.blocks(order)):
             self.places.append((block.modes, block.bands))
@@ -358,7 +364,7 @@ class BandPower(Accumulator):
         d = d.to(batch.precision)
         if self.mixing is not None:
             d = (self._tensor("mixing", d) @ d.unflatten(-1, (self.channels, -1))).flatten(-2)
-        power = self._transformed(d).double().square_().view(*d.shape[:2], self.channels, -1)
+        power = self._transformed(d).double().square_().reshape(*d.shape[:2], self.channels, -1)
         if power.shape[1] < GROUPS:  # the smaller of the two first
             summed = batch.groups.sum(self._by_band(power), axis=1)
         else:
@@ -370,18 +376,63 @@ class BandPower(Accumulator):
 
     def _by_band(self, power: "Tensor") -> Array:
         """Σ over the modes of each band, (…, F), of (…, Π N')."""
+        if self.large and power.device.type == "cpu":
+            return self._added(power)
         total = np.zeros((*power.shape[:-1], self.bands.width))
         for number, (modes, bands) in enumerate(self.places):
             members = self._tensor(f"members_{number}", power)
             total[..., bands] += (power[..., modes] @ members).cpu().numpy()
         return total
 
+    def _added(self, power: "Tensor") -> Array:
+        """The same mode by mode, which serves large states better where it has a fixed order."""
+        import torch
+
+        modes = power.flatten(0, -2)
+        total = modes.new_zeros(len(modes), self.bands.width)
+        total.index_add_(1, torch.from_numpy(self.bands.band), modes)
+        if self.bands.upper is not None:
+            total[:, -1] = modes @ torch.from_numpy(self.bands.upper).to(modes)
+        added: Array = total.reshape(*power.shape[:-1], -1).numpy()
+        return added
+
     def _transformed(self, d: "Tensor") -> "Tensor":
-        """The coefficients of (K, B, D), one matrix product for each axis, the first axis last."""
+        """The coefficients of (K, B, D).
+
+        One matrix product for each axis, the first axis last. Large states have their axes in
+        order, and a faster way where there is one."""
         space = [m.shape[1] for m in self.bands.matrices]
         c = d.reshape(-1, *space)
+        if self.large and self.bands.name == "haar":
+            return _fast_haar(c)
+        if self.large and self.bands.cosine and d.device.type == "cpu":
+            return _fast_dct(c)
         for axis in reversed(range(len(space))):
             c = c @ self._tensor(f"matrix_{axis}", d)
             if axis > 0:
                 c = c.movedim(-1, 1)
-        return c
+        return c.movedim(-1, 1) if self.large else c
+
+
+def _fast_dct(c: "Tensor") -> "Tensor":
+    """The orthonormal DCT-II over all axes but the first."""
+    import torch
+    from scipy.fft import dctn
+
+    axes = tuple(range(1, c.ndim))
+    return torch.from_numpy(dctn(c.numpy(), axes=axes, norm="ortho"))
+
+
+def _fast_haar(c: "Tensor") -> "Tensor":
+    """`haar_matrix` along all axes but the first: an odd length has its last number twice."""
+    import torch
+
+    for axis in range(1, c.ndim):
+        x = c.movedim(axis, -1)
+        first, second = x[..., ::2], x[..., 1::2]
+        if x.shape[-1] > 1:
+            if x.shape[-1] % 2:
+                second = torch.cat([second, x[..., -1:]], dim=-1)
+            x = torch.cat([first + second, first - second], dim=-1) * np.sqrt(0.5)
+        c = x.movedim(-1, axis)
+    return c
