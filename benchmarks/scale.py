@@ -91,7 +91,7 @@ def parts() -> None:
     import exposure_bias as eb
 
     torch.set_num_threads(1)
-    for shape, n in (((3, 32, 32), 64), ((4, 32, 32), 64)):
+    for shape, n in (((3, 32, 32), 64), ((4, 32, 32), 64), ((3, 256, 256), 20)):
         steps = 50
         model = eb.Denoiser(
             lambda x, t: 0.5 * x,
@@ -107,7 +107,16 @@ def parts() -> None:
             for step in range(len(levels) - 2):
                 walk(step)
 
-        path = seconds(noise)
+        def chains(shape: Any = shape, model: Any = model, data: Any = data) -> None:
+            ids, levels = np.arange(len(data)), model.schedule.levels(50)
+            for some in np.split(ids, len(ids) // 4):  # batches as those of large states are
+                walk = eb.paths.Paths(0, some, shape).on(levels)
+                x0 = torch.from_numpy(data.batch(some)).double()
+                start, sampler = walk.start(0), eb.samplers.parse("ddpm")
+                for _ in eb.streams.chain(model, start, levels, sampler, walk, x0=x0):
+                    pass
+
+        path, bare = seconds(noise), seconds(chains)
         whole = seconds(lambda m=model, d=data, s=steps: eb.record(m, d, steps=s))
         recording = eb.record(model, data, steps=steps)
         with tempfile.TemporaryDirectory() as folder:
@@ -121,9 +130,10 @@ def parts() -> None:
             if "sample" not in v.dims
         )
         print(
-            f"{shape}: {1e6 * path / n / steps:.0f} µs of noise and"
+            f"{shape}: {1e6 * path / n / steps:.0f} µs of noise,"
+            f" {1e6 * bare / n / steps:.0f} µs of chain and teacher alone and"
             f" {1e6 * whole / n / steps:.0f} µs of everything a sample and step (processor time,"
-            " one thread), both streams; sums"
+            " one thread), all streams; sums"
             f" {sums / 1e6:.1f} MB, file of {n} samples {size / 1e6:.1f} MB"
         )
 
