@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py processes  # every command on one process and on two, one thread each
     python benchmarks/scale.py parts      # noise, statistics, file and sums of a batch, by states
+    python benchmarks/scale.py campaign   # 50,000 samples on 8 GPUs, counted from the parts
     python benchmarks/scale.py large      # 64 images of 3×256×256 at 50 steps; the law of 1,000
     python benchmarks/scale.py features   # Fréchet, KID, precision at 50,000 × 2048, and plainly
     python benchmarks/scale.py threads    # two commands side by side, and one after the other
@@ -136,6 +137,85 @@ def parts() -> None:
             " one thread), all streams; sums"
             f" {sums / 1e6:.1f} MB, file of {n} samples {size / 1e6:.1f} MB"
         )
+
+
+def campaign(gpus: int = 8, n: int = 50_000, rate: float = 1e14, memory: float = 2e12) -> None:
+    """A recording of 50,000 samples and 1000 steps on 8 GPUs, from what a few samples take here.
+
+    A count, no measurement: a GPU's rates (operations, bytes a second) are assumptions; operations
+    of the network and bytes that everything else reads and writes are counted on the CPU.
+    adm-cifar10 is built and counted; of a latent network they are those published of DiT-XL/2
+    (Peebles & Xie 2023, arXiv 2212.09748, table 4: 118.64 GFLOPs, counted there as
+    multiply-adds)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import exposure_bias as eb
+
+    net = eb.adapters.adm.build("adm-cifar10").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, 32, 32), torch.tensor([500]))
+    torch.set_num_threads(1)
+    cases = {
+        (3, 32, 32): ("adm-cifar10", float(counter.get_total_flops())),
+        (4, 32, 32): ("DiT-XL/2", 2 * 118.64e9),
+    }
+    for shape, (name, operations) in cases.items():
+        recording, bytes_moved = counted(shape)
+        network, outside = operations / rate, bytes_moved / memory
+        hours = n * 1000 / gpus / 3600
+        streams = recording.streams.values()
+        variables = [v for stream in streams for v in stream.data_vars.values()]
+        each = sum(v.nbytes / v.sizes["sample"] for v in variables if "sample" in v.dims)
+        sums = sum(v.nbytes for v in variables if "sample" not in v.dims)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "r.nc"
+            recording.save(file)
+            size = file.stat().st_size + (n - 32) * each
+        print(
+            f"{shape}, {name}: {operations / 1e9:.1f} GFLOP a call, {hours * network:.2f} h in the"
+            f" network at {rate / 1e12:.0f} TFLOP/s a GPU; everything else reads and writes"
+            f" {bytes_moved / 1e6:.2f} MB a sample and step, {hours * outside:.3f} h at"
+            f" {memory / 1e12:.0f} TB/s, {100 * outside / network:.1f} % of the network; sums"
+            f" {sums / 1e6:.0f} MB a rank, {2 * sums / 1e6:.0f} MB to and from each, once; scalars"
+            f" {each:.0f} bytes a sample, {n * each / 1e6:.0f} MB in all; file {size / 1e6:.0f} MB",
+            flush=True,
+        )
+
+
+def counted(shape: tuple[int, ...], n: int = 32, steps: int = 1000) -> tuple[Any, float]:
+    """A recording of a trivial network, and the bytes a sample and step that tensors took.
+
+    Every operation reads its arguments and writes its result; bits of noise, which NumPy makes
+    here and one kernel on a GPU, are written once and read once."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    import exposure_bias as eb
+
+    class Bytes(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(
+            self, call: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found = call(*args, **(kwargs or {}))
+            if not call.is_view:
+                tensors = [t for t in tree_leaves((args, kwargs, found)) if torch.is_tensor(t)]
+                self.total += sum(t.numel() * t.element_size() for t in tensors)
+            return found
+
+    model = eb.Denoiser(
+        lambda x, t: 0.5 * x,
+        schedule=eb.schedules.linear(1000),
+        prediction_type="epsilon",
+        shape=shape,
+    )
+    data = images(n, shape)
+    with Bytes() as bytes_of:
+        recording = eb.record(model, data, steps=steps)
+    return recording, bytes_of.total / n / steps
 
 
 def large() -> None:
@@ -302,7 +382,17 @@ def peak() -> float:
 
 PARTS = {
     f.__name__.replace("_", "-"): f
-    for f in (processes, parts, large, large_record, large_law, features, threads, imports)
+    for f in (
+        processes,
+        parts,
+        campaign,
+        large,
+        large_record,
+        large_law,
+        features,
+        threads,
+        imports,
+    )
 }
 
 if __name__ == "__main__":

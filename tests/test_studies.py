@@ -51,11 +51,17 @@ def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [["train_classifier.py"], ["train_bundled.py", "--only", "digits"]]
+    "command",
+    [
+        ["train_classifier.py", "--smoke"],
+        ["train_bundled.py", "--only", "digits", "--smoke"],
+        ["gpu_campaign.py", "--rehearse", "kernels"],
+        ["precision.py", "--smoke"],
+    ],
 )
-def test_the_bundled_models_can_be_trained(command: list[str]) -> None:
+def test_what_is_no_study_can_be_rehearsed(command: list[str]) -> None:
     subprocess.run(
-        [sys.executable, ROOT / "analyses" / command[0], *command[1:], "--smoke"],
+        [sys.executable, ROOT / "analyses" / command[0], *command[1:]],
         check=True,
         timeout=300,
     )
