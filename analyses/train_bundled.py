@@ -53,7 +53,7 @@ NETWORKS = {
         "norm_num_groups": 8,
         "dropout": 0.1,
     },
-    "fashion": {"block_out_channels": (24, 48), "layers_per_block": 1, "norm_num_groups": 8},
+    "fashion": {"block_out_channels": (24, 32), "layers_per_block": 1, "norm_num_groups": 8},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     # 900 passes over 1285 images. Dropout because a pilot of 5000 iterations without it, learning
@@ -68,13 +68,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "warmup": 200,
         "flips": True,
     },
-    # Four passes over 58,800 images.
+    # Seven passes over 54,000 images: the studies' own networks of seed 0 (`analyses/common.py`),
+    # whose held-out loss falls by 1 % in the last sixth.
     "fashion": {
-        "iterations": 4_000,
+        "iterations": 6_000,
         "batch_size": 64,
         "learning_rate": 2e-3,
-        "warmup": 200,
-        "held_out": 0.02,
+        "warmup": 100,
+        "held_out": 0.1,
+        "ema": 0.99,
     },
 }
 SMOKE = {"iterations": 20, "batch_size": 16, "warmup": 5, "ema": 0.9, "log_every": 10}

@@ -24,6 +24,7 @@ NAMES = (
     "delta_and_norms",
     "solver_share",
     "objective_budgets",
+    "trainings",
 )
 
 

@@ -95,8 +95,8 @@ def extractor(
         kind = classifier.of(shape)
         if kind is None:
             raise InputError(
-                f"the bundled classifier knows 1×8×8 digits, got {described(shape)}: use inception,"
-                " random-conv or pixel"
+                f"the bundled classifiers know {classifier.known()}, got {described(shape)}: use"
+                " inception, random-conv or pixel"
             )
         net = classifier.load(kind)
         digest = hashlib.sha256((kind.folder / classifier.FILE).read_bytes()).hexdigest()[:8]
