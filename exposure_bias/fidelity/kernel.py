@@ -26,7 +26,7 @@ Features = NDArray[np.floating]
 Ids = NDArray[np.int64]
 
 PAIRS = 10**8
-CHUNK = 1024
+CHUNK = 256
 
 
 @dataclass(frozen=True)
