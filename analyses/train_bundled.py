@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "flips": True,
     },
     # Seven passes over 54,000 images: the studies' own networks of seed 0 (`analyses/common.py`),
-    # whose held-out loss falls by 1 % in the last sixth.
+    # whose held-out loss falls by half a percent in the last sixth.
     "fashion": {
         "iterations": 6_000,
         "batch_size": 64,

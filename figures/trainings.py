@@ -22,7 +22,6 @@ def main() -> None:
                     linestyle=("-", "--", ":")[number % 3],
                     label=objective.upper() if number == 0 else None,
                 )
-        axis.set_yscale("log")
         axis.set_xlabel("iteration")
         axis.set_ylabel("loss on held-out images")
         axis.legend(fontsize=7)
