@@ -218,7 +218,7 @@ def test_kid_of_blocks_is_unbiased_and_sees_no_image_against_itself(monkeypatch)
         values, _ = kid_values(FeatureSet(x, np.arange(320)), FeatureSet(y, np.arange(320)))
         found.append((values[0], corrected(values)[1], brute_kid(x, y)))
     blocked, error, full = np.array(found).T
-    assert kernel.blocks(320) == 5
+    assert kernel.blocks(320**2) == 5
     assert abs((blocked - full).mean()) < 3 * (blocked - full).std() / np.sqrt(200)
     assert 0.8 < error.mean() / blocked.std() < 1.3
     same = FeatureSet(x, np.arange(320))
@@ -226,6 +226,8 @@ def test_kid_of_blocks_is_unbiased_and_sees_no_image_against_itself(monkeypatch)
     own = kernel.own_sums(x, same.ids).count
     assert counts.sum() == pytest.approx(320**2 / 5)
     assert own.sum() == pytest.approx(320**2 / 5 - 320)
+    few = FeatureSet(x[:64], np.arange(64))
+    assert kernel.cross_sums(x, same.ids, few.features, few.ids).count.sum() == 320 * 64
     shuffled = rng.permutation(320)
     again = kid_values(FeatureSet(x[shuffled], shuffled), FeatureSet(x, np.arange(320)))[0]
     assert np.allclose(again, kid_values(same, same)[0], rtol=1e-12, atol=1e-12)

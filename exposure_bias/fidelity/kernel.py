@@ -43,7 +43,7 @@ class PairSums:
 
 def cross_sums(x: Features, ids: Ids, y: Features, other: Ids) -> PairSums:
     """Σ k(x_i, y_j) of two sets: x (N, d) of images `ids`, y (M, d) of `other`."""
-    number = blocks(max(len(x), len(y)))
+    number = blocks(len(x) * len(y))
     sums = _nothing()
     for rows, columns in zip(_members(ids, number), _shifted(_members(other, number)), strict=True):
         for part in _chunks(rows):
@@ -54,7 +54,7 @@ def cross_sums(x: Features, ids: Ids, y: Features, other: Ids) -> PairSums:
 def own_sums(x: Features, ids: Ids) -> PairSums:
     """Σ k(x_i, x_j) of a set with itself, without the pairs (i, i)."""
     sums = _nothing()
-    for rows in _members(ids, blocks(len(x))):
+    for rows in _members(ids, blocks(len(x) ** 2)):
         for number, part in enumerate(_chunks(rows)):
             rest = rows[(number + 1) * CHUNK :]
             _add(sums, x[part], ids[part], x[part], ids[part])
@@ -75,9 +75,9 @@ def kid(own: PairSums, other: PairSums, cross: PairSums, without: Sequence[int] 
     return own.mean(kept) + other.mean(kept) - 2 * cross.mean(kept)
 
 
-def blocks(samples: int) -> int:
-    """How many blocks keep the pairs of so many samples within `PAIRS`."""
-    return -(-(samples**2) // PAIRS)
+def blocks(pairs: int) -> int:
+    """How many blocks keep so many pairs within `PAIRS`."""
+    return -(-pairs // PAIRS)
 
 
 def _members(ids: Ids, number: int) -> list[NDArray[np.intp]]:
