@@ -62,6 +62,18 @@ def images(n: int, shape: tuple[int, ...] = (3, 32, 32)) -> Any:
     return eb.load_data(np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8))
 
 
+def halving(shape: tuple[int, ...]) -> Any:
+    """A model whose network costs nothing."""
+    import exposure_bias as eb
+
+    return eb.Denoiser(
+        lambda x, t: 0.5 * x,
+        schedule=eb.schedules.linear(1000),
+        prediction_type="epsilon",
+        shape=shape,
+    )
+
+
 def processes(n: int = 64, batch: int = 16) -> None:
     """Every command on one process and on two."""
     code = CODE.format(folder=str(Path(__file__).parent), n=n, batch=batch)
@@ -94,12 +106,7 @@ def parts() -> None:
     torch.set_num_threads(1)
     for shape, n in (((3, 32, 32), 64), ((4, 32, 32), 64), ((3, 256, 256), 20)):
         steps = 50
-        model = eb.Denoiser(
-            lambda x, t: 0.5 * x,
-            schedule=eb.schedules.linear(1000),
-            prediction_type="epsilon",
-            shape=shape,
-        )
+        model = halving(shape)
         data = images(n, shape)
         levels = model.schedule.levels(steps)
 
@@ -110,7 +117,8 @@ def parts() -> None:
 
         def chains(shape: Any = shape, model: Any = model, data: Any = data) -> None:
             ids, levels = np.arange(len(data)), model.schedule.levels(50)
-            for some in np.split(ids, len(ids) // 4):  # batches as those of large states are
+            batch = max(1, 2**20 // int(np.prod(shape)))  # as `record` takes them
+            for some in np.split(ids, range(batch, len(ids), batch)):
                 walk = eb.paths.Paths(0, some, shape).on(levels)
                 x0 = torch.from_numpy(data.batch(some)).double()
                 start, sampler = walk.start(0), eb.samplers.parse("ddpm")
@@ -195,26 +203,22 @@ def counted(shape: tuple[int, ...], n: int = 32, steps: int = 1000) -> tuple[Any
     import exposure_bias as eb
 
     class Bytes(TorchDispatchMode):
-        total = 0
+        total = calls = 0
 
         def __torch_dispatch__(
             self, call: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             found = call(*args, **(kwargs or {}))
             if not call.is_view:
+                self.calls += 1
                 tensors = [t for t in tree_leaves((args, kwargs, found)) if torch.is_tensor(t)]
                 self.total += sum(t.numel() * t.element_size() for t in tensors)
             return found
 
-    model = eb.Denoiser(
-        lambda x, t: 0.5 * x,
-        schedule=eb.schedules.linear(1000),
-        prediction_type="epsilon",
-        shape=shape,
-    )
-    data = images(n, shape)
+    model, data = halving(shape), images(n, shape)
     with Bytes() as bytes_of:
         recording = eb.record(model, data, steps=steps)
+    print(f"{bytes_of.calls / steps:.0f} operations a step and batch", flush=True)
     return recording, bytes_of.total / n / steps
 
 

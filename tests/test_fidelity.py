@@ -169,6 +169,7 @@ def hostile_pairs():
         "ties": (steps, np.round(y[:, :2])),
         "huge": (x * 1e120, y * 1e120),
         "tiny": (x * 1e-120, y * 1e-120),
+        "squares beyond float64": (x * 1e-200, y * 1e-200),
         "an outlier": (outlier, y),
         "apart by less than float32": (1 + 1e-9 * x, 1 + 1e-9 * y),
         "one beside many copies": (np.concatenate([x[:5], np.ones((60, 40))]), y),

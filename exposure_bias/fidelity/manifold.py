@@ -131,7 +131,8 @@ class _Pairs:
             for v in (self.x, self.y)
             for rows in _slices(len(v), CHUNK)
         )
-        return 2.0 ** -np.frexp(largest)[1] if largest > 0 else 1.0
+        # Its own square must be a number too.
+        return float(2.0 ** -np.clip(np.frexp(largest)[1], -500, 500)) if largest > 0 else 1.0
 
     @cached_property
     def _there(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
