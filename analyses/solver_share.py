@@ -12,6 +12,7 @@ import common
 import pandas as pd
 
 import exposure_bias as eb
+from exposure_bias.data import bundled
 
 STUDY = common.Study(
     name="solver_share",
@@ -47,7 +48,7 @@ def measure(s: common.Settings, out: common.Path) -> common.Answer:
 
 def budget(name: str, sampler: str, steps: int, s: common.Settings) -> pd.DataFrame:
     """The rows of one model's budget."""
-    data = eb.load_data(eb.bundled.data_of(name), "test")
+    data = eb.load_data(bundled.data_of(name), "test")
     model = common.oracle(data) if s.smoke else eb.load_model(name)
     found = common.quietly(
         eb.error_budget,

@@ -34,6 +34,7 @@ from box_average import box_average
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import exposure_bias as eb
+from exposure_bias.data import bundled
 from exposure_bias.training.trainer import divide, loss_by_level
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -81,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 SMOKE = {"iterations": 20, "batch_size": 16, "warmup": 5, "ema": 0.9, "log_every": 10}
 EVALUATED = 1_000  # images that a loss is measured on
-FOLDER = eb.bundled.FOLDER
+FOLDER = bundled.FOLDER
 
 
 def main() -> None:
@@ -130,7 +131,7 @@ def write_fashion(folder: Path, count: int = 2000) -> None:
         assert data.labels is not None
         ids = np.sort(np.random.default_rng(0).permutation(len(data))[:count])
         arrays |= {split: data.images[ids, 0], f"{split}_labels": data.labels[ids].astype(np.uint8)}
-    np.savez_compressed(eb.bundled.FASHION, **arrays)
+    np.savez_compressed(bundled.FASHION, **arrays)
 
 
 def make(

@@ -26,7 +26,7 @@ CODE = """
 import sys, time, warnings
 import numpy as np, torch
 import exposure_bias as eb
-from exposure_bias import parallel
+from exposure_bias.running import parallel
 sys.path.insert(0, {folder!r})
 from record_overhead import denoising, unet
 from scale import images

@@ -31,9 +31,9 @@ from exposure_bias.experiments.split import split
 from exposure_bias.jackknife import GROUPS, T_QUANTILE, jackknife
 from exposure_bias.paths import Paths
 from exposure_bias.run import Stream
+from exposure_bias.running.setup import prepare
 from exposure_bias.samplers import DDPM, OneStep, parse
 from exposure_bias.schedules import Level
-from exposure_bias.setup import prepare
 from exposure_bias.streams import rollout
 
 ROOT = Path(__file__).parents[1]

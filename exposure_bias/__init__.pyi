@@ -1,5 +1,5 @@
 from . import adapters as adapters
-from . import bundled as bundled
+from . import clipping as clipping
 from . import data as data
 from . import denoisers as denoisers
 from . import diagnostics as diagnostics
@@ -8,7 +8,6 @@ from . import fidelity as fidelity
 from . import glossary as glossary
 from . import jackknife as jackknife
 from . import oracles as oracles
-from . import parallel as parallel
 from . import paths as paths
 from . import plots as plots
 from . import references as references
@@ -16,6 +15,7 @@ from . import remedies as remedies
 from . import samplers as samplers
 from . import schedules as schedules
 from . import sentences as sentences
+from . import statistics as statistics
 from . import streams as streams
 from . import tables as tables
 from . import training as training
@@ -42,14 +42,15 @@ from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope
 from .fidelity.frechet import frechet_distance as frechet_distance
-from .monitor import Monitor as Monitor
+from .observer.monitor import Monitor as Monitor
 from .observer.observation import Observation as Observation
 from .observer.observe import observe as observe
-from .recorder import record as record
 from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
 from .reporting import report as report
+from .running import parallel as parallel
+from .running.recorder import record as record
 from .tables import table as table
 from .training.trainer import train as train
 

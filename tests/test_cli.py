@@ -174,7 +174,9 @@ def test_bad_recordings(run, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_run(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("exposure_bias.recorder.record", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "exposure_bias.running.recorder.record", lambda *_, **__: pytest.fail("it ran")
+    )
     (tmp_path / "file").write_text("here first")
     for command in ("spectrum", "gap", "error-hist", "rollout", "diagnose", "chain-fid"):
         code, _, err = run(command, "-o", tmp_path / "file")
@@ -246,7 +248,7 @@ def test_an_interrupt_before_anything_was_kept(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("exposure_bias.streams.noised", interrupted)
-    monkeypatch.setattr("exposure_bias.recorder.noised", interrupted)
+    monkeypatch.setattr("exposure_bias.running.recorder.noised", interrupted)
     code, _, err = run("record", *QUICK, "-o", tmp_path / "run.nc")
     assert code == 130
     assert err.splitlines()[-1] == "eb-analyze: interrupted"

@@ -217,7 +217,7 @@ def test_as_many_calls_are_made_as_planned(
     run: Run, monkeypatch: Any, name: str, off: float
 ) -> None:
     """Budgets check their order on a part of the samples, which is not counted."""
-    from exposure_bias import progress
+    from exposure_bias.running import progress
 
     watches = []
 
@@ -234,8 +234,8 @@ def test_as_many_calls_are_made_as_planned(
 
 def test_progress_in_a_log(monkeypatch: Any) -> None:
     """An estimate after the first seconds, then a line a minute."""
-    from exposure_bias import progress
-    from exposure_bias.setup import prepare
+    from exposure_bias.running import progress
+    from exposure_bias.running.setup import prepare
 
     said: list[str] = []
     now = [100.0]

@@ -9,7 +9,7 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias import plots
-from exposure_bias.bundled import FOLDER as BUNDLED
+from exposure_bias.data.bundled import FOLDER as BUNDLED
 from exposure_bias.experiments.compare import ONE_SEED
 
 QUICK = {"steps": 5, "lengths": (4,)}

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from exposure_bias.bundled import FASHION
 from exposure_bias.data import Data, load_data
+from exposure_bias.data.bundled import FASHION
 from exposure_bias.data.limits import limit_of
 from exposure_bias.errors import InputError
 

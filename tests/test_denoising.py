@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import exposure_bias as eb
-from exposure_bias import bundled
+from exposure_bias.data import bundled
 
 SCHEDULE = eb.schedules.linear()
 

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 from torch.nn import functional as F
 
 import exposure_bias as eb
+from exposure_bias.data import bundled
 from exposure_bias.fidelity import features as feature
 from exposure_bias.fidelity import frechet, inception, kernel, manifold, sets
 from exposure_bias.fidelity.sets import FeatureSet, frechet_values, kid_values, precision_recall
@@ -544,7 +545,7 @@ def test_the_classifier_classifies_held_out_digits():
         said = classifier.load()(torch.from_numpy(data.images)).argmax(1).numpy()
     assert (said == data.labels).mean() > 0.98
     assert (classifier.Digits.folder / classifier.FILE).stat().st_size <= 100_000
-    assert "digits-classifier" not in eb.bundled.models()
+    assert "digits-classifier" not in bundled.models()
 
 
 @pytest.mark.parametrize(

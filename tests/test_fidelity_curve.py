@@ -14,6 +14,7 @@ import xarray as xr
 
 import exposure_bias as eb
 from exposure_bias.cli import main
+from exposure_bias.data import bundled
 from exposure_bias.experiments.chain_length_fid import (
     checkpoints,
     fid_by_iteration,
@@ -248,9 +249,8 @@ def test_latents_are_not_quantised(gaussian):
 
 
 def test_checkpoints_by_iteration(digits, tmp_path):
-    bundled = eb.bundled.FOLDER
     for name in ("step-200", "step-1000"):
-        shutil.copytree(bundled / "digits", tmp_path / name)
+        shutil.copytree(bundled.FOLDER / "digits", tmp_path / name)
     (tmp_path / "notes").mkdir()
     assert list(checkpoints(tmp_path)) == [200, 1000]
     curve = fid_by_iteration(tmp_path, digits, (3,), n=40)

@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 
 import exposure_bias as eb
-from exposure_bias import files, loop
+from exposure_bias import files
 from exposure_bias.cli import main, output
 from exposure_bias.data import Data
+from exposure_bias.running import loop
 from exposure_bias.statistics.accumulator import Sums
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))

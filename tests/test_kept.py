@@ -13,7 +13,7 @@ import xarray as xr
 import exposure_bias as eb
 from exposure_bias.diagnostics.target import Pooling
 from exposure_bias.files import _TRAILER as TRAILER
-from exposure_bias.netcdf import Stored
+from exposure_bias.files.netcdf import Stored
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.kept import MOST_LEVELS, kept_rows, spacing
 from exposure_bias.statistics.law import Law
@@ -35,7 +35,7 @@ def test_kept_samples_are_the_streams_own():
     chain, rows = rec["chain"], kept_rows(21, 8 * 16)
     assert len(rows) == MOST_LEVELS
     assert chain["kept_step"].values.tolist() == rows
-    from exposure_bias.setup import prepare
+    from exposure_bias.running.setup import prepare
     from exposure_bias.streams import chain as stream
     from exposure_bias.streams import noised
 

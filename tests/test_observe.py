@@ -414,7 +414,7 @@ def test_our_own_loop_and_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"sampler": "ddim", "steps": STEPS, "n": 20, "start": "noise"}
     expected = eb.record(model, data, batch_size=10, **options)
     # A probe calls the network once outside the loop, which no hook can know.
-    monkeypatch.setattr("exposure_bias.setup.probe", lambda _: None)
+    monkeypatch.setattr("exposure_bias.running.setup.probe", lambda _: None)
     with eb.observe(model, data=data) as seen:
         eb.record(model, data, batch_size=10, streams=("chain",), **options)
     rec = seen.recording()

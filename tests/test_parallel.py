@@ -13,13 +13,13 @@ import pytest
 import xarray as xr
 
 import exposure_bias as eb
-from exposure_bias import loop, parallel
+from exposure_bias.running import loop, parallel
 
 SCRIPT = """
 import os, sys, warnings
 import numpy as np, torch
 import exposure_bias as eb
-from exposure_bias import loop, parallel
+from exposure_bias.running import loop, parallel
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 out = sys.argv[1]

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from test_diffusers_adapter import folder, positive
 
 import exposure_bias as eb
-from exposure_bias.adapters import adm, pipelines, weights
+from exposure_bias.adapters import adm, pipelines
+from exposure_bias.files import weights
 
 # diffusers 0.42.1's own use of numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")

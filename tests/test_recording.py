@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 import exposure_bias as eb
-from exposure_bias import files, netcdf
+from exposure_bias import files
+from exposure_bias.files import netcdf
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import forgeries

@@ -15,10 +15,10 @@ import exposure_bias as eb
 from exposure_bias.cli import threads
 from exposure_bias.denoisers import Speed
 from exposure_bias.jackknife import t_quantile
-from exposure_bias.loop import room
 from exposure_bias.paths import Draws
 from exposure_bias.run import Run
-from exposure_bias.setup import prepare
+from exposure_bias.running.loop import room
+from exposure_bias.running.setup import prepare
 from exposure_bias.statistics.law import law
 
 SHAPE = (2, 4, 4)

@@ -26,7 +26,7 @@ from exposure_bias.data import Data
 from exposure_bias.fidelity import features
 from exposure_bias.fidelity.moments import Moments
 from exposure_bias.recording import Recording
-from exposure_bias.setup import source_of
+from exposure_bias.running.setup import source_of
 from exposure_bias.training import checkpoints
 from exposure_bias.training.objectives import DEFAULT_GAMMA, Draw, objective
 from exposure_bias.training.trainer import ema_in_words

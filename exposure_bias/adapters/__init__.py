@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exposure_bias import bundled, strangers
+from exposure_bias import strangers
 from exposure_bias.adapters import (
     adm,
     ddpm_pytorch,
@@ -22,6 +22,7 @@ from exposure_bias.adapters import (
     laws,
 )
 from exposure_bias.adapters.unwrap import precision_note, unwrapped
+from exposure_bias.data import bundled
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import PREDICTION_TYPES

@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from exposure_bias import schedules
-from exposure_bias.adapters import weights
 from exposure_bias.adapters.guided_diffusion import rescaled
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files import weights
 
 CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     32: (1, 2, 2, 2),

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from exposure_bias.adapters.library import class_among
 from exposure_bias.adapters.unwrap import unwrapped
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
+from exposure_bias.files.library import class_among
 from exposure_bias.schedules import from_alphas_cumprod
 
 OBJECTIVES = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_prediction"}

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from exposure_bias.adapters import pipelines
 from exposure_bias.adapters.hub import Downloads
-from exposure_bias.adapters.library import class_among
 from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, evaluating
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files.library import class_among
 from exposure_bias.paths import Noise
 from exposure_bias.schedules import PREDICTION_TYPES, Schedule, edm, flow, from_alphas_cumprod
 

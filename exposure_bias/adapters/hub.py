@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exposure_bias.adapters.library import library
 from exposure_bias.adapters.pipelines import Repository
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files.library import library
 
 # One slash, and after it perhaps a revision, which may hold more of them: "refs/pr/3".
 NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")

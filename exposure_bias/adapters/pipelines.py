@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exposure_bias.adapters import weights
-from exposure_bias.adapters.library import library
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files import weights
+from exposure_bias.files.library import library
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")

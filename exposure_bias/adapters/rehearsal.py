@@ -38,9 +38,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exposure_bias.adapters.library import class_among
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.errors import InputError
+from exposure_bias.files.library import class_among
 from exposure_bias.samplers import Limit, Predict, Prediction, Transition
 from exposure_bias.schedules import Level, Schedule, prediction_coefficients
 

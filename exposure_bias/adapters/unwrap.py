@@ -10,8 +10,8 @@ was wrapped, and hooks see every call. To run it compiled, compile it in place,
 
 from typing import Any
 
-from exposure_bias.adapters.library import class_among
 from exposure_bias.errors import InputError
+from exposure_bias.files.library import class_among
 
 # The attribute in which a wrapper keeps its network.
 INSIDE = {

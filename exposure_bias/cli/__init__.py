@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import exposure_bias
-from exposure_bias import parallel
 from exposure_bias.cli import commands, threads
 from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError, reason
+from exposure_bias.running import parallel
 
 # Options of a new run, which mean nothing where the result of one is read.
 RUN = (
@@ -156,8 +156,8 @@ def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
     if options.quiet or not computes or _reads(options):
         return nullcontext()
     from exposure_bias.cli.plan import planned
-    from exposure_bias.parallel import world
-    from exposure_bias.progress import Watch, say, watched
+    from exposure_bias.running.parallel import world
+    from exposure_bias.running.progress import Watch, say, watched
 
     if world()[0] > 0:
         return nullcontext()

@@ -23,7 +23,7 @@ Options = argparse.Namespace
 def record(options: Options) -> None:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
-    from exposure_bias.recorder import record
+    from exposure_bias.running.recorder import record
 
     options.checkpoint = options.out
     recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
@@ -154,10 +154,10 @@ def diagnose(options: Options) -> None:
 
 def train(options: Options) -> None:
     """`eb-analyze train`: a run for each objective and seed."""
-    from exposure_bias import bundled
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
-    from exposure_bias.parallel import world
+    from exposure_bias.data import bundled
+    from exposure_bias.running.parallel import world
     from exposure_bias.training.objectives import DEFAULT_STRENGTH, PERTURBED
     from exposure_bias.training.trainer import train
 
@@ -220,7 +220,7 @@ def compare(options: Options) -> None:
     """`eb-analyze compare`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.compare import compare
-    from exposure_bias.parallel import local
+    from exposure_bias.running.parallel import local
 
     compared = compare(
         options.models,
@@ -237,9 +237,9 @@ def compare(options: Options) -> None:
 
 def models(options: Options) -> None:
     """`eb-analyze models`."""
-    from exposure_bias import bundled
     from exposure_bias.adapters import FAMILIES, adm
     from exposure_bias.cli import output
+    from exposure_bias.data import bundled
     from exposure_bias.tables import Column, listed
 
     rows = [
@@ -433,7 +433,7 @@ def _recording(options: Options) -> "Recording":
         from exposure_bias.recording import load
 
         return load(options.saved)
-    from exposure_bias.recorder import record
+    from exposure_bias.running.recorder import record
 
     options.checkpoint = f"{options.out}/recording.nc" if options.out else None
     return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
@@ -467,7 +467,7 @@ def _recording_options(options: Options) -> dict[str, Any]:
 
 def _images(options: Options) -> Any:
     """The data given, or those that a bundled model was trained on."""
-    from exposure_bias import bundled
+    from exposure_bias.data import bundled
 
     if options.data is not None:
         return _read(options, options.data, options.split)
@@ -489,8 +489,8 @@ def _model(options: Options) -> Any:
 def _loaded(options: Options, name: Any) -> Any:
     """A model by name, on the device."""
     from exposure_bias.adapters import load_model
-    from exposure_bias.parallel import local
-    from exposure_bias.setup import placed
+    from exposure_bias.running.parallel import local
+    from exposure_bias.running.setup import placed
 
     model = placed(load_model(name, options.preset), local(options.device), _speed(options))
     if options.own_process:
@@ -519,7 +519,7 @@ def _fitted(options: Options, model: Any, remedy: str) -> Any:
     """The model with the epsilon scaling that a recording of it suggests."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.fit import fitted_scaling
-    from exposure_bias.recorder import record
+    from exposure_bias.running.recorder import record
 
     if not hasattr(options, "streams"):
         raise InputError(

@@ -17,8 +17,8 @@ from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError
 from exposure_bias.glossary import kind_of
 from exposure_bias.headlines import details, headline
-from exposure_bias.parallel import team
 from exposure_bias.recording import Recording
+from exposure_bias.running.parallel import team
 from exposure_bias.sentences import number
 from exposure_bias.tables import Column, Table, listed, tables
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
-    from exposure_bias.progress import Plan
-    from exposure_bias.setup import Setup
+    from exposure_bias.running.progress import Plan
+    from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
 # What the SDE's and the ODE's limit take, in chains of the sampler's own length.
@@ -23,8 +23,8 @@ def planned(options: Options) -> "Callable[[Setup], Plan]":
 
 def _planned(options: Options, setup: "Setup") -> "Plan":
     from exposure_bias.experiments import budget, chain_errors, chain_length_fid
-    from exposure_bias.progress import Plan
-    from exposure_bias.setup import DEFAULT_SAMPLES
+    from exposure_bias.running.progress import Plan
+    from exposure_bias.running.setup import DEFAULT_SAMPLES
 
     most = {
         "budget": budget.SAMPLES,
@@ -39,7 +39,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
 
 
 def _step(setup: "Setup") -> int:
-    from exposure_bias.progress import calls_a_step
+    from exposure_bias.running.progress import calls_a_step
 
     return calls_a_step(setup)
 

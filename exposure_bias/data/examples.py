@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from exposure_bias.bundled import FASHION
+from exposure_bias.data.bundled import FASHION
 from exposure_bias.data.dataset import Data
 
 DIGITS_TEST = 512

@@ -16,12 +16,12 @@ from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.limits import CorrectedSDE, Residual, ode, residual_power
 from exposure_bias.jackknife import GROUPS
-from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.run import Start, Stream
+from exposure_bias.running.recorder import recorded
+from exposure_bias.running.setup import Setup
 from exposure_bias.samplers import OneStep
 from exposure_bias.schedules import Level
-from exposure_bias.setup import Setup
 
 FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
 

@@ -61,7 +61,7 @@ from exposure_bias.jackknife import (
     with_interval,
 )
 from exposure_bias.run import Start, Stream
-from exposure_bias.setup import Setup, prepare, varied
+from exposure_bias.running.setup import Setup, prepare, varied
 
 STEPS, SAMPLES = 50, 512
 MARGIN, RESTART_MARGIN = 0.05, 0.01

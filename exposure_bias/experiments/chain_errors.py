@@ -30,11 +30,11 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError, is_whole
 from exposure_bias.glossary import explained
-from exposure_bias.loop import Turn, fill
 from exposure_bias.references import Eigen, gaussian_chain
+from exposure_bias.running.loop import Turn, fill
+from exposure_bias.running.setup import Samples, Setup, made, prepare, with_options
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import CONTINUOUS_POINTS
-from exposure_bias.setup import Samples, Setup, made, prepare, with_options
 from exposure_bias.states import dimensions
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import noised, rollout

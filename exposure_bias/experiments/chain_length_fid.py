@@ -34,9 +34,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exposure_bias import bundled, files, parallel
+from exposure_bias import files
 from exposure_bias.adapters.schedulers import sampler_for
-from exposure_bias.data import SPLITS, Data, load_data
+from exposure_bias.data import SPLITS, Data, bundled, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, is_whole, whole_number
 from exposure_bias.experiments.bench import Bench, Scheme
@@ -62,9 +62,10 @@ from exposure_bias.jackknife import (
     sums_by_group,
     with_estimates,
 )
-from exposure_bias.loop import SumsLedger, batches, write
 from exposure_bias.run import Run
-from exposure_bias.setup import Setup, made, placed, prepare, with_options
+from exposure_bias.running import parallel
+from exposure_bias.running.loop import SumsLedger, batches, write
+from exposure_bias.running.setup import Setup, made, placed, prepare, with_options
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import noised, prior, rollout
 

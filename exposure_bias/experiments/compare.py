@@ -37,10 +37,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from exposure_bias import bundled, sentences
+from exposure_bias import sentences
 from exposure_bias.adapters import adapt
-from exposure_bias.adapters.weights import read_json
-from exposure_bias.data import load_data
+from exposure_bias.data import bundled, load_data
 from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
 from exposure_bias.diagnostics.variance_gap import pooled_gap
@@ -49,6 +48,7 @@ from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.limits import residual_power
 from exposure_bias.experiments.split import PARTS, Parts
+from exposure_bias.files.weights import read_json
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
@@ -61,11 +61,11 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
-from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import Remedied, remedied
 from exposure_bias.run import Spacing, Start, Stream
-from exposure_bias.setup import Setup, placed, prepare
+from exposure_bias.running.recorder import recorded
+from exposure_bias.running.setup import Setup, placed, prepare
 
 ONE_SEED = (
     "one seed each: a difference between these weights, not between the ways they were trained"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from exposure_bias import bundled, sentences
-from exposure_bias.data import Data, load_data
+from exposure_bias import sentences
+from exposure_bias.data import Data, bundled, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
@@ -26,11 +26,11 @@ from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
 from exposure_bias.oracles import EmpiricalOracle
-from exposure_bias.recorder import recorded
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
 from exposure_bias.run import Stream
-from exposure_bias.setup import Setup, identities
+from exposure_bias.running.recorder import recorded
+from exposure_bias.running.setup import Setup, identities
 
 PROBE_SCALE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one

@@ -49,9 +49,9 @@ from exposure_bias.jackknife import (
     with_estimates,
     with_interval,
 )
-from exposure_bias.loop import Turn, fill
 from exposure_bias.references import Eigen, gaussian_rollout
-from exposure_bias.setup import Samples, Setup, prepare, varied, with_options
+from exposure_bias.running.loop import Turn, fill
+from exposure_bias.running.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import chain, noised
 

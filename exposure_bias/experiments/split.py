@@ -26,7 +26,7 @@ from exposure_bias.jackknife import (
     standard_error,
 )
 from exposure_bias.recording import Recording, merge
-from exposure_bias.setup import Setup
+from exposure_bias.running.setup import Setup
 from exposure_bias.statistics.bands import dct
 
 PARTS = ("total", "initialisation", "discretisation", "score")

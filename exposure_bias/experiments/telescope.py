@@ -42,12 +42,12 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
-from exposure_bias.loop import Turn, fill
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording
 from exposure_bias.references import Eigen, gaussian_chain, gaussian_power
+from exposure_bias.running.loop import Turn, fill
+from exposure_bias.running.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.samplers import DDPM, Sampler
-from exposure_bias.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.statistics.bands import Bands, dct
 from exposure_bias.streams import chain, noised, prior

@@ -5,12 +5,11 @@ what became of them: `Digits` for 1×8×8 digits, `Fashion` for Fashion-MNIST av
 `Cifar` for 3×32×32 photographs of CIFAR-10, seen as JPEGs of quality about 75. Each gives features
 (B, 32) by `features`, class logits (B, 10) by calling it."""
 
-from pathlib import Path
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MODELS = Path(__file__).parent.parent / "models"
+from exposure_bias.data.bundled import FOLDER
+
 FILE = "classifier.safetensors"
 DIMENSION = 32
 
@@ -21,7 +20,7 @@ class Digits(nn.Module):
     Two 3×3 convolutions → 2×2 maxima → one 3×3 convolution → 32 features → 10 classes."""
 
     shape = (1, 8, 8)
-    folder = MODELS / "digits-classifier"
+    folder = FOLDER / "digits-classifier"
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class Fashion(nn.Module):
     """
 
     shape = (1, 14, 14)
-    folder = MODELS / "fashion-classifier"
+    folder = FOLDER / "fashion-classifier"
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +77,7 @@ class Cifar(nn.Module):
     classes."""
 
     shape = (3, 32, 32)
-    folder = MODELS / "cifar-classifier"
+    folder = FOLDER / "cifar-classifier"
 
     def __init__(self) -> None:
         super().__init__()

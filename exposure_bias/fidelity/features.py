@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from exposure_bias import files, parallel
+from exposure_bias import files
 from exposure_bias.data import Data
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity import classifier, inception
 from exposure_bias.fidelity.sets import FeatureSet
+from exposure_bias.running import parallel
 from exposure_bias.states import State, described
 from exposure_bias.strangers import imported
 

@@ -24,9 +24,9 @@ from exposure_bias.errors import InputError
 from exposure_bias.paths import Noise
 from exposure_bias.recording import Recording
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Spacing, Start, Stream
+from exposure_bias.running.setup import identities, kept_steps, made
 from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level
-from exposure_bias.setup import identities, kept_steps, made
 from exposure_bias.statistics.collector import Collector, Layout, Subjects
 from exposure_bias.statistics.kept import KEEP
 from exposure_bias.statistics.law import Law, law

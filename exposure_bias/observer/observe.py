@@ -13,7 +13,7 @@ from exposure_bias.errors import InputError, whole_number
 from exposure_bias.observer.network_loop import NetworkLoop
 from exposure_bias.observer.observation import Observation
 from exposure_bias.observer.scheduler_loop import SchedulerLoop
-from exposure_bias.setup import check_fit
+from exposure_bias.running.setup import check_fit
 
 
 def observe(

@@ -124,7 +124,7 @@ def pictures(states: NDArray[Any], bound: float) -> list[NDArray[Any]]:
 
 
 def _recorded(model: Any, data: Any, samples: int, options: dict[str, Any]) -> Recording:
-    from exposure_bias.recorder import record
+    from exposure_bias.running.recorder import record
 
     if data is None:
         raise InputError("strip of a model needs data to start on: strip(model, data)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias.netcdf import MOST_SCALED
+from exposure_bias.files.netcdf import MOST_SCALED
 from exposure_bias.schedules import Level
 from exposure_bias.states import dimensions
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout

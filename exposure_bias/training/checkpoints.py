@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from exposure_bias.adapters.weights import read_json, read_torch, size_of
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files import CannotWrite
+from exposure_bias.files.weights import read_json, read_torch, size_of
 from exposure_bias.schedules import Schedule, cosine, linear
 
 LINKS = ("last", "best")

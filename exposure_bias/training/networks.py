@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from exposure_bias.adapters.weights import read_json
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files.weights import read_json
 from exposure_bias.states import State, described
 
 # Widths by level, residual blocks at each, whether the levels below the first attend, groups of a

@@ -36,20 +36,21 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from exposure_bias import data as sources
-from exposure_bias import files, parallel
+from exposure_bias import files
 from exposure_bias.adapters import adapt
 from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
 from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.paths import Paths
-from exposure_bias.progress import WATCH, Watch
-from exposure_bias.recorder import record
 from exposure_bias.remedies import Remedied
 from exposure_bias.run import refuse_unlike
+from exposure_bias.running import parallel
+from exposure_bias.running.progress import WATCH, Watch
+from exposure_bias.running.recorder import record
+from exposure_bias.running.setup import made
 from exposure_bias.samplers import DDIM
 from exposure_bias.schedules import Schedule, cosine, linear
-from exposure_bias.setup import made
 from exposure_bias.streams import prior, rollout
 from exposure_bias.training import checkpoints, networks
 from exposure_bias.training.objectives import Draw, by_sample, objective, target

@@ -33,9 +33,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import exposure_bias as eb
-from exposure_bias import files, loop, plots
+from exposure_bias import files, plots
 from exposure_bias.cli import main, output
 from exposure_bias.data import Data
+from exposure_bias.running import loop
 
 SHAPE = (1, 4, 4)
 EVENTS, CALLS, FATAL = RawValue("q"), RawValue("q"), RawValue("q")

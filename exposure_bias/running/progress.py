@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from exposure_bias.jackknife import Groups, too_few
-from exposure_bias.parallel import team
-from exposure_bias.setup import Setup
+from exposure_bias.running.parallel import team
+from exposure_bias.running.setup import Setup
 
 Say = Callable[[str], None]
 FIRST = 3.0  # seconds after which the time that a run will take can be told

@@ -21,12 +21,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from exposure_bias import files, parallel
+from exposure_bias import files
 from exposure_bias.errors import InputError
-from exposure_bias.progress import progress
 from exposure_bias.recording import SCHEMA, provenance
 from exposure_bias.run import Run
-from exposure_bias.setup import Samples, Setup, made
+from exposure_bias.running import parallel
+from exposure_bias.running.progress import progress
+from exposure_bias.running.setup import Samples, Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "models"
+FOLDER = Path(__file__).parent.parent / "models"
 DATA = ("digits", "patches", "fashion")
 FASHION = FOLDER / "fashion-data" / "fashion-mnist-14.npz"
 # Models, and the data that each was trained on.

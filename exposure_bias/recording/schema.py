@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
+from exposure_bias.files.netcdf import ROOT, Header, Headers
 from exposure_bias.jackknife import GROUPS, Groups
-from exposure_bias.netcdf import ROOT, Header, Headers
 from exposure_bias.run import Run, Stream
 from exposure_bias.states import axes_of, dimensions
 from exposure_bias.statistics.bands import COMPONENTS

@@ -32,12 +32,12 @@ from exposure_bias.jackknife import (
     mean_of,
     sums_by_group,
 )
-from exposure_bias.parallel import world
-from exposure_bias.recorder import recorded
+from exposure_bias.observer.sinks import Sink, sinks
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.run import Stream
-from exposure_bias.setup import Setup, prepare
-from exposure_bias.sinks import Sink, sinks
+from exposure_bias.running.parallel import world
+from exposure_bias.running.recorder import recorded
+from exposure_bias.running.setup import Setup, prepare
 
 # A value and its standard error.
 Measured = tuple[float, float]

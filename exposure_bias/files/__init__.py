@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 import xarray as xr
 
-from exposure_bias import netcdf
 from exposure_bias.errors import InputError
+from exposure_bias.files import netcdf
 
 Check = Callable[[dict[str, Any], netcdf.Headers], None]
 

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from exposure_bias import files, schema
+from exposure_bias import files
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.netcdf import ROOT, Headers
+from exposure_bias.files.netcdf import ROOT, Headers
+from exposure_bias.recording import schema
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words

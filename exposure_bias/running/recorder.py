@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.loop import batches
 from exposure_bias.oracles import Teacher
-from exposure_bias.parallel import team
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.run import Stream
-from exposure_bias.setup import MEMORY, Samples, Setup, made, prepare
+from exposure_bias.running.loop import batches
+from exposure_bias.running.parallel import team
+from exposure_bias.running.setup import MEMORY, Samples, Setup, made, prepare
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.statistics.bands import spectrum_bands
 from exposure_bias.statistics.collector import Collector, Layout, Statistic, Subjects

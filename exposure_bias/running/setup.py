@@ -23,9 +23,9 @@ from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import AS_IT_IS, Denoiser, Speed, on_device, probe
 from exposure_bias.errors import InputError, printable, whole_number
-from exposure_bias.parallel import team
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
+from exposure_bias.running.parallel import team
 from exposure_bias.samplers import Sampler, named
 from exposure_bias.schedules import Level
 from exposure_bias.schedules import timestep_spacing as spacing_of
