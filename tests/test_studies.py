@@ -193,8 +193,8 @@ def test_a_claim_holds_with_all_of_its_parts_and_falls_with_one() -> None:
 
 
 def test_a_part_that_falls_is_corrected_for_the_number_of_parts() -> None:
-    barely = difference(-0.3, -0.001, 0.2)
-    still = difference(-0.3, 0.3, 0.2)
+    barely = difference(-0.3, -0.001, 0.02)
+    still = difference(-0.3, 0.3, 0.02)
     assert barely.outcome == "opposite"
     assert decisions.verdict([barely]) == "not reproduced"
     assert decisions.verdict([barely, still, still]) == "undecided"
