@@ -40,7 +40,7 @@ whichever is farther)."""
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil, inf, log10
 from typing import Any
 
@@ -386,11 +386,19 @@ def told(found: list[Difference], study: str = "") -> str:
     return f"{text} {AFTER_LOOKING[study]}" if study in AFTER_LOOKING else text
 
 
-def main() -> None:
+def table() -> pd.DataFrame:
+    """Every part of every claim: its interval, the least size that counts, and its outcome."""
+    rows = []
     for study in [*DECISIONS, *EQUIVALENCES]:
-        print(f"{study}: {': '.join(decided(study) or ())}")
-        for one in DECISIONS[study]() if study in DECISIONS else equivalence(study):
-            print(f"    {one} [{one.low:.3g}, {one.high:.3g}], least {one.least:.3g}")
+        parts = equivalence(study) if study in EQUIVALENCES else DECISIONS[study]()
+        rule = same if study in EQUIVALENCES else changed if study in CHANGES else verdict
+        said = {"study": study, "verdict": rule(parts)}
+        rows += [said | asdict(part) | {"outcome": part.outcome} for part in parts]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    print(table().to_string(index=False))
 
 
 if __name__ == "__main__":

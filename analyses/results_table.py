@@ -1,6 +1,6 @@
 """docs/results.md from the run.json of every study.
 
-python analyses/results_table.py             # writes docs/results.md
+python analyses/results_table.py             # writes docs/results.md and results/decisions.csv
 """
 
 import importlib
@@ -14,6 +14,7 @@ import studies
 import trainings
 
 PAGE = common.ROOT / "docs" / "results.md"
+PARTS = common.RESULTS / "decisions.csv"
 HEAD = """# The talk, claim by claim
 
 Made by `python analyses/results_table.py` from `results/*/run.json`; do not edit. Numbers in
@@ -174,4 +175,5 @@ def detail(name: str, run: dict[str, Any], command: str = "") -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    common.write(decisions.table(), PARTS)
     print(f"wrote {PAGE}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +80,8 @@ def test_results_page_is_fresh() -> None:
     assert results_table.PAGE.read_text() == results_table.page(), (
         "run python analyses/results_table.py"
     )
+    stored, fresh = pd.read_csv(results_table.PARTS), decisions.table()
+    pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4)
 
 
 def test_results_are_of_the_default_scale() -> None:
@@ -98,7 +101,7 @@ def test_results_are_of_the_default_scale() -> None:
 def test_figures_draw_from_the_results_alone(tmp_path: Path) -> None:
     """Each study that was run has its picture, and two runs give the same bytes."""
     captions = {path: path.read_text() for path in (ROOT / "figures" / "captions").glob("*.md")}
-    for given in ([tmp_path / "one"], [tmp_path / "two", "chain_length"]):
+    for given in ([tmp_path / "one"], [tmp_path / "two", "claims"]):
         subprocess.run([sys.executable, ROOT / "figures" / "all.py", *given], check=True)
     every = {path.parent.name for path in common.RESULTS.glob("*/run.json")}
     drawn = {path.stem for path in (tmp_path / "one").iterdir()}
