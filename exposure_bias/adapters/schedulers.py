@@ -136,7 +136,7 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
     if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(
         sampler, "begin"
     ):
-        return samplers.parse(sampler)
+        return samplers.prepared(samplers.parse(sampler), model.schedule, steps, spacing)
     _check_class(
         [name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model
     )

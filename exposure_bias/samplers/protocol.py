@@ -143,6 +143,10 @@ class OneStep(ABC):
         """The schedule's own."""
         return schedule.levels(steps, spacing)
 
+    def prepared(self, schedule: Schedule, steps: int, spacing: Any) -> Self:
+        """The sampler of one chain's levels; itself, as it knows each step from its two levels."""
+        return self
+
     def begin(self, levels: Sequence[Level]) -> Self:
         """The sampler itself, as it keeps nothing between steps."""
         return self
@@ -190,6 +194,15 @@ def specification(sampler: Any) -> str:
     )
     listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in values.items())
     return f"{name}:{listed}" if listed else name
+
+
+def prepared(sampler: Sampler, schedule: Schedule, steps: int, spacing: Any) -> Sampler:
+    """The sampler of a chain's levels, where it has to know them beforehand (`OneStep.prepared`).
+
+    A sampler without that member is returned as it is.
+    """
+    of = getattr(sampler, "prepared", None)
+    return sampler if of is None else of(schedule, steps, spacing)
 
 
 def prior_scale(level: Level) -> float:
