@@ -96,8 +96,11 @@ class Sampler(Protocol):
     @property
     def limit(self) -> Limit | None: ...
 
-    def levels(self, schedule: Schedule, steps: int, spacing: str) -> tuple[Level, ...]:
-        """The steps + 1 levels of a chain of `steps`, noisiest first."""
+    def levels(self, schedule: Schedule, steps: int, spacing: Any) -> tuple[Level, ...]:
+        """The steps + 1 levels of a chain of `steps`, noisiest first.
+
+        spacing: a name, or the levels themselves; both are for `Schedule.levels`.
+        """
 
     def begin(self, levels: Sequence[Level]) -> Steps:
         """What takes a chain's steps through `levels`; InputError if it cannot."""
@@ -138,7 +141,7 @@ class OneStep(ABC):
         """x_t from x_s (any array type): see `Steps`."""
 
     def levels(
-        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+        self, schedule: Schedule, steps: int, spacing: Any = "linspace"
     ) -> tuple[Level, ...]:
         """The schedule's own."""
         return schedule.levels(steps, spacing)
