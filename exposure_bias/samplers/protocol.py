@@ -96,8 +96,11 @@ class Sampler(Protocol):
     @property
     def limit(self) -> Limit | None: ...
 
-    def levels(self, schedule: Schedule, steps: int, spacing: str) -> tuple[Level, ...]:
-        """The steps + 1 levels of a chain of `steps`, noisiest first."""
+    def levels(self, schedule: Schedule, steps: int, spacing: Any) -> tuple[Level, ...]:
+        """The steps + 1 levels of a chain of `steps`, noisiest first.
+
+        spacing: a name, or the levels themselves; both are for `Schedule.levels`.
+        """
 
     def begin(self, levels: Sequence[Level]) -> Steps:
         """What takes a chain's steps through `levels`; InputError if it cannot."""
@@ -138,10 +141,14 @@ class OneStep(ABC):
         """x_t from x_s (any array type): see `Steps`."""
 
     def levels(
-        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+        self, schedule: Schedule, steps: int, spacing: Any = "linspace"
     ) -> tuple[Level, ...]:
         """The schedule's own."""
         return schedule.levels(steps, spacing)
+
+    def prepared(self, schedule: Schedule, steps: int, spacing: Any) -> Self:
+        """The sampler of one chain's levels; itself, as it knows each step from its two levels."""
+        return self
 
     def begin(self, levels: Sequence[Level]) -> Self:
         """The sampler itself, as it keeps nothing between steps."""
@@ -190,6 +197,15 @@ def specification(sampler: Any) -> str:
     )
     listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in values.items())
     return f"{name}:{listed}" if listed else name
+
+
+def prepared(sampler: Sampler, schedule: Schedule, steps: int, spacing: Any) -> Sampler:
+    """The sampler of a chain's levels, where it has to know them beforehand (`OneStep.prepared`).
+
+    A sampler without that member is returned as it is.
+    """
+    of = getattr(sampler, "prepared", None)
+    return sampler if of is None else of(schedule, steps, spacing)
 
 
 def prior_scale(level: Level) -> float:
