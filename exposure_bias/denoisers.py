@@ -13,6 +13,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -259,7 +260,7 @@ class Denoiser:
         them.
         """
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
-        with torch.no_grad(), evaluating(self.net):
+        with gradients(), evaluating(self.net):
             try:
                 dtype = torch.long if whole else self._label_dtype
                 output = self._fitting(x, level.timestep, dtype)
@@ -410,6 +411,26 @@ class Denoiser:
         if p == 0:
             return value if (q == 1 and target == "epsilon") else q * value.double()
         return (p * x).add_(value.double(), alpha=q)
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """A context in which a denoiser's outputs can be differentiated with respect to its states.
+
+    Elsewhere no gradients are recorded."""
+    before = _DIFFERENTIATING.set(True)
+    try:
+        yield
+    finally:
+        _DIFFERENTIATING.reset(before)
+
+
+def gradients() -> AbstractContextManager[Any]:
+    """A context that records gradients inside `differentiating`, and none elsewhere."""
+    return torch.set_grad_enabled(_DIFFERENTIATING.get())
+
+
+_DIFFERENTIATING: ContextVar[bool] = ContextVar("differentiating", default=False)
 
 
 @contextmanager
