@@ -183,8 +183,7 @@ SAMPLERS = {
     "Euler",
     "Heun",
     "SchedulerSampler",
-    "CorrectedSDE",
-    "Exponential",
+    "Trapezoid",
 }
 
 
