@@ -32,6 +32,7 @@ from exposure_bias.schedules import Level
 FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
 # Σ d and Σ d² of the states of the data and of the chain.
 LIMIT_MOMENTS = 4
+PRIOR_DIGITS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,7 @@ class Limit:
         grid = limit_grid(schedule, start, largest, whole, steps)
         finite = sum(level.alpha > 0 for level in grid) - 1
         doubled = None if whole else limit_grid(schedule, start, largest, whole, 2 * finite)
-        scale = setup.sampler.prior_scale(start) * grid[0].sigma / start.sigma
-        sampler = Trapezoid(kind, scale)
+        sampler = Trapezoid(kind, None if setup.run.paired else _prior(setup, grid[0]))
         base = coarser(grid, 1)
         run = replace(
             setup.run,
@@ -76,7 +76,7 @@ class Limit:
             levels=base,
             sampler=str(sampler),
             exact_teacher=sampler.exact_teacher,
-            prior=scale,
+            prior=sampler.prior_scale(grid[0]),
             spacing=Spacing.SAMPLER,
             refine=1,
             streams=(Stream.CHAIN,),
@@ -143,6 +143,12 @@ class Limit:
     def chains(self, doubled: bool = False) -> list[Recording]:
         """Those of its three grids, the coarsest first. doubled: of grids twice as fine."""
         return [self.chain(2 * factor if doubled else factor) for factor in FACTORS]
+
+
+def _prior(setup: Setup, start: Level) -> float:
+    """The standard deviation of a chain's start from noise, in the coordinates of a level."""
+    scale = setup.sampler.prior_scale(setup.levels[0]) * start.sigma / setup.levels[0].sigma
+    return round(scale, PRIOR_DIGITS)
 
 
 class Limits:

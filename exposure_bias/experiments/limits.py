@@ -32,7 +32,7 @@ nearest distinct ones; the coarser grids take every second and every fourth of t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, expm1, hypot, inf, log, sqrt
+from math import ceil, exp, expm1, inf, log, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ Array = NDArray[np.float64]
 
 COARSEST_STEP = 0.48  # in log SNR, of the coarsest of the three grids
 FIRST_RATIO = 50.0  # σ/α of the first finite level, in standard deviations of the data
+SAME_RATIO = 1e-4  # σ/α of two levels that differ in round-off alone
 # From the coarsest grid to the finest: how many steps stand in place of one of the coarsest grid's,
 # and each chain's weight in the limit.
 FACTORS = (1, 2, 4)
@@ -153,7 +154,7 @@ def limit_grid(
 
     Raises InputError where there is no room for four steps.
     """
-    end = schedule.level(0)
+    start, end = own_level(schedule, start), schedule.level(0)
     ratio = start.ratio if start.alpha else FIRST_RATIO * sqrt(largest)
     span = log(ratio / end.ratio) if ratio > end.ratio else 0.0
     count = 4 * ceil(max(span / COARSEST_STEP, steps / 4, 1))
@@ -167,8 +168,7 @@ def limit_grid(
         finite = whole_levels(schedule, ratio, count)
     else:
         finite = tuple(level_at(schedule, float(r)) for r in ratios[1:-1])
-        first = _own(schedule, start) if start.alpha else level_at(schedule, ratio)
-        finite = (first, *finite, end)
+        finite = (start if start.alpha else level_at(schedule, ratio), *finite, end)
     return finite if start.alpha else (start, *finite)
 
 
@@ -178,16 +178,19 @@ def whole_levels(schedule: Schedule, ratio: float, count: int) -> tuple[Level, .
     Raises InputError where there are fewer than five.
     """
     first = round(schedule.index_of_ratio(ratio))
-    ratios = schedule.sigma[: first + 1] / schedule.alpha[: first + 1]
-    for tried in range(count, 4 * (first + 2)):
-        wanted = np.geomspace(ratios[-1], ratios[0], tried + 1)
-        places = {round(schedule.index_of_ratio(float(r))) for r in wanted}
-        if len(places) % 4 == 1 and len(places) > 1:
-            return tuple(schedule.level(i) for i in sorted(places, reverse=True))
-    raise InputError(
-        f"the limit needs at least 4 steps, and this network answers at whole timesteps only, of"
-        f" which there are {first + 1} from timestep {schedule.timestep[first]:g} on"
-    )
+    known = schedule.sigma[: first + 1] / schedule.alpha[: first + 1]
+    wanted = np.geomspace(known[-1], known[0], count + 1)
+    chosen = sorted({round(schedule.index_of_ratio(float(r))) for r in wanted}, reverse=True)
+    if len(chosen) < 5:
+        raise InputError(
+            "the limit needs at least 4 steps, and this network answers at whole timesteps only, of"
+            f" which there are {first + 1} from timestep {schedule.timestep[first]:g} on"
+        )
+    while len(chosen) % 4 != 1:
+        # Without the label whose neighbours are nearest to each other.
+        at = np.log(known[chosen])
+        del chosen[1 + int((at[:-2] - at[2:]).argmin())]
+    return tuple(schedule.level(i) for i in chosen)
 
 
 def coarser(levels: Sequence[Level], factor: int, finest: int = FINEST) -> tuple[Level, ...]:
@@ -210,12 +213,13 @@ def level_at(schedule: Schedule, ratio: float) -> Level:
     return Level(label, *schedule.curve.alpha_sigma(label))
 
 
-def _own(schedule: Schedule, level: Level) -> Level:
-    """A chain's level in the schedule's coordinates: a sampler may scale α and σ alike."""
-    if schedule.parameterisation != "vp":
-        return level
-    total = hypot(level.alpha, level.sigma)
-    return Level(level.timestep, level.alpha / total, level.sigma / total)
+def own_level(schedule: Schedule, level: Level) -> Level:
+    """A chain's level as the schedule's own, whatever its sampler's coordinates and precision."""
+    if level.alpha == 0:
+        return schedule.level(len(schedule) - 1) if schedule.alpha[-1] == 0 else level
+    near = schedule.level(round(schedule.index_of_ratio(level.ratio)))
+    same = near.alpha > 0 and abs(near.ratio / level.ratio - 1) < SAME_RATIO
+    return near if same else level_at(schedule, level.ratio)
 
 
 def interpolation(nodes: Sequence[Level], wanted: Sequence[Level]) -> Array:

@@ -13,7 +13,8 @@ least noisy level in both cases, so that it is one number for all chains.
 statistic predicts the error of its limit. Errors that fall as h³ make ext(N/2, N) wrong by D/7, and
 G∞ better than that. A limit is *reached* where |D|/7 is at most MOST_ERROR or a tenth of |G∞|, and
 where (p_{N/2} − p_{N/4})/(p_N − p_{N/2}) does not show that errors fall too slowly. What is reached
-counts as wrong by |D|/10 + 0.1 %, which is added to half of its interval.
+counts as wrong by |D|/10 + 0.1 %, which is added to half of its interval. So is 1/N of a gap, as
+much as N images vary less about their own mean than about their law's.
 
 *The mean.* A shift of the mean is a square, and its estimate must be right where there is none.
 With s_g the sum over group g of x̂ − x_t's mean given its own image, x̂ − α x_0,
@@ -78,27 +79,37 @@ class Check:
     """Whether a statistic's limit is reached: all arrays (statistic, level).
 
     difference, ratio: D and the order ratio, 4 where errors fall as h², with their errors.
-    reached: the verdict. slack: what is added to half of an interval.
+    reached: the verdict. unfinished: what is added to half of an interval because the limit is
+    extrapolated; slack: and because its target is biased.
     """
 
     difference: Estimate
     ratio: Estimate
     reached: Any
+    unfinished: Array
     slack: Array
 
     @classmethod
     def of(
-        cls, names: Sequence[str], score: Array, difference: Estimate, ratio: Estimate
+        cls,
+        names: Sequence[str],
+        score: Array,
+        difference: Estimate,
+        ratio: Estimate,
+        bias: float,
     ) -> "Check":
-        """The verdict on limits of these values."""
+        """The verdict on limits of these values. bias: that of the gap's target."""
         units = np.array([unit(name) for name in names])[:, None]
         size, limit = np.abs(difference.value) / units, np.abs(score) / units
         close = size / 7 <= np.maximum(MOST_ERROR, MOST_SHARE * limit)
         shown = np.abs(difference.value) > T_QUANTILE * difference.error
         slow = (ratio.value < SLOWEST) & shown
         slow &= size > np.maximum(SLOW_BEYOND, MOST_SHARE * limit)
-        slack = (SLACK_SHARE * size + SLACK) * units
-        return cls(difference, ratio, close & ~slow & np.isfinite(score), slack)
+        unfinished = (SLACK_SHARE * size + SLACK) * units
+        slack = unfinished.copy()
+        slack[list(names).index("gap")] += bias
+        reached = close & ~slow & np.isfinite(score)
+        return cls(difference, ratio, reached, unfinished, slack)
 
 
 @dataclass(frozen=True)
@@ -154,10 +165,11 @@ class Measure:
         self.own_images = own_images
         self.pooling = Pooling.of(base)
         images = base.run.data.images
-        # N images vary about their own mean by too little, and others about that mean by too much.
-        self.unbiased = images / max(images - 1, 1)
+        self.population = data["variance"].values.ravel()
+        # N images vary about their own mean by 1/N too little, as a gap counts them, and others
+        # about that mean by 1/N too much.
+        self.bias = 0.0 if own_images else 1 / max(images - 1, 1)
         self.about_their_mean = (images + 1) / max(images - 1, 1)
-        self.population = data["variance"].values.ravel() * self.unbiased
         self.count = data["count"].values
         space = data["mean"].shape[1:]
         self.bands = dct(*space) if space and "state_spectrum" in data else None
@@ -230,7 +242,7 @@ class Curve:
         elif groups is None:
             variance = measure.population
         else:
-            variance = measure.pooling.known.remaining(count, total, square) * measure.unbiased
+            variance = measure.pooling.known.remaining(count, total, square)
         return expected(self.alpha, self.sigma, variance)
 
     def values(self, groups: Array | None) -> Array:
@@ -469,7 +481,8 @@ def _split(parts: Parts, limit: Limit | None, why: str, doubled: bool = False) -
     check, shift, steps = None, np.nan, 0
     if limit is not None:
         check = _check(parts, names, value[-1])
-        error[2:] += check.slack / T_QUANTILE
+        error[2] += check.unfinished / T_QUANTILE
+        error[3] += check.slack / T_QUANTILE
         shift = parts.shifts[0].p_value()
         steps = limit.steps * (2 if doubled else 1)
     estimates = {name: Estimate(value[k], error[k]) for k, name in enumerate(PARTS)}
@@ -501,7 +514,13 @@ def _check(parts: Parts, names: Sequence[str], score: Array) -> Check:
             return np.stack([difference, _ratio(one, two)])
 
         errors = standard_error(parts.deviations(both))
-    return Check.of(names, score, Estimate(difference, errors[0]), Estimate(ratio, errors[1]))
+    return Check.of(
+        names,
+        score,
+        Estimate(difference, errors[0]),
+        Estimate(ratio, errors[1]),
+        parts.measure.bias,
+    )
 
 
 def _ratio(above: Array, below: Array) -> Array:
