@@ -51,8 +51,8 @@ def gain(level: Level, scale: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_steps_coefficients_are_the_integrals_that_they_stand_for(kind: Limit, name: str) -> None:
-    """With x = σ u the state obeys du = k e^{kλ'} …: the weight of a prediction made at a distance τ
-    from the end of a step is k e^{−kτ} α_t, and w that of a linear one's second end."""
+    """A prediction made τ before the end of a step counts with k e^{−kτ} α_t, where k is
+    2 for the SDE and 1 for the ODE; w is the second end's part in a prediction that is linear."""
     schedule = SCHEDULES[name]
     s, t = schedule.level(700), schedule.level(400)
     h = log(t.alpha / t.sigma) - log(s.alpha / s.sigma)
