@@ -1,4 +1,4 @@
-"""Is a network wrong on true states? A test that needs no chain and no exact network. No torch here.
+"""Is a network wrong on true states? A test without chains or exact networks. No torch here.
 
 The best prediction of x_0 from x_t is the conditional mean, f(x_t) = E[x_0 | x_t], and it is the
 only function for which

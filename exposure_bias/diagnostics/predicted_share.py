@@ -20,11 +20,10 @@ features. Its mean given x_0 is known, so it is subtracted without one, times th
 makes the variance least.
 
 What is summed over samples, by group and level: `moments`, second moments of the vector
-[1, φ_1 … φ_P, S_1 … S_J, C_1 … C_P, Z_1 … Z_J], with C_p = (f − x_0)·∇φ_p and Z_p the control; and C
-and Z by the band in which the network errs, `contraction` (P, B) and `control` (J, B).
+[1, φ_1 … φ_P, S_1 … S_J, C_1 … C_P, Z_1 … Z_J], with C_p = (f − x_0)·∇φ_p and Z_p the control; and
+C and Z by the band in which the network errs, `contraction` (P, B) and `control` (J, B).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +34,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e4)
 # Enough for features that are the same up to round-off, and too little to be seen.
 TINY = 1e-10
 FIRST_ORDER = 0.10
+ROUND_OFF = 1e-7  # of the largest feature's deviation: below it a feature is constant
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,6 @@ def _fit(moments: Array, ridge: Array) -> tuple[Array, Array]:
     return fitted, base
 
 
-ROUND_OFF = 1e-7
-
-
 def _features(width: int, bands: int) -> int:
     """P from K = 1 + 2P + 2J."""
     return (width - 1) // 2 - bands
@@ -248,8 +245,3 @@ def quadrature(h: Array) -> Array:
     gaps = np.diff(h)
     plain: Array = (np.append(gaps, 0) + np.append(0, gaps)) / 2
     return plain
-
-
-def names_of_sums() -> Iterator[str]:
-    """The arrays of `CostSums` that a run accumulates."""
-    yield from ("count", "moments", "contraction", "control")

@@ -6,8 +6,8 @@ Three questions, in this order (docs/exposure.md; docs/mathematics.md, *The netw
    function of x_t (`diagnostics.orthogonality`). No chain is needed.
 2. *What does that cost?* The share of the samples' variance that these errors will move, by level
    and frequency band, from true states alone (`diagnostics.predicted_share`).
-3. *Is it exposure bias in the strict sense?* Whether the network errs more on its own states than on
-   true ones (`experiments.strict_exposure`).
+3. *Is it exposure bias in the strict sense?* Whether the network errs more on its own states than
+   on true ones (`diagnostics.strict_exposure`).
 """
 
 import os
@@ -23,16 +23,19 @@ import torch
 import xarray as xr
 
 from exposure_bias.denoisers import differentiating
-from exposure_bias.diagnostics.denoising import warn_unless_denoises
 from exposure_bias.diagnostics.orthogonality import Orthogonality, orthogonality
-from exposure_bias.diagnostics.predicted_share import Cost, cost, error_of, holds_first_order
+from exposure_bias.diagnostics.predicted_share import FIRST_ORDER, Cost, cost, holds_first_order
+from exposure_bias.diagnostics.strict_exposure import FLOOR, Exposure, strict_exposure
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.experiments.true_states import Pass, StateFunction, add, edges, levels_of
+from exposure_bias.experiments.strict_exposure import measured_restarts, walks
+from exposure_bias.experiments.true_states import Pass, StateFunction, add, levels_of
 from exposure_bias.jackknife import (
+    GROUPS,
     Array,
     Estimate,
     jackknife,
     ratio_of,
+    standard_error,
     too_few,
     why_no_interval,
     with_estimates,
@@ -44,28 +47,98 @@ from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import evaluate
 
 SAMPLES = 4096
+RESTARTED = 1024
 LEVELS = 20
 FEWEST_LEVELS = 4
 STEPS = 20
+BY_LEVEL = ("level", "band")
 
 
 def network_error(
     model: Any,
     data: Any,
     *,
-    levels: int = LEVELS,
     n: int | None = None,
+    levels: int = LEVELS,
     functions: Mapping[str, StateFunction] | None = None,
     costs: bool = True,
+    cuts: Sequence[float] | None = None,
+    restarts: int | None = None,
     clip: Any = False,
     seed: int = 0,
     batch_size: int = 256,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """Test a network on true states, and predict what its errors there cost the samples."""
-    plan = planned(model, data, levels, functions, costs, n=n, clip=clip, seed=seed, batch_size=batch_size)
-    sums = measured_sums(plan, batch_size, None if folder is None else Path(folder))
-    return assembled(plan, sums)
+    """Test a network on true states, predict what its errors cost, and look for strict exposure.
+
+    Parameters
+    ----------
+    model
+        A `Denoiser`, or what `adapt` takes.
+    data
+        Held-out images: `Data`, or what `load_data` takes. On images that the network was trained
+        on a small error proves nothing, which a warning says.
+    n : int, optional
+        How many samples. By default all images, at most 4,096. Fewer than 256 give no verdict.
+    levels : int
+        How many noise levels are asked, even in log σ/α. 4 or more.
+    functions : mapping of str to callable, optional
+        Further functions g of the state to test the residual with: g(x, level, f), with x the
+        states and f the network's x̂_0 there, both (B, *shape), returns an array of that shape. It
+        must depend on each state alone.
+    costs : bool
+        Whether to predict the costs. They take two to three times as long as the test alone.
+    cuts : sequence of float, optional
+        The σ/α at which strict exposure is measured. By default two, where σ/α is 1 and 0.3 of the
+        standard deviation of the data's pixels. An empty one leaves it out, and with it all chains.
+    restarts : int, optional
+        How many samples walk the chains of strict exposure. By default n, at most 1,024. They take
+        about 120 network calls each.
+    clip, seed, batch_size
+        As in `record`.
+    folder : path, optional
+        Where the sums are kept; the same call goes on there.
+
+    Returns
+    -------
+    xarray.Dataset
+        `p_value` and `flagged`: the p-value of the whole table of tests, and 1 where it is below
+        5 %. By (level, test): `slope` with `_se`, right is 0, and `p_adjusted`. By (level, band):
+        `cost` with `_se`, the change of the samples' variance that the error at this level and in
+        this band makes, relative; its sum is `predicted_share`, NaN where `first_order` is 0. By
+        (statistic): `share` with `_se` of the variance, the high frequencies and each band. By
+        (cut): `exposure` with `_se` and `floor`, `restart`, `above`, `said`; the same with
+        `_high` for high frequencies. By (level, band, bin): `reliability_predicted` and
+        `reliability_observed`, a calibration curve of x̂_0.
+
+    Raises
+    ------
+    InputError
+        For a guided model, too few levels, a function that does not fit, and whatever else
+        `record` refuses.
+    """
+    plan = planned(
+        model, data, levels, functions, costs, n=n, clip=clip, seed=seed, batch_size=batch_size
+    )
+    setup, kept = plan.setup, None if folder is None else Path(folder)
+    walked = None
+    if cuts is None or len(cuts):
+        count = min(setup.n, RESTARTED) if restarts is None else _restarted(restarts, setup.n)
+        walked = walks(setup, cuts, plan.modes, plan.laws, count)
+    result = of_true_states(plan, measured_sums(plan, batch_size, kept))
+    if walked is not None:
+        found = [strict_exposure(states) for states in measured_restarts(walked, batch_size, kept)]
+        few = too_few([_count(walked.setup)])
+        at = [walked.levels[c] for c in walked.cuts]
+        result = _with_exposure(result, found, np.array([level.ratio for level in at]), few)
+    return result
+
+
+def _restarted(restarts: int, n: int) -> int:
+    count = whole_number(restarts, "restarts, the number of samples that walk chains,")
+    if count > n:
+        raise InputError(f"{count} restarts of {n} samples: give at most as many as n")
+    return count
 
 
 def planned(
@@ -76,19 +149,21 @@ def planned(
     costs: bool,
     **options: Any,
 ) -> Pass:
-    """What is going to be asked. Raises InputError for whatever does not fit."""
-    count = whole_number(levels, "levels, the number of noise levels,", FEWEST_LEVELS)
-    own = dict(functions or {})
-    base = prepare(
-        model,
-        data,
-        kind="network-error",
-        steps=STEPS,
-        most=SAMPLES,
-        streams=(Stream.FORWARD,),
-        **options,
+    """What is going to be asked of true states. Raises InputError for whatever does not fit."""
+    count = whole_number(levels, "levels, the number of noise levels,")
+    if count < FEWEST_LEVELS:
+        raise InputError(f"levels must be at least {FEWEST_LEVELS}, got {count}")
+    setup = varied(
+        prepare(
+            model,
+            data,
+            kind="network-error",
+            steps=STEPS,
+            most=SAMPLES,
+            streams=(Stream.FORWARD,),
+            **options,
+        )
     )
-    setup = varied(base)
     if setup.run.model.guided:
         raise InputError(
             f"{setup.run.model.name} is guided: a guided field is no denoiser of the data, so that"
@@ -100,15 +175,36 @@ def planned(
             f"this schedule has {len(chosen)} levels between the data and their noise, and at least"
             f" {FEWEST_LEVELS} are needed"
         )
-    run = replace(setup.run, levels=chosen)
-    setup = replace(setup, run=run, places=np.arange(len(chosen)))
+    own = _checked(functions)
+    setup = replace(
+        setup, run=replace(setup.run, levels=chosen), places=np.arange(len(chosen)), keep=None
+    )
     wanted = bool(costs) and differentiable(setup)
-    setup = with_options(setup, {"functions": sorted(own), "costs": wanted})
-    plan = Pass(setup, own, wanted)
+    plan = Pass(with_options(setup, {"functions": sorted(own), "costs": wanted}), own, wanted)
     taken = [name for name in own if plan.tests.count(name) > 1]
     if taken:
         raise InputError(f"a function may not be called {taken[0]!r}: a test of ours has that name")
+    if setup.data.split == "train":
+        warnings.warn(f"{TRAINED_ON}; give held-out ones (--split test)", stacklevel=3)
     return plan
+
+
+TRAINED_ON = (
+    "the images are of the training split: a small error on images that the network has seen proves"
+    " nothing"
+)
+
+
+def _checked(functions: Any) -> dict[str, StateFunction]:
+    found = {} if functions is None else functions
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and callable(function) for name, function in found.items()
+    ):
+        raise InputError(
+            "functions is a mapping from names to functions (x, level, f) -> array of x's shape,"
+            f" got {functions!r:.60}"
+        )
+    return dict(found)
 
 
 def differentiable(setup: Setup) -> bool:
@@ -120,7 +216,10 @@ def differentiable(setup: Setup) -> bool:
     try:
         with differentiating(), setup.model.evaluating():
             output = evaluate(model, x, level, 0, setup.clip).x0
-            return output.requires_grad and torch.autograd.grad(output.sum(), x)[0] is not None
+            if not output.requires_grad:
+                return False
+            (gradient,) = torch.autograd.grad(output.sum(), x, allow_unused=True)
+            return gradient is not None
     except (RuntimeError, NotImplementedError):
         return False
 
@@ -128,65 +227,138 @@ def differentiable(setup: Setup) -> bool:
 def measured_sums(plan: Pass, batch_size: int, folder: Path | None = None) -> Sums:
     """The sums of one pass over true states, kept in a folder where there is one."""
     sums = plan.sums()
-    path = None if folder is None else folder / "true-states.nc"
     fill(
         plan.setup,
         sums,
         partial(add, plan, sums),
         size=batch_size,
         evaluations=len(plan.levels),
-        checkpoint=path,
+        checkpoint=None if folder is None else folder / "true-states.nc",
     )
     return sums
 
 
-def assembled(plan: Pass, sums: Sums) -> xr.Dataset:
-    """The dataset of a finished pass."""
-    setup = plan.setup
+def _count(setup: Setup) -> Array:
+    """Samples by group."""
     images = setup.ids % len(setup.data)
-    spread = float(setup.law.variance.sum())
+    return np.bincount(images % GROUPS, minlength=GROUPS).astype(np.float64)
+
+
+def of_true_states(plan: Pass, sums: Sums) -> xr.Dataset:
+    """The part of the dataset that comes from a finished pass over true states."""
+    setup = plan.setup
+    count, spread = _count(setup), float(setup.law.variance.sum())
+    images = setup.ids % len(setup.data)
     found = orthogonality(sums.state["score"], sums.state["weight"], images, spread)
-    count = np.bincount(images % 16, minlength=16).astype(float)
-    result = _slopes(plan, found, too_few([count]))
-    result = result.merge(_reliability(plan, sums))
-    result.attrs = setup.attributes | why_no_interval(count)
+    result = _slopes(plan, found, count).merge(_reliability(plan, sums, count))
     if plan.costs:
         result = _with_costs(result, plan, cost(plan.cost_sums(sums)))
+    result.attrs = setup.attributes | why_no_interval(count)
+    few = too_few([count])
+    if few:
+        result.attrs["no_verdict"] = few
+    if setup.data.split == "train":
+        result.attrs["warning"] = TRAINED_ON
+    if not plan.costs:
+        result.attrs["no_costs"] = (
+            "the network's prediction cannot be differentiated, or costs were not asked for"
+        )
     return result
 
 
-def _slopes(plan: Pass, found: Orthogonality, few: str) -> xr.Dataset:
+def _slopes(plan: Pass, found: Orthogonality, count: Array) -> xr.Dataset:
     timestep, alpha, sigma = np.array(plan.levels).T
-    coords = {
-        "level": timestep,
-        "alpha": ("level", alpha),
-        "sigma": ("level", sigma),
-        "test": plan.tests,
-    }
-    result = with_estimates(xr.Dataset(coords=coords), ("level", "test"), slope=found.slope)
-    p_value = float("nan") if few else found.p_value
+    result = xr.Dataset(
+        coords={
+            "level": timestep,
+            "alpha": ("level", alpha),
+            "sigma": ("level", sigma),
+            "test": plan.tests,
+        }
+    )
+    result = with_estimates(result, ("level", "test"), slope=found.slope)
+    few = bool(too_few([count]))
+    adjusted = np.full_like(found.adjusted, np.nan) if few else found.adjusted
     return result.assign(
-        p_value=((), p_value),
+        p_value=((), float("nan") if few else found.p_value),
         flagged=((), np.int8(not few and found.flagged)),
-        p_adjusted=(("level", "test"), np.full_like(found.adjusted, np.nan) if few else found.adjusted),
+        p_adjusted=(("level", "test"), adjusted),
     )
 
 
-def _reliability(plan: Pass, sums: Sums) -> xr.Dataset:
+def _reliability(plan: Pass, sums: Sums, count: Array) -> xr.Dataset:
     bins = sums.state["bins"]
-    count = bins[..., 0].sum((1, 2, 3))
-    dims = ("level", "band", "bin")
-    predicted, observed = (
-        jackknife(lambda n, above, below: ratio_of(n, above, below), count, bins[..., i], bins[..., 0])
-        for i in (1, 2)
-    )
+
+    def mean(n: float, above: Array, below: Array) -> Array:
+        return ratio_of(n, above, below)
+
+    curves = [jackknife(mean, count, bins[..., i], bins[..., 0]) for i in (1, 2)]
     result = xr.Dataset(coords={"band": list(plan.modes.names), "bin": range(bins.shape[3])})
-    return with_estimates(result, dims, reliability_predicted=predicted, reliability_observed=observed)
+    return with_estimates(
+        result,
+        ("level", "band", "bin"),
+        reliability_predicted=curves[0],
+        reliability_observed=curves[1],
+    )
 
 
 def _with_costs(result: xr.Dataset, plan: Pass, found: Cost) -> xr.Dataset:
-    j = len(plan.modes.names)
-    value, deviations = found.of(np.ones(j))
-    total = Estimate(value.sum(), error_of(deviations.sum((1, 2))))
-    result = with_estimates(result, ("level", "band"), cost=Estimate(value, error_of(deviations)))
-    return with_estimates(result, (), predicted_share=total)
+    """The cost map, its sum, and the shares of each statistic."""
+    modes = plan.modes
+    which = {"variance": np.ones(len(modes.names))}
+    if modes.high.any():
+        which["high frequencies"] = modes.high.astype(float)
+    if len(modes.names) > 1:
+        which |= dict(zip(modes.names, np.eye(len(modes.names)), strict=True))
+    parts = {name: found.of(members) for name, members in which.items()}
+    value, deviations = parts["variance"]
+    result = with_estimates(result, BY_LEVEL, cost=_estimate(value, deviations))
+    totals = [_estimate(v.sum(), d.sum((1, 2))) for v, d in parts.values()]
+    levels = [_estimate(v.sum(1), d.sum(2)) for v, d in parts.values()]
+    holds = np.array([holds_first_order(v.sum(1)) for v, _ in parts.values()])
+    share = _stacked(totals)
+    believed = Estimate(np.where(holds, share.value, np.nan), np.where(holds, share.error, np.nan))
+    result = result.assign_coords(statistic=list(parts))
+    result = with_estimates(result, ("statistic",), share=believed)
+    result = with_estimates(result, ("statistic", "level"), share_by_level=_stacked(levels))
+    result = with_estimates(
+        result, (), predicted_share=Estimate(believed.value[0], believed.error[0])
+    )
+    return result.assign(
+        first_order=("statistic", holds.astype(np.int8)),
+        first_order_sum=("statistic", share.value),
+    )
+
+
+def _estimate(value: Array, deviations: Array) -> Estimate:
+    return Estimate(value, standard_error(deviations - deviations.mean(0)))
+
+
+def _stacked(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(np.stack([e.value for e in estimates]), np.stack([e.error for e in estimates]))
+
+
+def _with_exposure(
+    result: xr.Dataset, found: Sequence[Exposure], ratios: Array, few: str
+) -> xr.Dataset:
+    """Strict exposure at each cut, of the variance and of high frequencies."""
+    result = result.assign_coords(cut=ratios)
+    nothing = np.nan if few else 1.0
+    for end, exposure in zip(("", "_high"), found, strict=False):
+        names = {
+            "exposure": exposure.exposure,
+            "restart": exposure.restart,
+            "above": exposure.above,
+        }
+        estimates = {f"{k}{end}": Estimate(v, nothing * e) for k, (v, e) in names.items()}
+        result = with_estimates(result, ("cut",), **estimates)
+        value, error = exposure.total
+        total = {f"total{end}": Estimate(np.asarray(value), np.asarray(nothing * error))}
+        result = with_estimates(result, (), **total)
+        said = np.zeros_like(exposure.beyond) if few else exposure.beyond
+        result[f"said{end}"] = ("cut", said.astype(np.int8))
+    result["floor"] = ("cut", np.full(len(ratios), FLOOR))
+    return result
+
+
+__all__ = ["FIRST_ORDER", "differentiable", "network_error", "planned"]

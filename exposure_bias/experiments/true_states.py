@@ -5,7 +5,7 @@ sample, the scores of `diagnostics.orthogonality`; by group, the reliability dia
 `diagnostics.predicted_share`. The costs also need the gradient of a prediction, which takes about
 as long again as a call, for each half of the frequencies."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,7 +46,7 @@ StateFunction = Callable[[Tensor, Level, Tensor], Tensor]
 
 
 def levels_of(schedule: Schedule, noisiest: Level, count: int, largest: float) -> tuple[Level, ...]:
-    """Levels even in log σ/α from the noisiest where the data show to the least noisy, at most `count`.
+    """At most `count` levels, even in log σ/α, from where the data begin to show on.
 
     largest: the data's largest variance along any direction. A schedule of whole timesteps gives
     the nearest distinct ones.
@@ -143,11 +143,10 @@ class Pass:
         model = setup.conditioned(np.array([0]))
         mean = torch.from_numpy(setup.law.mean)[None].to(setup.model.device)
         with setup.model.evaluating():
-            said = [
+            return [
                 evaluate(model, level.alpha * mean, level, i, setup.clip).x0.double().flatten(1)
                 for i, level in enumerate(self.levels)
             ]
-        return said
 
     @cached_property
     def step(self) -> Array:
@@ -181,8 +180,9 @@ class Pass:
 
     def cost_sums(self, sums: Sums) -> CostSums:
         """What the cost map is made of."""
-        names = ("count", "moments", "contraction", "control")
-        return CostSums(*(sums.state[name] for name in names), self.step)
+        state = sums.state
+        both = state["contraction"], state["control"]
+        return CostSums(state["count"], state["moments"], *both, self.step)
 
     def differentiated(self, batch: Samples, index: int) -> NDArray[np.bool_]:
         """Which samples' gradients are taken at a level."""
@@ -288,7 +288,7 @@ def _add_measured(sums: Sums, index: int, images: NDArray[np.int64], found: Meas
 
 def _add_scores(state: _Sampled, sums: Sums, x: Tensor, model: Any, noise: Tensor) -> None:
     """Add every function's score and weight."""
-    plan, batch, index = state.plan, state.batch, state.index
+    batch, index = state.batch, state.index
     scores, weights = [], []
     for score, weight in _pairs(state, x):
         scores.append(score)
@@ -320,8 +320,8 @@ def _pairs(state: _Sampled, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(both[0].T, both[1].T, strict=True)
     yield from _directional(state, r, g)
     labels = plan.setup.data.labels_of(state.batch.images)
-    for name in plan.classes:
-        mine = torch.from_numpy(labels == name).to(r)
+    for label in plan.classes:
+        mine = torch.from_numpy(labels == label).to(r)
         yield product.sum(1) * mine, square.sum(1) * mine
     for name, function in plan.functions.items():
         own = answer(name, function, x, level, f.view(x.shape)).flatten(1)
@@ -381,7 +381,7 @@ def edges() -> Array:
 
 
 def _add_bins(state: _Sampled, sums: Sums) -> None:
-    """Add predictions and x_0, mode by mode, to bins: in units of a linear prediction's deviation."""
+    """Add predictions and x_0 to bins, mode by mode, in deviations of a linear prediction."""
     plan, level = state.plan, state.level
     inner = torch.from_numpy(edges()).to(state.x0)
     total = sums.state["bins"][:, state.index]
@@ -392,7 +392,9 @@ def _add_bins(state: _Sampled, sums: Sums) -> None:
         true = (state.x0[rows] - law.mean) / scale
         group = state.batch.images[rows] % GROUPS
         band = plan.modes.band
-        flat = (group[:, None] * shape[1] + band) * BINS + torch.bucketize(said, inner).cpu().numpy()
+        flat = (group[:, None] * shape[1] + band) * BINS + torch.bucketize(
+            said, inner
+        ).cpu().numpy()
         for moment, values in enumerate((None, said, true)):
             weights = None if values is None else values.cpu().numpy().ravel()
             found = np.bincount(flat.ravel(), weights, int(np.prod(shape)))

@@ -4,9 +4,9 @@ The end x_N of a perfect chain, given a state x_s of the forward process with no
 
     E[x_N | x_s] = a x_s + b E[x_0 | x_s],   a = (σ_N²/α_N)(α_s/σ_s²),   b = (σ_N²/α_N)(λ_N − λ_s),
 
-λ = α²/σ². Its power in a band is a feature, once with the best linear (Wiener) prediction w in place
-of E[x_0 | x_s] and once with the network's own f. What it is fitted to is the end's power itself,
-of which only the noise between s and N is averaged out: x_N = α_N x_0 + σ_N (ρ ε + √(1 − ρ²) ε′)
+λ = α²/σ². Its power in a band is a feature, once with the best linear (Wiener) prediction w in
+place of E[x_0 | x_s] and once with the network's own f. It is fitted to the end's power itself, of
+which only the noise between s and N is averaged out: x_N = α_N x_0 + σ_N (ρ ε + √(1 − ρ²) ε′)
 with ρ² = λ_s/λ_N, so that S = |α_N x_0 + σ_N ρ ε|² + σ_N² (1 − ρ²) per mode.
 
 All of it lives in a basis of modes, the orthonormal DCT over the axes of space, where a band is a
@@ -18,7 +18,7 @@ groups, so that an image never enters the function that it is judged by. States 
 numbers get the linear prediction mode by mode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 from typing import Any
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.data import Data
-from exposure_bias.jackknife import GROUPS, Array
+from exposure_bias.jackknife import GROUPS
 from exposure_bias.schedules import Level
 from exposure_bias.states import State
 from exposure_bias.statistics.bands import HIGH_FREQUENCY, dct_matrix, radial_frequency
@@ -174,8 +174,9 @@ class LinearLaw:
 
     def to(self, device: torch.device) -> "LinearLaw":
         """The same on a device."""
-        moved = {k: getattr(self, k) for k in ("mean", "values", "vectors", "variance")}
-        return replace(self, **{k: None if v is None else v.to(device) for k, v in moved.items()})
+        vectors = None if self.vectors is None else self.vectors.to(device)
+        mean, values, variance = (v.to(device) for v in (self.mean, self.values, self.variance))
+        return LinearLaw(mean, values, vectors, variance)
 
 
 def laws_of_halves(data: Data, modes: Modes) -> tuple[LinearLaw, LinearLaw]:
@@ -253,8 +254,7 @@ def measured(
         contraction.append(modes.by_band(gradient * missed))
         control.append(modes.by_band(gradient * missed_linear))
     control = [
-        c - k
-        for c, k in zip(control, _known(law, modes, level, wiener, end_map, x0), strict=True)
+        c - k for c, k in zip(control, _known(law, modes, level, wiener, end_map, x0), strict=True)
     ]
     features = modes.by_band(linear_end.square())
     own = modes.by_band((a * x + b * said).square()) - features
@@ -288,7 +288,8 @@ def _known(
     for j in range(len(modes.names)):
         members = np.flatnonzero(modes.band == j)
         gradient = 2 * alpha * end_map.of_band(end, members)
-        means.append(modes.by_band(missed * gradient) + sigma**2 * _traces(wiener, end_map, modes, members))
+        of_noise = sigma**2 * _traces(wiener, end_map, modes, members)
+        means.append(modes.by_band(missed * gradient) + of_noise)
     return means
 
 
