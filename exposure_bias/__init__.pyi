@@ -38,6 +38,7 @@ from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
+from .experiments.network_error import network_error as network_error
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope

@@ -324,10 +324,8 @@ def _with_costs(result: xr.Dataset, plan: Pass, found: Cost) -> xr.Dataset:
     result = with_estimates(
         result, (), predicted_share=Estimate(believed.value[0], believed.error[0])
     )
-    return result.assign(
-        first_order=("statistic", holds.astype(np.int8)),
-        first_order_sum=("statistic", share.value),
-    )
+    result = with_estimates(result, ("statistic",), first_order_sum=share)
+    return result.assign(first_order=("statistic", holds.astype(np.int8)))
 
 
 def _estimate(value: Array, deviations: Array) -> Estimate:
