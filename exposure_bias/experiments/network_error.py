@@ -22,13 +22,17 @@ import numpy as np
 import torch
 import xarray as xr
 
+from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import differentiating
 from exposure_bias.diagnostics.orthogonality import Orthogonality, orthogonality
 from exposure_bias.diagnostics.predicted_share import FIRST_ORDER, Cost, cost, holds_first_order
 from exposure_bias.diagnostics.strict_exposure import FLOOR, Exposure, strict_exposure
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.experiments.recorded_predictions import scored
+from exposure_bias.experiments.state_functions import CLASSES, Family, StateFunction, checked
 from exposure_bias.experiments.strict_exposure import measured_restarts, walks
-from exposure_bias.experiments.true_states import Pass, StateFunction, add, levels_of
+from exposure_bias.experiments.true_states import Pass, add, levels_of
+from exposure_bias.experiments.value_function import Modes, laws_of_halves
 from exposure_bias.jackknife import (
     GROUPS,
     Array,
@@ -40,9 +44,12 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
+from exposure_bias.recording import Recording
 from exposure_bias.run import Stream
 from exposure_bias.running.loop import fill
 from exposure_bias.running.setup import Setup, prepare, varied, with_options
+from exposure_bias.schedules import Level
+from exposure_bias.states import State
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import evaluate
 
@@ -74,7 +81,8 @@ def network_error(
     Parameters
     ----------
     model
-        A `Denoiser`, or what `adapt` takes.
+        A `Denoiser`, or what `adapt` takes. Or a recording that kept its predictions (`record(...,
+        keep=512)`): then only the test is made, without a call of the network.
     data
         Held-out images: `Data`, or what `load_data` takes. On images that the network was trained
         on a small error proves nothing, which a warning says.
@@ -117,6 +125,8 @@ def network_error(
         For a guided model, too few levels, a function that does not fit, and whatever else
         `record` refuses.
     """
+    if isinstance(model, Recording):
+        return _of_recording(model, data, functions)
     plan = planned(
         model, data, levels, functions, costs, n=n, clip=clip, seed=seed, batch_size=batch_size
     )
@@ -134,6 +144,31 @@ def network_error(
     return result
 
 
+def _of_recording(recording: Recording, data: Any, functions: Any) -> xr.Dataset:
+    """The test alone, from the predictions that a recording kept."""
+    images = load_data(data).fitted(recording["data"]["mean"].shape)
+    conditional = recording.run.model.classes is not None
+    family = _family(images, images.shape, conditional, functions)
+    found = scored(recording, images, family)
+    count = np.bincount(found.images % GROUPS, minlength=GROUPS).astype(np.float64)
+    spread = float(recording["data"]["variance"].sum())
+    judged = orthogonality(found.score, found.weight, found.images, spread)
+    result = _slopes(found.levels, family, judged, count)
+    result.attrs = recording.description | why_no_interval(count) | {"n": str(len(found.images))}
+    result.attrs["no_costs"] = result.attrs["no_exposure"] = (
+        "a recording holds no gradients and no restarts: give the model itself"
+    )
+    return _with_split(result, images)
+
+
+def _with_split(result: xr.Dataset, data: Data) -> xr.Dataset:
+    """The dataset, with a warning where the images are those of the training."""
+    if data.split == "train":
+        result.attrs["warning"] = TRAINED_ON
+        warnings.warn(f"{TRAINED_ON}; give held-out ones (--split test)", stacklevel=4)
+    return result
+
+
 def _restarted(restarts: int, n: int) -> int:
     count = whole_number(restarts, "restarts, the number of samples that walk chains,")
     if count > n:
@@ -147,7 +182,7 @@ def planned(
     levels: int,
     functions: Mapping[str, StateFunction] | None,
     costs: bool,
-    **options: Any,
+    **chain: Any,
 ) -> Pass:
     """What is going to be asked of true states. Raises InputError for whatever does not fit."""
     count = whole_number(levels, "levels, the number of noise levels,")
@@ -161,7 +196,7 @@ def planned(
             steps=STEPS,
             most=SAMPLES,
             streams=(Stream.FORWARD,),
-            **options,
+            **chain,
         )
     )
     if setup.run.model.guided:
@@ -175,36 +210,31 @@ def planned(
             f"this schedule has {len(chosen)} levels between the data and their noise, and at least"
             f" {FEWEST_LEVELS} are needed"
         )
-    own = _checked(functions)
     setup = replace(
         setup, run=replace(setup.run, levels=chosen), places=np.arange(len(chosen)), keep=None
     )
+    conditional = setup.model.classes is not None
+    family = _family(setup.data, setup.model.shape, conditional, functions)
+    even, odd = (law.to(setup.model.device) for law in family.laws)
+    family = replace(family, laws=(even, odd))
     wanted = bool(costs) and differentiable(setup)
-    plan = Pass(with_options(setup, {"functions": sorted(own), "costs": wanted}), own, wanted)
-    taken = [name for name in own if plan.tests.count(name) > 1]
-    if taken:
-        raise InputError(f"a function may not be called {taken[0]!r}: a test of ours has that name")
-    if setup.data.split == "train":
-        warnings.warn(f"{TRAINED_ON}; give held-out ones (--split test)", stacklevel=3)
-    return plan
+    options = {"functions": sorted(family.functions), "costs": wanted}
+    return Pass(with_options(setup, options), family, wanted)
+
+
+def _family(data: Data, shape: State, conditional: bool, functions: Any) -> Family:
+    """The functions that the residual is tested with."""
+    modes, classes = Modes.of(shape), []
+    if conditional and data.labels is not None:
+        classes = [int(c) for c in np.unique(data.labels)[:CLASSES]]
+    family = Family(modes, laws_of_halves(data, modes), classes, {})
+    return replace(family, functions=checked(functions, family.names))
 
 
 TRAINED_ON = (
     "the images are of the training split: a small error on images that the network has seen proves"
     " nothing"
 )
-
-
-def _checked(functions: Any) -> dict[str, StateFunction]:
-    found = {} if functions is None else functions
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and callable(function) for name, function in found.items()
-    ):
-        raise InputError(
-            "functions is a mapping from names to functions (x, level, f) -> array of x's shape,"
-            f" got {functions!r:.60}"
-        )
-    return dict(found)
 
 
 def differentiable(setup: Setup) -> bool:
@@ -250,30 +280,30 @@ def of_true_states(plan: Pass, sums: Sums) -> xr.Dataset:
     count, spread = _count(setup), float(setup.law.variance.sum())
     images = setup.ids % len(setup.data)
     found = orthogonality(sums.state["score"], sums.state["weight"], images, spread)
-    result = _slopes(plan, found, count).merge(_reliability(plan, sums, count))
+    result = _slopes(plan.levels, plan.family, found, count).merge(_reliability(plan, sums, count))
     if plan.costs:
         result = _with_costs(result, plan, cost(plan.cost_sums(sums)))
     result.attrs = setup.attributes | why_no_interval(count)
     few = too_few([count])
     if few:
         result.attrs["no_verdict"] = few
-    if setup.data.split == "train":
-        result.attrs["warning"] = TRAINED_ON
     if not plan.costs:
         result.attrs["no_costs"] = (
             "the network's prediction cannot be differentiated, or costs were not asked for"
         )
-    return result
+    return _with_split(result, setup.data)
 
 
-def _slopes(plan: Pass, found: Orthogonality, count: Array) -> xr.Dataset:
-    timestep, alpha, sigma = np.array(plan.levels).T
+def _slopes(
+    levels: Sequence[Level], family: Family, found: Orthogonality, count: Array
+) -> xr.Dataset:
+    timestep, alpha, sigma = np.array(levels).T
     result = xr.Dataset(
         coords={
             "level": timestep,
             "alpha": ("level", alpha),
             "sigma": ("level", sigma),
-            "test": plan.tests,
+            "test": family.names,
         }
     )
     result = with_estimates(result, ("level", "test"), slope=found.slope)
