@@ -24,9 +24,10 @@ scores are symmetric and nearly so elsewhere (Romano & Wolf 2005, Econometrica 7
 is taken as in Westfall & Young 1993).
 
 *What is not asked.* Where few images carry a score, no sum of it is normal: with (Σ t²)²/Σ t⁴ the
-effective number of images (Kish), a function is left out below 20. That happens where the data have
+effective number of images (Kish), a function is left out below 40. That happens where the data have
 atoms, such as black pixels, which a network confuses once in a thousand images. It is left out as
-well where the residual along g is round-off.
+well where the residual along g is round-off. Where a few rare images carry the variance of the
+data, there is no verdict at all (`effective_images`).
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ from numpy.typing import NDArray
 from exposure_bias.jackknife import GROUPS, Array, Estimate, jackknife, ratio_of, sums_by_group
 
 FLIPS = 2000
-LEAST_EFFECTIVE = 20.0
+LEAST_EFFECTIVE = 40.0
+LEAST_IMAGES = 32.0
 ROUND_OFF = 1e-5  # of the data's standard deviation over the whole state
 SIZE = 0.05
 
@@ -91,6 +93,15 @@ def orthogonality(
         adjusted[asked] = family_wise(by_image[:, asked])
     smallest = float(np.nanmin(adjusted)) if asked.any() else float("nan")
     return Orthogonality(slope, adjusted, smallest)
+
+
+def effective_images(power: Array) -> float:
+    """How many images carry the variance of the data: Kish's (Σ S)²/Σ S².
+
+    power: (n,), |x_0 − μ|² of each image. 2 % of the images that hold half of the variance make
+    this about 4 % of n.
+    """
+    return float(power.sum() ** 2 / np.square(power).sum())
 
 
 def usable(scores: Array, weight: Array, spread: float) -> NDArray[np.bool_]:

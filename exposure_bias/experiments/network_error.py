@@ -24,7 +24,12 @@ import xarray as xr
 
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import differentiating
-from exposure_bias.diagnostics.orthogonality import Orthogonality, orthogonality
+from exposure_bias.diagnostics.orthogonality import (
+    LEAST_IMAGES,
+    Orthogonality,
+    effective_images,
+    orthogonality,
+)
 from exposure_bias.diagnostics.predicted_share import FIRST_ORDER, Cost, cost, holds_first_order
 from exposure_bias.diagnostics.strict_exposure import FLOOR, Exposure, strict_exposure
 from exposure_bias.errors import InputError, whole_number
@@ -153,8 +158,11 @@ def _of_recording(recording: Recording, data: Any, functions: Any) -> xr.Dataset
     count = np.bincount(found.images % GROUPS, minlength=GROUPS).astype(np.float64)
     spread = float(recording["data"]["variance"].sum())
     judged = orthogonality(found.score, found.weight, found.images, spread)
-    result = _slopes(found.levels, family, judged, count)
+    few = _too_few(count, found.power)
+    result = _slopes(found.levels, family, judged, few)
     result.attrs = recording.description | why_no_interval(count) | {"n": str(len(found.images))}
+    if few:
+        result.attrs["no_verdict"] = few
     result.attrs["no_costs"] = result.attrs["no_exposure"] = (
         "a recording holds no gradients and no restarts: give the model itself"
     )
@@ -280,11 +288,11 @@ def of_true_states(plan: Pass, sums: Sums) -> xr.Dataset:
     count, spread = _count(setup), float(setup.law.variance.sum())
     images = setup.ids % len(setup.data)
     found = orthogonality(sums.state["score"], sums.state["weight"], images, spread)
-    result = _slopes(plan.levels, plan.family, found, count).merge(_reliability(plan, sums, count))
+    few = _too_few(count, sums.state["power"].astype(np.float64))
+    result = _slopes(plan.levels, plan.family, found, few).merge(_reliability(plan, sums, count))
     if plan.costs:
         result = _with_costs(result, plan, cost(plan.cost_sums(sums)))
     result.attrs = setup.attributes | why_no_interval(count)
-    few = too_few([count])
     if few:
         result.attrs["no_verdict"] = few
     if not plan.costs:
@@ -294,9 +302,18 @@ def of_true_states(plan: Pass, sums: Sums) -> xr.Dataset:
     return _with_split(result, setup.data)
 
 
-def _slopes(
-    levels: Sequence[Level], family: Family, found: Orthogonality, count: Array
-) -> xr.Dataset:
+def _too_few(count: Array, power: Array) -> str:
+    """Why there is no verdict; empty if there is one."""
+    effective = effective_images(power)
+    if too_few([count]) or effective >= LEAST_IMAGES:
+        return too_few([count])
+    return (
+        f"about {effective:.0f} of {len(power)} images carry the variance of the data, which is too"
+        f" few for a verdict: give so many that {LEAST_IMAGES:.0f} or more do"
+    )
+
+
+def _slopes(levels: Sequence[Level], family: Family, found: Orthogonality, few: str) -> xr.Dataset:
     timestep, alpha, sigma = np.array(levels).T
     result = xr.Dataset(
         coords={
@@ -307,7 +324,6 @@ def _slopes(
         }
     )
     result = with_estimates(result, ("level", "test"), slope=found.slope)
-    few = bool(too_few([count]))
     adjusted = np.full_like(found.adjusted, np.nan) if few else found.adjusted
     return result.assign(
         p_value=((), float("nan") if few else found.p_value),

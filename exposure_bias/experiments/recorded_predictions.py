@@ -24,12 +24,13 @@ LEAST = GROUPS * MINIMUM_PER_GROUP
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of a recording: levels; score (n, L, T); weight (G, L, T); images (n,)."""
+    """Scores of a recording: levels; score (n, L, T); weight (G, L, T); images (n,); power (n,)."""
 
     levels: tuple[Level, ...]
     score: Array
     weight: Array
     images: NDArray[np.int64]
+    power: Array
 
 
 def kept_predictions(recording: Recording) -> tuple[Array, list[int], NDArray[np.int64]]:
@@ -83,7 +84,8 @@ def scored(recording: Recording, data: Data, family: Family) -> Scored:
         scores.append(score.numpy())
         weights.append(sums_by_group(weight, images))
         levels.append(level)
-    return Scored(tuple(levels), np.stack(scores, 1), np.stack(weights, 1), images)
+    power = np.square(x0.numpy() - recording["data"]["mean"].values).reshape(len(x0), -1).sum(1)
+    return Scored(tuple(levels), np.stack(scores, 1), np.stack(weights, 1), images, power)
 
 
 def _centre(said: Tensor) -> Tensor:

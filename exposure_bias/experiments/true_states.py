@@ -110,6 +110,7 @@ class Pass:
         sums, j, levels = Sums(), len(self.modes.names), len(self.levels)
         tests = len(self.family.names)
         sums.add_rows("score", self.setup.n, level=levels, test=tests)
+        sums.add_rows("power", self.setup.n)
         sums.add_sum("weight", group=GROUPS, level=levels, test=tests)
         sums.add_sum("bins", group=GROUPS, level=levels, band=j, bin=BINS, moment=3)
         if self.costs:
@@ -140,6 +141,9 @@ def add(plan: Pass, sums: Sums, batch: Samples, turn: Turn) -> None:
     """Add a batch of images to the sums, at all levels."""
     draws, x0 = plan.setup.noise("forward", batch.ids), plan.modes(batch.x0)
     labels = plan.setup.data.labels_of(batch.images)
+    mean = torch.from_numpy(plan.setup.law.mean).to(batch.x0)
+    power = (batch.x0 - mean).square().flatten(1).sum(1)
+    sums.state["power"][batch.rows] = power.cpu().numpy()
     for index, level in enumerate(plan.levels):
         noise = draws(index).double()
         x = noised(batch.x0, level, noise)
