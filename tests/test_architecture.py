@@ -29,6 +29,8 @@ ORDER = (
     "paths",
     "data",
     "run",
+    "autoregression",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
@@ -54,6 +56,7 @@ ORDER = (
 )
 WITH_TORCH = {
     "paths",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
