@@ -7,8 +7,8 @@ A frame of D numbers follows from the p frames before it,
 The exact conditional denoiser is linear. With μ = F c the mean of a frame given its context c, and
 d = x_t − α_t μ, it says x̂_0 = μ + k d along each direction of U, where k = α q / (α² q + σ²). A
 sampler with linear steps therefore ends at μ + X d_T + n, n of variance V, with one pair (X, V) for
-each direction. From noise d_T = s ε − α_T μ, where s is the sampler's standard deviation there; from
-the data's own frame d_T = α_T (x_k − μ) + σ_T ε. The drift follows:
+each direction. From noise d_T = s ε − α_T μ, where s is the sampler's standard deviation there;
+from the data's own frame d_T = α_T (x_k − μ) + σ_T ε. The drift follows:
 
     A = U (1 − α_T X) Uᵀ F,   P_{k+1} = A P_k Aᵀ + U (X² s² + V) Uᵀ     (from noise)
 
@@ -236,7 +236,9 @@ class Autoregression:
         }
         parts = terms(*(statistics[k] for k in ("free", "forced", "noise", "data")))
         if free_limit:
-            grown = growth(parts, statistics["free"], *(statistics[f"free {k}"] for k in ("noise", "data")))
+            grown = growth(
+                parts, statistics["free"], *(statistics[f"free {k}"] for k in ("noise", "data"))
+            )
             parts |= grown
         dims = ("statistic", "frame")
         coords = {"statistic": recursion.names, "frame": np.arange(1, frames + 1)}
@@ -380,11 +382,9 @@ def _unit_covariance(coefficients: Array) -> Array:
 
     The covariances Γ_ℓ = Σ_j F_j Γ_{ℓ−j} of frames ℓ apart are solved for with Γ_0 = 1.
     """
-    frames, size, _ = coefficients.shape
+    size = coefficients.shape[1]
     lagged = [np.eye(size), *_lagged(coefficients)]
-    covariance = np.eye(size) - sum(
-        f @ lagged[j].T for j, f in enumerate(coefficients, start=1)
-    )
+    covariance = np.eye(size) - sum(f @ lagged[j].T for j, f in enumerate(coefficients, start=1))
     covariance = (covariance + covariance.T) / 2
     if np.linalg.eigvalsh(covariance).min() < 0:
         raise InputError(
@@ -455,9 +455,7 @@ def gain(level: Level, q: Array, kappa: float = 1.0) -> Array:
     return np.asarray(exact + (1 - kappa) * level.sigma**2 / (level.alpha * total))
 
 
-def _walked(
-    transitions: Sequence[Transition], q: Array, kappa: float
-) -> tuple[Array, Array]:
+def _walked(transitions: Sequence[Transition], q: Array, kappa: float) -> tuple[Array, Array]:
     """(X, V) of a chain whose steps are linear."""
     along, noise = np.ones_like(q), np.zeros_like(q)
     for step in transitions:
@@ -474,9 +472,7 @@ def _weighted(weights: Sequence[float], answers: Sequence[Any]) -> Any:
     return sum(w * a for w, a in zip(weights, answers, strict=True))
 
 
-def _limit(
-    levels: Sequence[Level], kind: str, q: Array, kappa: float
-) -> tuple[Array, Array]:
+def _limit(levels: Sequence[Level], kind: str, q: Array, kappa: float) -> tuple[Array, Array]:
     """(X, V) of infinitely many steps between the first and the last noisy level (docstring)."""
     noisy = [level for level in levels if level.sigma > 0]
     s, t = noisy[0], noisy[-1]

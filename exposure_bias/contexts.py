@@ -1,8 +1,8 @@
 """`Context`: what a network of sequences is called with beside the noisy frame.
 
 An autoregressive network draws a frame from the p frames before it. While one frame is drawn its
-context does not change from step to step, so that whatever a network computes from the context alone
-(a key-value cache, an encoding) needs to be computed only once: `Context.once`.
+context does not change from step to step, so that whatever a network computes from the context
+alone (a key-value cache, an encoding) needs to be computed only once: `Context.once`.
 """
 
 from collections.abc import Callable, Mapping

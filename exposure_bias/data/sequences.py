@@ -4,16 +4,17 @@
     an array, a tensor   (N, K, *shape): N sequences of K frames; an array that is mapped from disk
                          (np.load(path, mmap_mode="r")) stays there
     an .npy file         such an array, mapped from disk
-    an .npz file         `arr_0` as such an array; every other array of the file is an extra stream
-    a folder of clips    a sub-folder of pictures for each clip, or an .npy file (K, *shape) for each;
-                         clips and their pictures are ordered by name, and all are cut to the
-                         shortest one
+    an .npz file         `arr_0` as such an array; every other array of the file is an extra
+                         stream
+    a folder of clips    a sub-folder of pictures for each clip, or an .npy file (K, *shape) for
+                         each; clips and their pictures are ordered by name, and all are cut to
+                         the shortest one
     "lorenz96"           the bundled sequences of 16 numbers
 
-A frame is what a model draws at once: a vector (D,), a signal (C, T), an image (C, H, W) or a volume.
-8-bit frames become x/127.5 − 1 when they are read. With `chunk` = c a model draws c frames at once:
-they stand behind the channels, (C, c, *space), and whatever speaks of frames then speaks of chunks.
-Frames that fill no chunk at a sequence's end are left out.
+A frame is what a model draws at once: a vector (D,), a signal (C, T), an image (C, H, W) or a
+volume. 8-bit frames become x/127.5 − 1 when they are read. With `chunk` = c a model draws c frames
+at once: they stand behind the channels, (C, c, *space), and whatever speaks of frames then speaks
+of chunks. Frames that fill no chunk at a sequence's end are left out.
 """
 
 import hashlib
@@ -63,8 +64,8 @@ class Sequences:
     name
         What reports call the data.
     limit
-        How much a file may hold once decoded, in bytes or as "8GB"; by default 1 GiB. Files that are
-        mapped from disk have no limit.
+        How much a file may hold once decoded, in bytes or as "8GB"; by default 1 GiB. Files that
+        are mapped from disk have no limit.
     **extra
         Streams that the model is given beside the frames, such as `action=array`, each (N, K, …).
 
@@ -159,7 +160,7 @@ class Sequences:
         return found
 
     def fitted(self, shape: State) -> "Sequences":
-        """The same sequences as frames of a model's shape, where only leading axes of one differ."""
+        """The same sequences as frames of a model's shape, where leading axes of one differ."""
         own = self._clips.shape
         wanted = shape if self.chunk == 1 else (shape[0], *shape[2:])
         if own == wanted or _core(own) != _core(wanted):
@@ -373,9 +374,7 @@ def _chunk_shape(frame: State, chunk: int) -> State:
     return (frame[0], chunk, *frame[1:])
 
 
-def _as_float(
-    frames: NDArray[Any], ids: NDArray[np.int64], index: int
-) -> NDArray[np.float32]:
+def _as_float(frames: NDArray[Any], ids: NDArray[np.int64], index: int) -> NDArray[np.float32]:
     if frames.dtype == np.uint8:
         return np.divide(frames, 127.5, dtype=np.float32) - 1
     with np.errstate(over="ignore"):  # becomes infinite, and is reported below

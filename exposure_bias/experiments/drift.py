@@ -8,28 +8,27 @@ With S any statistic of frame k (`drift_sums`), exactly
             + [that limit − data] score
 
 where *free* frames follow the model's own frames, *forced* frames and the limits follow the true
-ones. A limit is what the network draws with infinitely many steps (`drift_limit`), so that the terms
-are those of `error_budget`, at the clean end, which is what is fed back. All cuts of a frame read one
-Brownian path, and jackknife groups are sequences.
+ones. A limit is what the network draws with infinitely many steps (`drift_limit`), so that the
+terms are those of `error_budget`, at the clean end, which is what is fed back. All cuts of a frame
+read one Brownian path, and jackknife groups are sequences.
 
 Feedback accuses nobody: whatever one frame's own error is, it grows. A free-running limit
-(`free_limit`) splits feedback into what the score, initialisation and discretisation errors grow to.
-An exact network with few steps drifts too (docs/findings/drift.md).
+(`free_limit`) splits feedback into what the score, initialisation and discretisation errors grow
+to. An exact network with few steps drifts too (docs/findings/drift.md).
 
 *The limit is extrapolated* from grids of N, N/2 and N/4 steps, p_N on half of the sequences (H):
 
     G∞ = (4 p_{N/2} − p_{N/4})/3 + [(32 p_N − 40 p_{N/2} + 8 p_{N/4})/21]_H,
 
-which with p_N of all sequences is (32 p_N − 12 p_{N/2} + p_{N/4})/21. The initialisation error is the
-difference of two limits on the grid of N/4, because the error of the grid is nearly the same in both.
-D, the difference between the extrapolations from (N/2, N) and from (N/4, N/2), predicts the error
-that is left; |D|/10 counts as part of the interval.
+which with p_N of all sequences is (32 p_N − 12 p_{N/2} + p_{N/4})/21. The initialisation error is
+the difference of two limits on the grid of N/4, because the error of the grid is nearly the same in
+both. D, the difference between the extrapolations from (N/2, N) and from (N/4, N/2), predicts the
+error that is left; |D|/10 counts as part of the interval.
 """
 
 import os
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,8 @@ from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser, FractionalTimestep, probe
 from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.experiments.drift_chains import FREE_LIMIT, LIMIT, OWN, RUNNING, Roll, add
-from exposure_bias.experiments.drift_limit import Grid, grid as limit_grid
+from exposure_bias.experiments.drift_limit import Grid
+from exposure_bias.experiments.drift_limit import grid as limit_grid
 from exposure_bias.experiments.drift_sums import Layout, Totals
 from exposure_bias.jackknife import (
     GROUPS,
@@ -266,7 +266,9 @@ def _context(
     count = model.context or 0
     others = np.roll(ids, shift)
     frames = np.stack([data.frame(others, k) for k in range(count)], axis=1)
-    extra = {k: torch.from_numpy(v).to(model.device) for k, v in data.extra(others, 0, count).items()}
+    extra = {
+        k: torch.from_numpy(v).to(model.device) for k, v in data.extra(others, 0, count).items()
+    }
     draws = Draws(seed, f"context of frame {count}", ids.tolist(), frames.shape[1:], model.device)
     return Context(torch.from_numpy(frames).to(model.device).double(), count, extra, draws)
 
@@ -277,7 +279,8 @@ def _roll(setup: Setup, data: Sequences, free_limit: bool) -> Roll:
     route = _grid(setup, data)
     if free_limit and route is None:
         raise InputError(f"free_limit needs a sampler with a limit, which {setup.sampler} has not")
-    cuts, free = OWN, ("free",)
+    cuts: tuple[str, ...] = OWN
+    free: tuple[str, ...] = ("free",)
     if route is not None:
         cuts += LIMIT + (FREE_LIMIT if free_limit else ())
         free = RUNNING if free_limit else free
@@ -308,7 +311,9 @@ def _grid(setup: Setup, data: Sequences) -> Grid | None:
     kind = setup.sampler.limit
     if kind is None or setup.run.steps < 2:
         return None
-    first = setup.data.batch(np.arange(min(setup.n, SPREAD_OF))).reshape(-1, int(np.prod(data.shape)))
+    first = setup.data.batch(np.arange(min(setup.n, SPREAD_OF))).reshape(
+        -1, int(np.prod(data.shape))
+    )
     spread = float(np.linalg.norm(first - first.mean(0), 2) / np.sqrt(len(first)))
     fractional = _takes_fractions(setup, data)
     return limit_grid(setup.model.schedule, setup.levels, kind, fractional, max(spread, 1e-3))
@@ -437,8 +442,7 @@ def _about(roll: Roll) -> dict[str, str]:
     if options["chunk"] > 1:
         said["chunk"] = str(options["chunk"])
     if roll.grid is None:
-        return said | {"limit": "unknown: the sampler has none, so that totals and feedback are all"}
+        return said | {
+            "limit": "unknown: the sampler has none, so that totals and feedback are all"
+        }
     return said | {"limit": f"{roll.grid.kind.upper()} on {roll.grid.steps} steps of its own"}
-
-
-

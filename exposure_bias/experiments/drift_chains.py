@@ -1,4 +1,4 @@
-"""The frames that a drift budget is made of: drawn free, drawn from true contexts, and by the limit.
+"""The frames that a drift budget is made of: drawn free, from true contexts, and by the limit.
 
 For every sequence and frame k there is one Brownian path, which all cuts read:
 
@@ -8,8 +8,9 @@ For every sequence and frame k there is one Brownian path, which all cuts read:
     start 4       the limit from α_T x_k + σ_T ε, on the true frames, on the grid of N/4 steps
     half 4, 2, 1  the limits of every other block of 16 sequences, on all three grids
 
-The finest grid only corrects what the two others say, and on one path that correction varies little:
-half of the sequences suffice for it. With `free_limit` there are the limit's own free-running frames:
+The finest grid only corrects what the two others say, and on one path that correction varies
+little: half of the sequences suffice for it. With `free_limit` there are the limit's own
+free-running frames:
 
     free 4, 2, free half 1    from noise, each on the frames that it drew before
     free start 4              from α_T x̂_k + σ_T ε, where x̂_k is a draw from noise of another path
@@ -20,7 +21,7 @@ At the first frame all contexts are true, so that free and forced are one.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,13 @@ from exposure_bias.streams import noised, prior, rollout
 OWN = ("data", "free", "forced")
 LIMIT = ("limit 4", "limit 2", "start 4", "half 4", "half 2", "half 1")
 FREE_LIMIT = ("free 4", "free 2", "free start 4", "free half 4", "free half 2", "free half 1")
+# Those that are drawn, the forced cut that each is at the first frame, and the grid's factor.
+FREE_OF = (
+    ("free 4", "limit 4", 4),
+    ("free 2", "limit 2", 2),
+    ("free half 1", "half 1", 1),
+    ("free start 4", "start 4", 4),
+)
 RUNNING = ("free", *FREE_LIMIT)  # the cuts that run on their own frames
 Frames = deque[Tensor]
 
@@ -147,9 +155,7 @@ class _Batch:
 class _Frame:
     """One frame of a batch: what each cut draws."""
 
-    def __init__(
-        self, batch: _Batch, number: int, true: Frames, own: dict[str, Frames]
-    ) -> None:
+    def __init__(self, batch: _Batch, number: int, true: Frames, own: dict[str, Frames]) -> None:
         self.batch, self.number, self.true, self.own = batch, number, true, own
         self.setup, self.grid = batch.setup, batch.roll.grid
         self.context = batch.layout.context
@@ -166,11 +172,11 @@ class _Frame:
     def draw(self) -> Iterator[tuple[str, Tensor]]:
         """Every cut with its frames, (B, *shape); what a network failed at is left out."""
         yield "data", self.target
-        yield from self._attempted("forced", lambda: self._chain(self.true))
+        yield from self._attempted("forced", partial(self._chain, self.true))
         yield from self._attempted("free", self._free)
         if self.grid is None:
             return
-        yield from self._limits(self.true, "limit", "half", self.target)
+        yield from self._limits()
         if self.batch.roll.free_limit:
             yield from self._free_limits()
 
@@ -182,7 +188,7 @@ class _Frame:
             drawn = draw()
         except NotFinite:
             return
-        if drawn is not None and bool(torch.isfinite(drawn.sum())):
+        if drawn is not None and len(drawn) and bool(torch.isfinite(drawn.sum())):
             self.drawn[cut] = drawn
             yield cut, drawn
 
@@ -202,36 +208,37 @@ class _Frame:
         self.batch.turn.report(len(x) * run.steps)
         return rollout(model, x, run.levels, setup.sampler, path, run.clip)
 
-    def _limits(
-        self, frames: Frames, name: str, half: str, start: Tensor
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _limits(self) -> Iterator[tuple[str, Tensor]]:
         """The limit of all sequences on two grids, and of half of them on three."""
         rows = self.batch.half
         for factor in (4, 2):
-            cut = f"{name} {factor}"
-            yield from self._attempted(cut, lambda f=factor: self._limit(frames, f))
+            cut = f"limit {factor}"
+            yield from self._attempted(cut, partial(self._limit, self.true, factor))
             if cut in self.drawn:
-                yield f"{half} {factor}", self.drawn[cut][rows]
-        yield from self._attempted(f"{half} 1", lambda: self._limit(frames, 1, rows))
-        yield from self._attempted("start 4", lambda: self._limit(frames, 4, start=start))
+                half = partial(_rows_of, self.drawn[cut], rows)
+                yield from self._attempted(f"half {factor}", half)
+        yield from self._attempted("half 1", partial(self._limit, self.true, 1, rows))
+        start = partial(self._limit, self.true, 4, start=self.target)
+        yield from self._attempted("start 4", start)
 
     def _free_limits(self) -> Iterator[tuple[str, Tensor]]:
+        """The limit on its own frames; at the first frame these are the true ones."""
         rows = self.batch.half
-        for cut, factor, half in (("free 4", 4, False), ("free 2", 2, False), ("free half 1", 1, True)):
-            if cut not in self.own:
-                continue
-            chosen = rows if half else slice(None)
-            frames = self.own[cut]
-            yield from self._attempted(cut, lambda f=frames, k=factor, r=chosen: self._limit(f, k, r))
-            if not half and cut in self.drawn:
-                name = f"free half {factor}"
-                self.drawn[name] = self.drawn[cut][rows]
-                yield name, self.drawn[name]
-        if "free start 4" in self.own:
-            yield from self._attempted("free start 4", self._free_start)
+        for cut, forced, factor in FREE_OF:
+            chosen = rows if "half" in cut else slice(None)
+            if self.number == 0 and forced in self.drawn:
+                yield from self._attempted(cut, partial(self.drawn.get, forced))
+            elif cut == "free start 4" and cut in self.own:
+                yield from self._attempted(cut, self._free_start)
+            elif cut in self.own:
+                frames = self.own[cut]
+                yield from self._attempted(cut, partial(self._limit, frames, factor, chosen))
+            if cut in ("free 4", "free 2") and cut in self.drawn:
+                half = f"free half {factor}"
+                yield from self._attempted(half, partial(_rows_of, self.drawn[cut], rows))
 
-    def _free_start(self) -> Tensor:
-        """A limit whose chain starts on a frame that the limit itself drew from the same context."""
+    def _free_start(self) -> Tensor | None:
+        """A limit whose chain starts on a frame that the limit drew from the same context."""
         frames = self.own["free start 4"]
         proposed = self._limit(frames, 4, purpose="start of ")
         return self._limit(frames, 4, start=proposed)
@@ -243,9 +250,10 @@ class _Frame:
         rows: Any = slice(None),
         start: Tensor | None = None,
         purpose: str = "",
-    ) -> Tensor:
+    ) -> Tensor | None:
         """The limit given the frames before, from noise or from a start's α_T x + σ_T ε."""
-        assert self.grid is not None
+        if self.grid is None or len(self._numbers(rows)) == 0:
+            return None
         path = self.grid.path(self._paths(rows, purpose), factor)
         first = self.grid.levels[0]
         noise = path.start(0)
@@ -283,6 +291,12 @@ class _Frame:
         chosen = [f if isinstance(rows, slice) or len(f) == len(rows) else f[rows] for f in recent]
         numbers, setup = self._numbers(rows), self.setup
         shape = (self.context, *setup.model.shape)
-        draws = Draws(setup.run.seed, f"context of frame {self.index}", numbers, shape, setup.model.device)
+        draws = Draws(
+            setup.run.seed, f"context of frame {self.index}", numbers, shape, setup.model.device
+        )
         extra = {name: values[rows] for name, values in self.extra.items()}
         return Context(torch.stack(chosen, dim=1), self.index, extra, draws)
+
+
+def _rows_of(frames: Tensor, rows: Tensor) -> Tensor:
+    return frames[rows]

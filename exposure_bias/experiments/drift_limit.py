@@ -17,6 +17,7 @@ integrators). Grids of N, N/2 and N/4 steps read one Brownian path.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, exp, inf, log, sqrt
 from typing import NamedTuple
 
@@ -103,9 +104,7 @@ def grid(
     return Grid(kind, (*begin, *inner, last), clean, len(begin) - 1)
 
 
-def _whole(
-    schedule: Schedule, inner: Sequence[Level], first: Level, last: Level
-) -> list[Level]:
+def _whole(schedule: Schedule, inner: Sequence[Level], first: Level, last: Level) -> list[Level]:
     """The nearest distinct whole labels, as many that all grids stay nested."""
     high, low = (round(schedule.index_of_ratio(level.ratio)) for level in (first, last))
     numbers = sorted({round(schedule.index_of_ratio(level.ratio)) for level in inner}, reverse=True)
@@ -119,9 +118,10 @@ def _whole(
 
 def _like(first: Level, level: Level) -> Level:
     """A level in the coordinates of a chain whose sampler scales α and σ alike."""
-    if abs(np.hypot(level.alpha, level.sigma) - 1) > 1e-6 or abs(
-        np.hypot(first.alpha, first.sigma) - 1
-    ) < 1e-6:
+    if (
+        abs(np.hypot(level.alpha, level.sigma) - 1) > 1e-6
+        or abs(np.hypot(first.alpha, first.sigma) - 1) < 1e-6
+    ):
         return level
     return Level(level.timestep, 1.0, level.ratio)
 
@@ -145,7 +145,7 @@ def walk(
     """The end of the chain from state x on every `factor`-th level of a grid."""
     levels = route.every(factor)
     said = evaluate(model, x, levels[0], 0, clip).x0
-    for index, (s, t) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for index, (s, t) in enumerate(pairwise(levels)):
         a, b, c, w = coefficients(route.kind, s, t)
         moved = a * x
         if c:

@@ -10,12 +10,13 @@ and Σ d at up to `pixels` of the frame's numbers, from which the mean is taken 
 covariances. The frames before k are the cut's own where it runs free, else the true ones.
 
     variance   Σ_i Var_i(x_k) / Σ_i Var_i(data) − 1
-    mean       the mean over all numbers (of `mean c`: of channel c) less the data's, in units of the
-               data's standard deviation √(mean_i Var_i)
+    mean       the mean over all numbers (of `mean c`: of channel c) less the data's, in units of
+               the data's standard deviation √(mean_i Var_i)
     change     E|x_k − x_{k−1}|² / the data's − 1
     lag ℓ      Σ_i Cov_i(x_k, x_{k−ℓ}) / √(Σ_i Var_i(x_k) Σ_i Var_i(x_{k−ℓ})), less the data's
     tails      mean_i E d⁴ / (mean_i E d²)² over the data's, − 1
-    hf, band F power of d at frequencies of ¼ and above, and in each radial band, in dB over the data's
+    hf, band F power of d at frequencies of ¼ and above, and in each radial band, in dB over the
+               data's
 """
 
 from collections.abc import Mapping
