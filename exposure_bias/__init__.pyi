@@ -1,4 +1,5 @@
 from . import adapters as adapters
+from . import autoregression as autoregression
 from . import clipping as clipping
 from . import data as data
 from . import denoisers as denoisers
@@ -39,6 +40,7 @@ from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
+from .experiments.drift import drift as drift
 from .experiments.drift import drift_budget as drift_budget
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve

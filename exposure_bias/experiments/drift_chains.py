@@ -18,6 +18,7 @@ free-running frames:
 At the first frame all contexts are true, so that free and forced are one.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from torch import Tensor
 from exposure_bias.contexts import Context
 from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser, NotFinite
+from exposure_bias.errors import InputError
 from exposure_bias.experiments.drift_limit import Grid, walk
 from exposure_bias.experiments.drift_sums import BandMatrix, Layout, rows_of
 from exposure_bias.jackknife import GROUPS, Groups
@@ -53,6 +55,7 @@ FREE_OF = (
 )
 RUNNING = ("free", *FREE_LIMIT)  # the cuts that run on their own frames
 Frames = deque[Tensor]
+Function = Callable[[Context, int], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,8 @@ class Roll:
     """Which frames are drawn of which sequences, and what is kept of them.
 
     grid: the limit's, None where the sampler has none. centre: the data's mean frame, (D,).
+    function: draws a frame in the place of the sampler's chain. block: how many sequences one of
+    the setup's samples stands for.
     """
 
     setup: Setup
@@ -68,6 +73,14 @@ class Roll:
     grid: Grid | None
     free_limit: bool
     centre: NDArray[np.float64]
+    function: Function | None = None
+    block: int = 1
+    count: int = 0
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The numbers of all sequences."""
+        return np.arange(self.count or self.setup.n)
 
     @property
     def calls(self) -> float:
@@ -88,16 +101,22 @@ class Roll:
 
 def add(roll: Roll, sums: Sums, rows: slice, turn: Turn) -> None:
     """Draw every frame of a batch of sequences, and add what it shows to the sums."""
-    _Batch(roll, sums, rows, turn).run()
+    if roll.function is None:
+        _Batch(roll, sums, roll.ids[rows], turn).run()
+        return
+    # A function may draw its noise for all of its sequences at once, so that it always gets the
+    # same ones together.
+    for block in range(rows.start, rows.stop):
+        ids = roll.ids[block * roll.block : (block + 1) * roll.block]
+        _Batch(roll, sums, ids, turn).run()
 
 
 class _Batch:
     """One batch of sequences, frame by frame. It holds no frame beyond those that lags need."""
 
-    def __init__(self, roll: Roll, sums: Sums, rows: slice, turn: Turn) -> None:
-        self.roll, self.sums, self.turn = roll, sums, turn
+    def __init__(self, roll: Roll, sums: Sums, ids: NDArray[np.int64], turn: Turn) -> None:
+        self.roll, self.sums, self.ids, self.turn = roll, sums, ids, turn
         self.setup, self.layout = roll.setup, roll.layout
-        self.ids = roll.setup.ids[rows]
         self.device = roll.setup.model.device
         self.half = torch.from_numpy(np.flatnonzero((self.ids // GROUPS) % 2 == 0))
         self.centre = torch.from_numpy(roll.centre).to(self.device)
@@ -202,6 +221,11 @@ class _Frame:
     def _chain(self, frames: Frames) -> Tensor:
         """The end of the sampler's chain from noise, given the frames before."""
         setup, run = self.setup, self.setup.run
+        if self.batch.roll.function is not None:
+            self.batch.turn.report(1)
+            context = self._context(frames, slice(None))
+            seed = seed_of(run.seed, self.index, int(self.batch.ids[0]))
+            return drawn_by(self.batch.roll.function, context, seed, setup.model.shape)
         path = self._paths().on(run.levels, setup.places)
         x = prior(run.levels[0], path.start(0), setup.sampler)
         model = self._given(frames)
@@ -296,6 +320,37 @@ class _Frame:
         )
         extra = {name: values[rows] for name, values in self.extra.items()}
         return Context(torch.stack(chosen, dim=1), self.index, extra, draws)
+
+
+def seed_of(seed: int, index: int, first: int) -> int:
+    """The seed, below 2^31, that a function draws a frame of a block of sequences with."""
+    digest = hashlib.blake2b(f"{seed}/{index}/{first}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") // 2
+
+
+def drawn_by(function: Function, context: Context, seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The frames that a function draws, float64 (B, *shape).
+
+    Raises InputError for anything but real numbers of that shape, and `NotFinite` for NaN.
+    """
+    with torch.no_grad():
+        said = function(context, seed)
+    if not isinstance(said, Tensor):
+        if not hasattr(said, "__array__"):
+            raise InputError(
+                f"next_frame returned {type(said).__name__} where frames were expected: return a"
+                " tensor or an array"
+            )
+        said = torch.from_numpy(np.array(said))
+    expected = (len(context), *shape)
+    if tuple(said.shape) != expected or not said.is_floating_point():
+        raise InputError(
+            f"next_frame returned {said.dtype} of shape {tuple(said.shape)} where floating-point"
+            f" frames of shape {expected} were expected"
+        )
+    if not torch.isfinite(said).all():
+        raise NotFinite("next_frame returned NaN or infinity")
+    return said.detach().to(context.frames.device, torch.float64).clone()
 
 
 def _rows_of(frames: Tensor, rows: Tensor) -> Tensor:
