@@ -287,7 +287,8 @@ class _Recursion:
         known = self.true
         columns = []
         for frame in range(1, frames + 1):
-            drawn = self._next(known, response, free)
+            # At the first frame every context is true.
+            drawn = self._next(known, response, free and frame > 1)
             columns.append(self._measured(drawn, frame) - self._measured(self._true_next, frame))
             known = drawn if free else self.true
         return np.stack(columns, axis=1)

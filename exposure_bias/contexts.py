@@ -100,15 +100,28 @@ class Context:
         )
 
     def _as(self, key: Any, change: Callable[[Tensor], Tensor]) -> "Context":
-        """The context with every array changed, made once for each key."""
+        """The context with every array changed, made once for each key.
+
+        It does not hold this one: in a cycle both would stay in memory for longer than they are
+        needed.
+        """
         if key not in self._derived:
             self._derived[key] = Context(
                 change(self.frames),
                 self.index,
                 {name: change(values) for name, values in self._extra.items()},
-                None if self._source is None else lambda number: change(self.noise(number)),
+                self._source and partial(_changed, self._source, tuple(self.frames.shape), change),
             )
         return self._derived[key]
+
+
+def _changed(
+    source: Callable[[int], Tensor],
+    shape: tuple[int, ...],
+    change: Callable[[Tensor], Tensor],
+    number: int,
+) -> Tensor:
+    return change(source(number).reshape(shape))
 
 
 def _identity(function: Any) -> tuple[Any, ...]:
