@@ -152,7 +152,7 @@ def test_every_term_is_its_closed_form(
     assert np.abs(z).max() < 5.5
     assert np.square(z).mean() < 2
     # The same comparison sees that the network of the closed form is another one.
-    other = model.law.drift(schedule, sampler, 5, 2, epsilon_factor=factor, context_noise=noise)
+    other = model.law.drift(schedule, sampler, 4, 2, epsilon_factor=factor, context_noise=noise)
     assert np.abs(z_scores(found, other, ("discretisation",))).max() > 4.5
 
 
