@@ -88,7 +88,8 @@ class ModelId:
     """Which model.
 
     weights: its hash. guidance: NaN where a loop was guided by an unknown scale. computed: in
-    another precision or manner than its own, "" if not."""
+    another precision or manner than its own, "" if not. conditions: a hash of the embeddings of its
+    prompts, "" without."""
 
     name: str
     weights: str
@@ -97,6 +98,7 @@ class ModelId:
     guidance: float | None = None
     source: str = ""
     computed: str = ""
+    conditions: str = ""
 
     @property
     def guided(self) -> bool:
@@ -408,6 +410,7 @@ def _read_model(given: Any, guidance_unknown: bool) -> ModelId:
         UNKNOWN_GUIDANCE if guidance_unknown else guidance,
         reader.text("source", ""),
         reader.text("computed", ""),
+        reader.text("conditions", ""),
     )
 
 
