@@ -159,7 +159,7 @@ def lumina() -> diffusers.Lumina2Transformer2DModel:
         num_kv_heads=1,
         multiple_of=8,
         axes_dim_rope=(4, 4, 4),
-        axes_lens=(16, 16, 16),
+        axes_lens=(300, 16, 16),
         cap_feat_dim=8,
     )
 
@@ -219,8 +219,8 @@ def unet1d() -> diffusers.UNet1DModel:
         sample_rate=1,
         in_channels=2,
         out_channels=2,
-        extra_in_channels=16,
-        block_out_channels=(8, 8),
+        extra_in_channels=64,
+        block_out_channels=(32, 32),
         down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
         up_block_types=("UpBlock1D", "UpBlock1DNoSkip"),
         use_timestep_embedding=False,
@@ -253,6 +253,71 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         **options,
     ).eval()
+
+
+def video_vae(kind: str, **options: Any) -> Any:
+    """The autoencoder of Sana, Wan, CogVideoX or LTX."""
+    torch.manual_seed(6)
+    sizes: dict[str, dict[str, Any]] = {
+        "AutoencoderDC": {
+            "latent_channels": 4,
+            "attention_head_dim": 2,
+            "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+            "encoder_block_out_channels": (8, 8),
+            "decoder_block_out_channels": (8, 8),
+            "encoder_qkv_multiscales": ((), (5,)),
+            "decoder_qkv_multiscales": ((), (5,)),
+            "encoder_layers_per_block": (1, 1),
+            "decoder_layers_per_block": (1, 1),
+            "downsample_block_type": "conv",
+            "upsample_block_type": "interpolate",
+            "decoder_norm_types": "rms_norm",
+            "decoder_act_fns": "silu",
+            "scaling_factor": 0.4,
+        },
+        "AutoencoderKLWan": {
+            "base_dim": 3,
+            "z_dim": 4,
+            "dim_mult": [1, 1, 1, 1],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True, True],
+            "latents_mean": [0.1, 0.2, -0.3, 0.0],
+            "latents_std": [1.5, 2.0, 0.5, 1.0],
+        },
+        "AutoencoderKLCogVideoX": {
+            "down_block_types": ("CogVideoXDownBlock3D",) * 4,
+            "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+            "block_out_channels": (8, 8, 8, 8),
+            "latent_channels": 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "temporal_compression_ratio": 4,
+            "scaling_factor": 0.7,
+        },
+        "AutoencoderKLLTXVideo": {
+            "latent_channels": 4,
+            "block_out_channels": (8, 8, 8, 8),
+            "decoder_block_out_channels": (8, 8, 8, 8),
+            "layers_per_block": (1, 1, 1, 1, 1),
+            "decoder_layers_per_block": (1, 1, 1, 1, 1),
+            "spatio_temporal_scaling": (True, True, False, False),
+            "decoder_spatio_temporal_scaling": (True, True, False, False),
+            "decoder_inject_noise": (False,) * 5,
+            "upsample_residual": (False,) * 4,
+            "upsample_factor": (1,) * 4,
+            "timestep_conditioning": False,
+            "patch_size": 1,
+            "patch_size_t": 1,
+            "encoder_causal": True,
+            "decoder_causal": False,
+        },
+    }
+    made = getattr(diffusers, kind)(**sizes[kind] | options).eval()
+    if kind == "AutoencoderKLLTXVideo":
+        made.latents_mean += torch.tensor([0.1, 0.2, -0.3, 0.0])
+        made.latents_std *= torch.tensor([1.5, 2.0, 0.5, 1.0])
+    return made
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

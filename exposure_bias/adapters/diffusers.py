@@ -170,7 +170,7 @@ def _encoded(
         )
     family = FAMILIES[class_of(origin.net) or ""]
     wanted = {*family.takes, *family.optional, "pooled_prompt_embeds"}
-    made = prompts.encode(origin.encoders, list(texts), negative, guided, place)
+    made = prompts.encode(origin.encoders, texts, negative, guided, place)
     return {k: v for k, v in made.items() if k.removeprefix(NEGATIVE) in wanted}
 
 

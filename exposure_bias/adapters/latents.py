@@ -114,10 +114,7 @@ def factors(vae: Any) -> dict[str, int]:
     """How many pixels and frames one number of a latent stands for; empty where nobody knows."""
     if vae is None:
         return {}
-    known = {
-        name: getattr(vae, f"{long}_compression_ratio", None)
-        for name, long in (("spatial", "spatial"), ("temporal", "temporal"))
-    }
+    known = {name: vars(vae).get(f"{name}_compression_ratio") for name in ("spatial", "temporal")}
     blocks = vae.config.get("block_out_channels") or vae.config.get("encoder_block_out_channels")
     if known["spatial"] is None and blocks:
         known["spatial"] = 2 ** (len(blocks) - 1)
@@ -210,9 +207,9 @@ def _unscaled(z: Tensor, vae: Any) -> Tensor:
 
 def _numbers(vae: Any, z: Tensor) -> tuple[Tensor, Tensor, float]:
     """shift, spread and scale, of each channel (1, c, 1, …)."""
-    config = vae.config
+    config, buffers = vae.config, dict(vae.named_buffers())
     mean, std = (
-        config.get(name) if config.get(name) is not None else getattr(vae, name, None)
+        buffers.get(name) if config.get(name) is None else config.get(name)
         for name in ("latents_mean", "latents_std")
     )
     shift = config.get("shift_factor") or 0.0

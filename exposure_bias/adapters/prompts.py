@@ -13,7 +13,8 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ from exposure_bias.files.library import library
 BATCH = 16
 # Parts of a pipeline that turn a text into numbers.
 PART = re.compile(r"(text_encoder|tokenizer)(_\d)?")
-CLASS = re.compile(r"[A-Z]\w*(Model|ModelWithProjection|Tokenizer|TokenizerFast)")
+CLASS = re.compile(
+    r"[A-Z]\w*(Model|ModelWithProjection|ForCausalLM|Tokenizer|TokenizerFast|TokenizersBackend)"
+    r"|TokenizersBackend"
+)
 # What lies in their folders: tokenizers' vocabularies, and weights as safetensors.
 ENCODERS = [
     f"{part}*/{name}"
@@ -138,10 +142,10 @@ def _encoded(
     if not guided:
         return tables
     if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
-        away = _call(pipeline, [negative or ""], options)  # Flux encodes both alike
-        return tables | {NEGATIVE + name: value for name, value in away.items()}
-    if negative is not None:
-        options |= {"negative_prompt": negative}
+        both = _call(pipeline, [negative or ""], options)  # Flux encodes both alike
+        return tables | {NEGATIVE + name: value for name, value in both.items()}
+    away = options["negative_prompt"] if negative is None else negative
+    options["negative_prompt"] = away if away is None else [away]
     both = _call(pipeline, texts[:1], options | {"do_classifier_free_guidance": True})
     return tables | {name: value for name, value in both.items() if name.startswith(NEGATIVE)}
 
@@ -247,7 +251,7 @@ def _part(
     cls = getattr(transformers, str(name), None) if CLASS.fullmatch(str(name)) else None
     if owner != "transformers" or cls is None:
         raise InputError(
-            f"{repository.name} names {name or listed!r:.60} of {owner or 'nowhere'} as its {part}:"
+            f"{repository.name} has a {name or 'nothing'} of {owner or 'nowhere'} as its {part}:"
             " only text encoders and tokenizers of transformers are loaded; give prompt_embeds="
         )
     path = folder / part
@@ -265,7 +269,7 @@ def _part(
             )
         options |= {"use_safetensors": True, _dtype(transformers): "auto"}
     try:
-        with pipelines.quiet():
+        with pipelines.quiet(), _without_bars(transformers):
             made = cls.from_pretrained(path, **options)
     except Exception as error:  # of transformers, of files that are damaged, …
         raise InputError(f"cannot load {path}: {reason(error)}") from error
@@ -273,6 +277,19 @@ def _part(
         return made
     half_on_cpu = made.dtype == torch.float16 and not torch.accelerator.is_available()
     return (made.float() if half_on_cpu else made).eval()
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Without transformers' own bars: it draws one for each shard of an encoder."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _dtype(transformers: Any) -> str:
