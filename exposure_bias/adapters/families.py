@@ -60,7 +60,8 @@ class Family:
     label. pack, unpack: between a state and what the network takes. from_loop: the state in what a
     pipeline's loop holds. sign: −1 where the network returns the negative. guide: how the pipeline
     combines two outputs under guidance, where not as ε_∅ + w (ε_c − ε_∅). spatial: how many pixels
-    a number of a latent stands for, without an autoencoder that says so."""
+    a number of a latent stands for, without an autoencoder that says so. told_size: whether the
+    network is told sizes in pixels, so that the autoencoder is asked for that."""
 
     arguments: Callable[[Told, Rows, Tensor], dict[str, Any]] = lambda told, rows, x: {}
     takes: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ class Family:
     sign: int = 1
     guide: Callable[[Tensor, Tensor, float], Tensor] = lambda u, c, w: u + w * (c - u)
     spatial: int = 8
+    told_size: bool = False
 
     def called(self, net: Any, told: Told, x: Tensor, timestep: Tensor, rows: Rows) -> Tensor:
         """The network's output at states (B, *shape), as a state."""
@@ -310,7 +312,7 @@ FAMILIES = {
         any_size=True,
     ),
     "UNet2DModel": Family(_labels),
-    "UNet2DConditionModel": Family(_sdxl, ("prompt_embeds",)),
+    "UNet2DConditionModel": Family(_sdxl, ("prompt_embeds",), told_size=True),
     "UNet3DConditionModel": Family(
         _text,
         ("prompt_embeds",),
@@ -320,7 +322,7 @@ FAMILIES = {
         from_loop=_frames_as_batch,
     ),
     "DiTTransformer2DModel": Family(_labels),
-    "PixArtTransformer2DModel": Family(_pixart, ("prompt_embeds",), MASK),
+    "PixArtTransformer2DModel": Family(_pixart, ("prompt_embeds",), MASK, told_size=True),
     "SD3Transformer2DModel": Family(_pooled_text, ("prompt_embeds", "pooled_prompt_embeds")),
     "SanaTransformer2DModel": Family(
         _masked_text,
@@ -375,6 +377,7 @@ FAMILIES = {
         unpack=_unpack_tokens,
         from_loop=_unpack_tokens,
         spatial=32,
+        told_size=True,
     ),
 }
 NETWORKS = tuple(FAMILIES)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exposure_bias.adapters.families import class_named
+from exposure_bias.adapters.families import FAMILIES, class_named
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files import weights
 from exposure_bias.files.library import library
@@ -75,7 +75,7 @@ class Pipeline:
     """What was read.
 
     part: the network's place, "unet" or "transformer". variant: of the weights, "" or ".fp16".
-    autoencoder: without weights, None where there is none.
+    autoencoder: without weights, None where nobody asks it for its factor of size.
     """
 
     net: Any
@@ -123,7 +123,8 @@ def read(repository: Repository, check: Callable[[str, dict[str, str]], None]) -
     scheduler = _scheduler(repository, parts["scheduler"])
     net, variant = _network(repository, parts[part], config, folder)
     coder = None
-    if repository.get("vae/config.json") is not None and parts.get("vae") in AUTOENCODERS:
+    told_size = FAMILIES[parts[part]].told_size and parts.get("vae") in AUTOENCODERS
+    if told_size and repository.get("vae/config.json") is not None:
         config = _config(repository, "vae/config.json")
         coder = _without_memory(parts["vae"], config, f"{repository.name}: vae/config.json")
     return Pipeline(net, scheduler, repository.name, class_name, part, variant, coder)
