@@ -187,8 +187,7 @@ SAMPLERS = {
     "Euler",
     "Heun",
     "SchedulerSampler",
-    "CorrectedSDE",
-    "Exponential",
+    "Trapezoid",
 }
 
 

@@ -281,10 +281,7 @@ class _Frame:
         path = self.grid.path(self._paths(rows, purpose), factor)
         first = self.grid.levels[0]
         noise = path.start(0)
-        if start is None:
-            x = prior(first, noise, self.setup.sampler)
-        else:
-            x = noised(start, first, noise)
+        x = self.grid.prior * noise if start is None else noised(start, first, noise)
         self.batch.turn.report(len(x) * self.grid.calls(factor))
         return walk(self._given(frames, rows), x, self.grid, factor, path, self.setup.run.clip)
 

@@ -1,6 +1,7 @@
 """What a drift budget runs: model, sequences and sampler, checked before anything is drawn."""
 
 import warnings
+from math import hypot
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from exposure_bias.experiments.drift_chains import (
     Roll,
 )
 from exposure_bias.experiments.drift_limit import Grid
-from exposure_bias.experiments.drift_limit import grid as limit_grid
 from exposure_bias.experiments.drift_sums import Layout
+from exposure_bias.experiments.limits import RULE, limit_grid
 from exposure_bias.jackknife import (
     Array,
 )
@@ -103,7 +104,7 @@ def prepared(
         seed=seed,
         probe=probe(model.within(first_context(model, data, np.array([0]), seed))),
         transitions=None if named(str(chosen)) else chosen.transition(levels),
-        options=options | {"free_limit": free_limit, "limit": "nested trapezoid, half at N"},
+        options=options | {"free_limit": free_limit, "limit": f"{RULE}, half"},
     )
     first = Data(data.frame(np.arange(n), model.context or 0), data.name, value_range=None)
     return Setup(run, model, first, chosen, np.arange(len(levels)), n)
@@ -175,16 +176,19 @@ def centre_of(data: Sequences, n: int, context: int, frames: int) -> Array:
 
 
 def _grid(setup: Setup, data: Sequences) -> Grid | None:
-    """The limit's grid, None where the sampler has no known limit or the model is guided."""
-    kind = setup.sampler.limit
-    if kind is None or setup.run.steps < 2:
+    """The limit's grid, None where the sampler has no known limit."""
+    kind, schedule = setup.sampler.limit, setup.model.schedule
+    if kind is None:
         return None
-    first = setup.data.batch(np.arange(min(setup.n, SPREAD_OF))).reshape(
-        -1, int(np.prod(data.shape))
-    )
-    spread = float(np.linalg.norm(first - first.mean(0), 2) / np.sqrt(len(first)))
-    fractional = _takes_fractions(setup, data)
-    return limit_grid(setup.model.schedule, setup.levels, kind, fractional, max(spread, 1e-3))
+    some = setup.data.batch(np.arange(min(setup.n, SPREAD_OF)))
+    flat = some.reshape(len(some), -1)
+    largest = float(np.linalg.norm(flat - flat.mean(0), 2) ** 2 / len(flat))
+    start, whole = setup.levels[0], not _takes_fractions(setup, data)
+    levels = limit_grid(schedule, start, max(largest, 1e-6), whole)
+    # A sampler may keep its states in other coordinates than the schedule's.
+    scale = hypot(levels[0].alpha, levels[0].sigma) / hypot(start.alpha, start.sigma)
+    prior = setup.sampler.prior_scale(start) * scale
+    return Grid(kind, levels, schedule.clean, prior)
 
 
 def _takes_fractions(setup: Setup, data: Sequences) -> bool:
