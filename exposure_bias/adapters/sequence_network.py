@@ -69,7 +69,7 @@ def denoiser(
     name: str,
     context_noise: float = 0.0,
 ) -> Denoiser:
-    """The network as a `Denoiser` of frames (size,), with noise of τ = context_noise on contexts."""
+    """The network as a `Denoiser` of frames (size,). context_noise: τ, of noise on its contexts."""
 
     def call(net: SequenceNetwork, x: Tensor, sigma: Tensor, c: Context) -> Tensor:
         frames = c.frames + context_noise * c.noise() if context_noise else c.frames

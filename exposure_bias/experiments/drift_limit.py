@@ -1,8 +1,8 @@
 """The limit of one frame: what the network draws with infinitely many steps (`limits`).
 
 Its grids of N, N/2 and N/4 steps lead from the chain's noisiest level to the schedule's least noisy
-one, and a noise-free step from there to the clean end, which is what is fed back. All grids, and the
-sampler's own chain, read the Brownian path of the sequence's frame.
+one, and a noise-free step from there to the clean end, which is what is fed back. All grids, and
+the sampler's own chain, read the Brownian path of the sequence's frame.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exposure_bias.clipping import Clipping
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.experiments.limits import Trapezoid, coarser, places
+from exposure_bias.experiments.limits import FINEST, Trapezoid, coarser, places
 from exposure_bias.paths import PathNoise, Paths
 from exposure_bias.samplers import Limit
 from exposure_bias.schedules import Level
@@ -37,21 +37,21 @@ class Grid:
 
     def calls(self, every: int) -> int:
         """How often a chain on every `every`-th level asks the network."""
-        return len(self.every(every)) + 1
+        return len(self.every(every))
 
     def every(self, every: int) -> tuple[Level, ...]:
-        """Every `every`-th level, 1, 2 or 4."""
-        return coarser(self.levels, 4 // every, 4)
+        """Every `every`-th level, 1, 2 or 4, and the clean end."""
+        return (*coarser(self.levels, FINEST // every), self.clean)
 
     def path(self, paths: Paths, every: int) -> PathNoise:
-        """Brownian paths along every `every`-th level; all grids read one path."""
+        """Brownian paths along these levels; all grids read one path."""
         levels = self.every(every)
-        return paths.on(levels, places(levels, 4 // every))
+        known = places(levels[:-1], FINEST // every)
+        return paths.on(levels, [*known, len(levels) - 1])
 
 
 def walk(
     model: Denoiser, x: Tensor, route: Grid, every: int, path: PathNoise, clip: Clipping
 ) -> Tensor:
     """The clean end of the chain from state x on every `every`-th level of a grid."""
-    levels = (*route.every(every), route.clean)
-    return rollout(model, x, levels, Trapezoid(route.kind), path, clip).double()
+    return rollout(model, x, route.every(every), Trapezoid(route.kind), path, clip).double()
