@@ -76,12 +76,17 @@ class Block(torch.nn.Module):
         self.two = torch.nn.Conv2d(outward, outward, 3, padding=1)
         self.norm = torch.nn.GroupNorm(4, outward)
         self.told = torch.nn.Linear(features, 2 * outward)
-        self.past = torch.nn.Conv2d(inward, outward, 1) if inward != outward else torch.nn.Identity()
+        same = inward == outward
+        self.past = torch.nn.Identity() if same else torch.nn.Conv2d(inward, outward, 1)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         scale, shift = self.told(features)[:, :, None, None].chunk(2, dim=1)
         h = self.norm(self.one(torch.nn.functional.silu(x))) * (1 + scale) + shift
         return self.past(x) + self.two(torch.nn.functional.silu(h))
+
+
+def doubled(x: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(x, scale_factor=2)
 
 
 class SmallUNet(torch.nn.Module):
@@ -114,8 +119,7 @@ class SmallUNet(torch.nn.Module):
         for block in self.coarse:
             coarse = block(coarse, told)
         low = self.coarsest(self.further(coarse), told)
-        double = torch.nn.functional.interpolate(low, scale_factor=2)
-        h = self.up(torch.cat([double, coarse], 1), told)
-        h = self.last(torch.cat([torch.nn.functional.interpolate(h, scale_factor=2), fine], 1), told)
+        h = self.up(torch.cat([doubled(low), coarse], 1), told)
+        h = self.last(torch.cat([doubled(h), fine], 1), told)
         out = self.leave(torch.nn.functional.silu(h))
         return self.spread**2 / total * x + sigma * self.spread / total.sqrt() * out

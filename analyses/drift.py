@@ -12,16 +12,12 @@ its contexts, which it is told.
 """
 
 import argparse
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import bouncing_digits
 import lorenz96
 import numpy as np
-import pandas as pd
 import torch
 from sequence_training import trained
 from torch import Tensor
@@ -29,7 +25,6 @@ from torch import Tensor
 import exposure_bias as eb
 from exposure_bias.adapters import sequence_network
 from exposure_bias.contexts import Context
-from exposure_bias.data import bundled
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)

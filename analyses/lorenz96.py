@@ -4,8 +4,8 @@ next frame is a known draw.
     dx_i = [(x_{i+1} − x_{i−2}) x_{i−1} − x_i + F] dt + s dW_i,     i = 1 … 16, F = 8, s = 2
 
 integrated by Heun's method with additive noise in steps of 0.01, after a run-in of 5 time units. A
-frame is every 0.15 time units, and frames are divided by the standard deviation 3.87 after their mean
-2.27 was taken off.
+frame is every 0.15 time units, and frames are divided by the standard deviation 3.87 after their
+mean 2.27 was taken off.
 
     python analyses/lorenz96.py bundle    # the bundled sequences, in exposure_bias/models/lorenz96
 """

@@ -1,9 +1,10 @@
-"""Training of the studies' networks of sequences: EDM's loss on a frame, given the true frames before
-it.
+"""Training of the studies' networks of sequences: EDM's loss on a frame, given the true frames
+before it.
 
 A random half of the contexts gets noise of standard deviation τ, evenly between 0 and MOST_NOISE,
-which the network is told. Noise levels are log-normal, ln σ ~ N(P_MEAN, P_STD), and the loss is weighted by (σ² + s²)/(σ s)²
-(Karras et al. 2022, arXiv 2206.00364, Table 1). The weights that are returned are exponential means.
+which the network is told. Noise levels are log-normal, ln σ ~ N(P_MEAN, P_STD), and the loss is
+weighted by (σ² + s²)/(σ s)² (Karras et al. 2022, arXiv 2206.00364, Table 1). The weights that are
+returned are exponential means.
 """
 
 import copy

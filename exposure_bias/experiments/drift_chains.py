@@ -35,7 +35,13 @@ from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser, NotFinite
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.drift_limit import Grid, walk
-from exposure_bias.experiments.drift_sums import BandMatrix, Layout, rows_of
+from exposure_bias.experiments.drift_sums import (
+    EXAMPLES,
+    SHOWN,
+    BandMatrix,
+    Layout,
+    rows_of,
+)
 from exposure_bias.jackknife import GROUPS, Groups
 from exposure_bias.paths import Draws, Paths
 from exposure_bias.running.loop import Turn
@@ -163,6 +169,11 @@ class _Batch:
         state["count"][:, row, number] += groups.count
         state["rows"][:, row, number] += groups.sum(values.cpu().numpy())
         state["pixels"][:, row, number] += groups.sum(d[:, self.pixels].cpu().numpy())
+        if cut in SHOWN and number in self.layout.shown:
+            place = SHOWN.index(cut), self.layout.shown.index(number)
+            for at in np.flatnonzero(self.ids < EXAMPLES):
+                kept = state["shown"][place[0], self.ids[at], place[1]]
+                kept += drawn[at].flatten().cpu().numpy()
 
     def _add_early(self, index: int, frame: Tensor) -> None:
         d = frame.flatten(1) - self.centre

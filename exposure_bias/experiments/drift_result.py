@@ -8,10 +8,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.autoregression import growth, terms
-from exposure_bias.experiments.drift_chains import (
-    Roll,
-)
-from exposure_bias.experiments.drift_sums import Totals
+from exposure_bias.experiments.drift_chains import Roll
+from exposure_bias.experiments.drift_sums import EXAMPLES, SHOWN, Totals
 from exposure_bias.jackknife import (
     GROUPS,
     T_QUANTILE,
@@ -21,16 +19,18 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_interval,
 )
+from exposure_bias.states import dimensions
 from exposure_bias.statistics.accumulator import Sums
 
 DIMS = ("statistic", "frame")
+START_ERROR = 0.04  # of the initialisation error on the grid of N/4 steps; measured 0.031
 
 
 def budget_of(roll: Roll, sums: Sums, stationary: bool) -> xr.Dataset:
     """The budget from the sums of all sequences."""
     layout, state = roll.layout, sums.state
     complete, stopped = _complete(roll, state)
-    names = [name for name in state if name != "count"]
+    names = [name for name in state if name not in ("count", "shown")]
     arrays = [np.where(complete, state["count"], 0.0), *(state[name] for name in names)]
 
     def parts(_: float, *totals: Array) -> Array:
@@ -44,15 +44,30 @@ def budget_of(roll: Roll, sums: Sums, stationary: bool) -> xr.Dataset:
     estimate = jackknife(parts, count, *arrays)
     coords = {"statistic": layout.names, "frame": np.arange(1, layout.frames + 1)}
     result = xr.Dataset(coords=coords)
-    beyond = estimate.value[labels.index("limit_error")] if "limit_error" in labels else None
+    values = dict(zip(labels, estimate.value, strict=True))
     for k, label in enumerate(labels):
-        value, error = estimate.value[k], estimate.error[k]
-        if beyond is not None and label in ("discretisation", "score"):
-            error = np.hypot(error, np.abs(beyond) / 10 / T_QUANTILE)
-        result = with_interval(result, DIMS, **{label: Estimate(value, error)})
+        error = np.hypot(estimate.error[k], beyond(label, values) / T_QUANTILE)
+        result = with_interval(result, DIMS, **{label: Estimate(values[label], error)})
     result = result.drop_vars([v for v in result.data_vars if "_band_" in str(v)])
+    result["shown"] = _shown(roll, state, complete[0])
     result.attrs = roll.setup.attributes | _about(roll) | stopped | why_no_interval(count)
     return result
+
+
+def _shown(roll: Roll, state: Mapping[str, Array], complete: NDArray[np.bool_]) -> xr.DataArray:
+    """The frames of some sequences as they are; NaN where none were drawn."""
+    layout = roll.layout
+    count = min(EXAMPLES, len(roll.ids))
+    values = state["shown"][:, :count].astype(np.float32)
+    rows = [layout.cuts.index(cut) for cut in SHOWN]
+    there = complete[rows][:, layout.shown]
+    values = np.where(there[:, None, :, None], values, np.nan)
+    dims = ("shown_as", "sequence", "shown_frame", *dimensions(layout.shape))
+    coords = {
+        "shown_as": ["true", "forced", "free"],
+        "shown_frame": np.array(layout.shown) + 1,
+    }
+    return xr.DataArray(values.reshape(*values.shape[:3], *layout.shape), coords, dims)
 
 
 def budget_terms(found: Totals, roll: Roll, stationary: bool) -> dict[str, Array]:
@@ -75,6 +90,22 @@ def budget_terms(found: Totals, roll: Roll, stationary: bool) -> dict[str, Array
         grown = of("free 4") - of("free start 4")
         parts |= growth(parts, free, free_noise, free_noise - grown)
     return parts
+
+
+def beyond(label: str, values: Mapping[str, Array]) -> Array | float:
+    """Half of an interval for what the grids of the limit leave out of a term.
+
+    It is a tenth of D for the extrapolation, and START_ERROR of the initialisation error, which is
+    of one grid.
+    """
+    extrapolation = np.abs(values.get("limit_error", 0.0)) / 10
+    start = START_ERROR * np.abs(values.get("initialisation", 0.0))
+    known: dict[str, Array | float] = {
+        "discretisation": extrapolation,
+        "initialisation": start,
+        "score": extrapolation + start,
+    }
+    return np.nan_to_num(known.get(label, 0.0))
 
 
 def _extrapolated(of: Any, name: str, half: str) -> tuple[Array, Array]:

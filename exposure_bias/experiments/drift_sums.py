@@ -33,8 +33,11 @@ from exposure_bias.statistics.bands import Bands, dct
 
 Array = NDArray[np.float64]
 
+SHOWN = ("data", "forced", "free")  # the cuts of which some frames are kept as they are
+EXAMPLES = 4  # sequences
 CHANNELS = range(2, 9)  # so many channels have means of their own
 ROOM = 64 * 2**20  # bytes for the sums by pixel
+ROOM_SHOWN = 8 * 2**20  # bytes for the frames that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,15 @@ class Layout:
         if most < size:
             pixels = np.sort(np.random.default_rng(seed).choice(size, most, replace=False))
         return cls(cuts, free, frames, context + 2, context, shape, pixels)
+
+    @property
+    def shown(self) -> list[int]:
+        """Which frames are kept as they are, of large ones only some."""
+        size = int(np.prod(self.shape))
+        most = max(2, ROOM_SHOWN // (8 * len(SHOWN) * EXAMPLES * size))
+        if self.frames <= most:
+            return list(range(self.frames))
+        return sorted(set(np.linspace(0, self.frames - 1, most).round().astype(int).tolist()))
 
     @property
     def channels(self) -> int:
@@ -123,6 +135,8 @@ class Layout:
         early = {"group": GROUPS, "early": self.context}
         sums.add_sum("early_square", **early)
         sums.add_sum("early_pixels", **early, pixel=len(self.pixels))
+        kept = {"cut": len(SHOWN), "example": EXAMPLES, "shown": len(self.shown)}
+        sums.add_sum("shown", **kept, number=int(np.prod(self.shape)))
         return sums
 
 
