@@ -56,13 +56,14 @@ from exposure_bias.running.setup import Setup, prepare, varied, with_options
 from exposure_bias.schedules import Level
 from exposure_bias.states import State
 from exposure_bias.statistics.accumulator import Sums
-from exposure_bias.streams import evaluate
+from exposure_bias.streams import noised
 
 SAMPLES = 4096
 RESTARTED = 1024
 LEVELS = 20
 FEWEST_LEVELS = 4
 STEPS = 20
+PROBED, PROBE_STEP, PROBE_TOLERANCE = 8, 0.02, 0.25
 BY_LEVEL = ("level", "band")
 
 
@@ -193,9 +194,7 @@ def planned(
     **chain: Any,
 ) -> Pass:
     """What is going to be asked of true states. Raises InputError for whatever does not fit."""
-    count = whole_number(levels, "levels, the number of noise levels,")
-    if count < FEWEST_LEVELS:
-        raise InputError(f"levels must be at least {FEWEST_LEVELS}, got {count}")
+    count = whole_number(levels, "levels, the number of noise levels,", FEWEST_LEVELS)
     setup = varied(
         prepare(
             model,
@@ -246,20 +245,29 @@ TRAINED_ON = (
 
 
 def differentiable(setup: Setup) -> bool:
-    """Whether automatic differentiation reaches from a prediction to its state."""
+    """Whether automatic differentiation reaches through the network.
+
+    The derivative of its output along a direction is compared with a difference, so that a part of
+    the network that hides its gradient is found too.
+    """
     level = setup.levels[len(setup.levels) // 2]
-    batch = setup.samples(slice(0, 1))
-    model = setup.conditioned(batch.images)
-    x = batch.x0.clone().requires_grad_()
+    batch = setup.samples(slice(0, min(PROBED, setup.n)))
+    model, draws = setup.conditioned(batch.images), setup.noise("gradient", batch.ids)
+    x, along = noised(batch.x0, level, draws(0)), PROBE_STEP * draws(1).double()
     try:
         with differentiating(), setup.model.evaluating():
-            output = evaluate(model, x, level, 0, setup.clip).x0
+            difference = (model(x + along, level) - model(x - along, level)).detach() / 2
+            states = x.clone().requires_grad_()
+            output = model(states, level)
             if not output.requires_grad:
                 return False
-            (gradient,) = torch.autograd.grad(output.sum(), x, allow_unused=True)
-            return gradient is not None
+            (back,) = torch.autograd.grad(output, states, difference, allow_unused=True)
     except (RuntimeError, NotImplementedError):
         return False
+    if back is None:
+        return False
+    ratio = float((back * along).sum() / difference.double().square().sum())
+    return abs(ratio - 1) < PROBE_TOLERANCE
 
 
 def measured_sums(plan: Pass, batch_size: int, folder: Path | None = None) -> Sums:
