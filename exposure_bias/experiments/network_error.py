@@ -248,25 +248,29 @@ def differentiable(setup: Setup) -> bool:
     """Whether automatic differentiation reaches through the network.
 
     The derivative of its output along a direction is compared with a difference, so that a part of
-    the network that hides its gradient is found too.
+    the network that hides its gradient is found too. One of three levels must agree: where a
+    network saturates, differences tell nothing.
     """
-    level = setup.levels[len(setup.levels) // 2]
+    places = np.linspace(0, len(setup.levels) - 1, 5).round().astype(int)[1:-1]
+    try:
+        return any(_differentiable_at(setup, setup.levels[place]) for place in places)
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+def _differentiable_at(setup: Setup, level: Level) -> bool:
     batch = setup.samples(slice(0, min(PROBED, setup.n)))
     model, draws = setup.conditioned(batch.images), setup.noise("gradient", batch.ids)
     x, along = noised(batch.x0, level, draws(0)), PROBE_STEP * draws(1).double()
-    try:
-        with differentiating(), setup.model.evaluating():
-            difference = (model(x + along, level) - model(x - along, level)).detach() / 2
-            states = x.clone().requires_grad_()
-            output = model(states, level)
-            if not output.requires_grad:
-                return False
-            (back,) = torch.autograd.grad(output, states, difference, allow_unused=True)
-    except (RuntimeError, NotImplementedError):
-        return False
-    if back is None:
-        return False
-    ratio = float((back * along).sum() / difference.double().square().sum())
+    with differentiating(), setup.model.evaluating():
+        difference = (model(x + along, level) - model(x - along, level)).detach() / 2
+        states = x.clone().requires_grad_()
+        output = model(states, level)
+        if not output.requires_grad:
+            return False
+        (back,) = torch.autograd.grad(output, states, difference, allow_unused=True)
+    square = float(difference.double().square().sum())
+    ratio = 0.0 if back is None or square == 0 else float((back * along).sum()) / square
     return abs(ratio - 1) < PROBE_TOLERANCE
 
 
