@@ -13,10 +13,13 @@ from torch import Tensor
 from exposure_bias.data import Data
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.state_functions import Family, Predicted
+from exposure_bias.files.netcdf import MOST_SCALED
 from exposure_bias.jackknife import GROUPS, MINIMUM_PER_GROUP, Array, sums_by_group
 from exposure_bias.paths import Noise
 from exposure_bias.recording import Recording
 from exposure_bias.schedules import Level
+from exposure_bias.statistics.kept import spacing
+from exposure_bias.statistics.law import Law
 from exposure_bias.streams import noised
 
 LEAST = GROUPS * MINIMUM_PER_GROUP
@@ -54,11 +57,21 @@ def kept_predictions(recording: Recording) -> tuple[Array, list[int], NDArray[np
             f"this recording kept the predictions of {max(count - first, 0)} samples, and the test"
             f" needs {LEAST} or more: {advice} (of large states only a few are kept)"
         )
-    kept = kept[:count]
-    asked = [row for row in range(kept.shape[1]) if np.isfinite(kept[:, row]).all()]
+    kept, bound = kept[:count], _bound(recording)
+    asked = [row for row in range(kept.shape[1]) if np.abs(kept[:, row]).max() < bound]
+    if not asked:
+        raise InputError(f"no level of this recording kept its predictions whole: {advice}")
     rows = forward["kept_step"].values[asked]
     steps = [int(step) for step in forward["step"].values[rows]]
     return kept[:, asked].astype(np.float64), steps, forward["sample"].values[:count]
+
+
+def _bound(recording: Recording) -> float:
+    """Where kept numbers are cut off: a level where one is cannot be asked."""
+    known, forward = recording["data"], recording["forward"]
+    law = Law(known["mean"].values, known["variance"].values, np.zeros(0), np.zeros((0, 0)))
+    levels = np.stack([forward[k].values for k in ("timestep", "alpha", "sigma")], 1)
+    return 0.999 * MOST_SCALED * spacing(law, [Level(*level) for level in levels])
 
 
 def scored(recording: Recording, data: Data, family: Family) -> Scored:
