@@ -343,8 +343,8 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
         few = ", ".join(data.folders[:3]) + (", …" if len(data.folders) > 3 else "")
         raise InputError(
             f"{model.name} is {model.chosen_by}-conditional, but no labels are given: give them"
-            f" with load_data(images, labels=...) or, since {data.name} lies in {len(data.folders)} top"
-            f" folders ({few}), labels='folders' (--labels folders)"
+            f" with load_data(images, labels=...) or, since {data.name} lies in"
+            f" {len(data.folders)} top folders ({few}), labels='folders' (--labels folders)"
         )
     model.given(data.labels)
     if clip and data.value_range is None and beyond(data, clip.bound):
