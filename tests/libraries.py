@@ -75,23 +75,71 @@ class EDMPrecond(nn.Module):
 
 
 def edm_sampler(
-    net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = None, heun: bool = True
+    net: Any,
+    epsilon: Tensor,
+    steps: int,
+    labels: Tensor | None = None,
+    heun: bool = True,
+    churn: float = 0.0,
+    between: tuple[float, float] = (0.0, math.inf),
+    noise: float = 1.0,
 ) -> Tensor:
-    """Algorithm 1 of Karras et al.
+    """Algorithms 1 and 2 of Karras et al.
 
-    2022, deterministic, on their grid from 80 to 0.002 (eq. 5), as `generate.py`.
+    2022 on their grid from 80 to 0.002 (eq. 5), as `generate.py`. churn, between, noise: S_churn,
+    (S_tmin, S_tmax) and S_noise, drawn from torch's generator.
     """
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     grid = net.round_sigma((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
     x = epsilon * grid[0]
     for i in range(steps):
         now, then = grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(())
-        slope = (x - net(x, now, labels).double()) / now
-        ahead = x + (then - now) * slope
+        gamma = min(churn / steps, 2**0.5 - 1) if between[0] <= now <= between[1] else 0.0
+        hat = net.round_sigma(now + gamma * now)
+        x = x + (hat**2 - now**2).sqrt() * noise * torch.randn_like(x) if gamma else x
+        slope = (x - net(x, hat, labels).double()) / hat
+        ahead = x + (then - hat) * slope
         if heun and then > 0:
             slope = (slope + (ahead - net(ahead, then, labels).double()) / then) / 2
-            ahead = x + (then - now) * slope
+            ahead = x + (then - hat) * slope
         x = ahead
+    return x
+
+
+def restart_sampler(
+    net: Any, epsilon: Tensor, steps: int, low: float, high: float, times: int, heun: bool = True
+) -> Tensor:
+    """Restart (Xu et al. 2023, arXiv 2306.14878, Alg. 1): at the grid's level nearest to `low`
+    noise is added up to `high`, and the chain comes down again in three steps, `times` times."""
+    ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    grid = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    place = int((grid - low).abs().argmin())
+
+    def down(x: Tensor, now: Tensor, then: Tensor) -> Tensor:
+        slope = (x - net(x, now).double()) / now
+        ahead = x + (then - now) * slope
+        if heun and then > 0:
+            slope = (slope + (ahead - net(ahead, then).double()) / then) / 2
+            ahead = x + (then - now) * slope
+        return ahead
+
+    x = epsilon * grid[0]
+    for i in range(steps):
+        x = down(x, grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(()))
+        for _ in range(times if i + 1 == place else 0):
+            again = torch.linspace(high, float(grid[place]), 4, dtype=torch.float64)
+            x = x + (again[0] ** 2 - again[-1] ** 2).sqrt() * torch.randn_like(x)
+            for s, t in pairwise(again):
+                x = down(x, s, t)
+    return x
+
+
+def consistency_sampler(net: Any, epsilon: Tensor, sigmas: list[float]) -> Tensor:
+    """Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, Alg. 1)."""
+    x = net(epsilon * sigmas[0], torch.tensor(sigmas[0]))
+    for sigma in sigmas[1:]:
+        noisy = x + (sigma**2 - 0.002**2) ** 0.5 * torch.randn_like(x)
+        x = net(noisy, torch.tensor(sigma))
     return x
 
 
@@ -288,4 +336,22 @@ def k_sampler(model: Any, x: Tensor, sigmas: Tensor, heun: bool) -> Tensor:
             ahead = x + (then - now) * slope
             slope = (slope + (ahead - model(ahead, then.expand(len(x)))) / then) / 2
         x = x + (then - now) * slope
+    return x
+
+
+@torch.no_grad()
+def k_ancestral(model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0) -> Tensor:
+    """`sample_dpm_2_ancestral`: an ancestral step by a mid-point, even in log σ."""
+    for now, then in pairwise(sigmas):
+        slope = (x - model(x, now.expand(len(x)))) / now
+        spread = then**2 * (now**2 - then**2) / now**2
+        up = min(then, eta * spread**0.5)
+        down = (then**2 - up**2) ** 0.5
+        if down == 0:
+            x = x + (down - now) * slope
+            continue
+        middle = now.log().lerp(down.log(), 0.5).exp()
+        at = x + slope * (middle - now)
+        x = x + (at - model(at, middle.expand(len(x)))) / middle * (down - now)
+        x = x + torch.randn_like(x) * up
     return x
