@@ -7,15 +7,45 @@ beside the originals as well: NVlabs/edm and edm2, lucidrains/denoising-diffusio
 facebookresearch/ flow_matching and crowsonkb/k-diffusion. Samplers take their start and noise, so
 that a chain can share both."""
 
+import importlib
+import importlib.util
 import math
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 SHAPE = (3, 8, 8)
+
+
+def real(name: str, monkeypatch: pytest.MonkeyPatch, without: Sequence[str] = ()) -> Any:
+    """A module of a library that is installed, or skip the test.
+
+    The package's own `__init__` is not run, and libraries that are not wanted are stand-ins that
+    answer anything, such as torchvision, which has no build for this torch.
+    """
+    package = name.partition(".")[0]
+    if not hasattr(sys.modules.get(package), "is_bare"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            pytest.skip(f"{package} is not installed")
+        for loaded in [m for m in sys.modules if m.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, loaded)
+        bare: Any = ModuleType(package)
+        bare.__path__, bare.is_bare = list(spec.submodule_search_locations), True
+        monkeypatch.setitem(sys.modules, package, bare)
+    for other in without:
+        monkeypatch.setitem(sys.modules, other, MagicMock(__spec__=None))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} does not import here: {error}")
 
 
 class Net(nn.Module):
@@ -37,7 +67,7 @@ class Net(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, labels: Tensor | None = None, cond_drop_prob: float = 0.5
     ) -> Tensor:
-        h = self.head(x) + self.time(t.float()[:, None] / self.scale)[:, :, None, None]
+        h = self.head(x) + self.time(t.to(x.dtype)[:, None] / self.scale)[:, :, None, None]
         if self.classes_emb is not None:
             assert cond_drop_prob == 0
             h = h + self.classes_emb(labels)[:, :, None, None]

@@ -38,6 +38,7 @@ class Labels:
     def __init__(self, model: Denoiser) -> None:
         self.model = model
         self._known: dict[float, Level] = {}
+        self._given: dict[float, tuple[float, int]] = {}
         schedule = model.schedule
         labels = np.unique([schedule.level(i).timestep for i in range(len(schedule))])
         some = labels[np.unique(np.linspace(0, len(labels) - 1, SOME).round().astype(int))]
@@ -68,25 +69,37 @@ class Labels:
             return asked.x, asked.time
         raise InputError(f"{self.model.name} does not call its network: a hook on it sees nothing")
 
-    def level(self, time: float) -> Level:
-        """The level of a call with this label; the clean one where nothing is noise.
+    def given(self, label: float) -> tuple[float, int]:
+        """The factor by which a state is given to the network, and how many copies of it are."""
+        if label not in self._given:
+            ones, _ = self.asked(label)
+            self._given[label] = float(ones.flatten()[0]), len(ones)
+        return self._given[label]
 
-        Raises InputError for a label that the network does not know.
+    def level(self, time: float) -> Level | None:
+        """The level of a call with this label.
+
+        It is the clean one where nothing is noise, and None beyond that, where an adaptive solver
+        may look before it interpolates. Raises InputError for a label that the network does not
+        know.
         """
         if time not in self._known:
             self._known[time] = self._level(time)
         return self._known[time]
 
-    def _level(self, time: float) -> Level:
+    def _level(self, time: float) -> Level | None:
         schedule, times = self.model.schedule, self.times
         if not np.isfinite(time):
             raise InputError(f"the network was called at timestep {time:g}")
         if schedule.continuous:
-            label = time if self.are_own else self._inverted(time)
-            curve = schedule.curve
-            if curve is not None and curve.above is not None and label <= curve.above:
-                return schedule.clean
-            return schedule.at(label)
+            clean = self._told_when_clean()
+            if clean is not None:
+                # In the direction of the noise, in units that tell 1 − 10⁻⁷ from 1.
+                towards = np.sign(self.told(float(schedule.timestep[-1])) - clean)
+                away = towards * (time - clean) / (CLEAN * SAME * (times[-1] - times[0]))
+                if away <= 1:
+                    return schedule.clean if away >= -1 else None
+            return schedule.at(time if self.are_own else self._inverted(time))
         if not times[0] - 0.5 <= time <= times[-1] + 0.5:
             raise InputError(
                 f"the network was called at timestep {time:g}, but knows {times[0]:g} to"
@@ -106,9 +119,6 @@ class Labels:
 
         times, labels = self.times, self.labels
         alike = SAME * (times[-1] - times[0])
-        clean = self._told_when_clean()
-        if clean is not None and abs(time - clean) <= CLEAN * alike:
-            return float(self.model.schedule.clean.timestep)
         i = int(np.searchsorted(times, time))
         if 0 < i < len(times):
             low, high = sorted(labels[i - 1 : i + 1].tolist())

@@ -113,8 +113,10 @@ class NetworkLoop(Observation):
         with self._apart():
             x, time = inputs(net, args, kwargs)
             self._note_autocast(x)
+            level = self._level(time)
             with plainly(x):
-                self._next(x, self._level(time), output)
+                if level is not None:
+                    self._next(x, level, output)
 
     def _next(self, x: Tensor, level: Level, output: Any) -> None:
         before = self._pending
@@ -196,7 +198,7 @@ class NetworkLoop(Observation):
         super()._take(seen)
         self._note_added(self._power)
 
-    def _level(self, time: Any) -> Level:
+    def _level(self, time: Any) -> Level | None:
         times = torch.as_tensor(time, dtype=torch.float64).flatten()
         if torch.isfinite(times).all() and (times != times[0]).any():
             raise InputError(
@@ -213,21 +215,19 @@ class NetworkLoop(Observation):
 
     def _state(self, x: Tensor, level: Level) -> Tensor:
         """The loop's states in what its network was given."""
-        given, _ = self._labels.asked(level.timestep)
-        rows = len(x) // len(given)
-        if tuple(x.shape[1:]) != self.model.shape or rows * len(given) != len(x):
+        factor, copies = self._labels.given(level.timestep)
+        rows = len(x) // copies
+        if tuple(x.shape[1:]) != self.model.shape or rows * copies != len(x):
             raise InputError(
                 f"the network saw {tuple(x.shape)}, where states of {self.model.shape} were"
                 " expected"
             )
-        if not all(
-            torch.equal(x[:rows], x[k * rows : (k + 1) * rows]) for k in range(1, len(given))
-        ):
+        if not all(torch.equal(x[:rows], x[k * rows : (k + 1) * rows]) for k in range(1, copies)):
             raise InputError(
                 "the model is guided, but the two halves of the network's batch are not the same"
                 " states"
             )
-        return x[:rows].detach() / float(given.flatten()[0])  # a copy: a loop may go on in place
+        return x[:rows].detach() / factor  # a copy: a loop may go on in place
 
     def _sampler_name(self) -> str:
         return OBSERVED_LOOP
