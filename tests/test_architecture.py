@@ -24,6 +24,7 @@ ORDER = (
     "files",
     "clipping",
     "schedules",
+    "levels",
     "samplers",
     "jackknife",
     "paths",
