@@ -86,6 +86,11 @@ class Curve:
     above: float | None = None
     most: float | None = None
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether any label above 0 is one."""
+        return self.most == np.inf
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:

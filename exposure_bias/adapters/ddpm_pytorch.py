@@ -18,6 +18,7 @@ Those of `ElucidatedDiffusion`, with its churn, and of continuous time are watch
 Source: the public attributes of these classes in lucidrains/denoising-diffusion-pytorch."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def _discrete(diffusion: Any) -> Denoiser:
             stacklevel=3,
         )
     embedding = getattr(net, "classes_emb", None)
-    call = None if embedding is None else _call_with_class
+    call: Callable[..., Tensor] | None = None if embedding is None else _call_with_class
     if not getattr(diffusion, "channel_first", True):
         call = _call_channels_last
     return Denoiser(

@@ -37,7 +37,7 @@ class Labels:
 
     def __init__(self, model: Denoiser) -> None:
         self.model = model
-        self._known: dict[float, Level] = {}
+        self._known: dict[float, Level | None] = {}
         self._given: dict[float, tuple[float, int]] = {}
         schedule = model.schedule
         labels = np.unique([schedule.level(i).timestep for i in range(len(schedule))])

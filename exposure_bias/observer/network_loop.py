@@ -154,8 +154,8 @@ class NetworkLoop(Observation):
 
     def _recovers(self, level: Level) -> bool:
         """Whether a batch begins after one that failed: at the first level of those before it."""
-        known = self._levels is not None and not self._marked
-        self.failed = not (known and level == self._levels[0])
+        first = None if self._levels is None or self._marked else self._levels[0]
+        self.failed = level != first
         return not self.failed
 
     def _begins(self, seen: Seen, before: Seen) -> bool:
