@@ -1,5 +1,6 @@
 """How often is `eb.network_error` wrong? Networks whose truth is known, by the hundred.
 
+    python benchmarks/network_error.py tests --minutes 8      # false alarms of the test alone
     python benchmarks/network_error.py exact --minutes 20     # false alarms; goes on
     python benchmarks/network_error.py errors --minutes 20    # power, predicted against true shares
     python benchmarks/network_error.py truth --minutes 10     # of the errors that there are
@@ -15,6 +16,7 @@ import warnings
 from itertools import count, product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -30,14 +32,29 @@ SCHEDULES = {"linear": eb.schedules.linear(), "edm": eb.schedules.edm()}
 SIX = ("white", "1/f", "mixture", "ring", "signs", "lumps")
 
 
+def data_of(law: str, schedule: str, n: int, seed: int) -> Any:
+    """A data set of a law's own."""
+    rng = np.random.default_rng([seed, crc32(f"{law} {schedule}".encode()), n])
+    return eb.load_data(laws()[law].draw(n, rng).astype(np.float32), value_range=None)
+
+
+def asked(law: str, error: str, schedule: str, n: int, seed: int) -> dict[str, Any] | None:
+    """One data set, one network: what the test alone says."""
+    network = wrong(error, laws()[law], SCHEDULES[schedule])
+    if network is None:
+        return None
+    data = data_of(law, schedule, n, seed)
+    found = eb.network_error(network, data, n=n, costs=False, cuts=(), seed=seed, batch_size=1024)
+    row = {"law": law, "error": error, "schedule": schedule, "n": n, "seed": seed}
+    return row | {"p": float(found["p_value"])}
+
+
 def run(law: str, error: str, schedule: str, n: int, seed: int) -> dict[str, Any] | None:
     """One data set, one network: what `network_error` says."""
     network = wrong(error, laws()[law], SCHEDULES[schedule])
     if network is None:
         return None
-    rng = np.random.default_rng([seed, len(law), n])
-    x = laws()[law].draw(n, rng).astype(np.float32)
-    data = eb.load_data(x, value_range=None)
+    data = data_of(law, schedule, n, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = eb.network_error(
@@ -54,7 +71,7 @@ def run(law: str, error: str, schedule: str, n: int, seed: int) -> dict[str, Any
     return row
 
 
-def campaign(path: Path, cells: Any, minutes: float) -> None:
+def campaign(path: Path, cells: Any, minutes: float, measure: Any = run) -> None:
     """Run cells until the time is over; those that are in the file are passed over."""
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = ["law", "error", "schedule", "n", "seed"]
@@ -66,7 +83,7 @@ def campaign(path: Path, cells: Any, minutes: float) -> None:
             return
         if cell in done:
             continue
-        row = run(*cell)
+        row = measure(*cell)
         if row is not None:
             pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
 
@@ -189,11 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["exact", "errors", "truth", "table"])
+    parser.add_argument("what", choices=["tests", "exact", "errors", "truth", "table"])
     parser.add_argument("--minutes", type=float, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what == "exact":
+    if options.what == "tests":
+        campaign(OUT / "tests.csv", exact_cells(), options.minutes, asked)
+    elif options.what == "exact":
         campaign(OUT / "exact.csv", exact_cells(), options.minutes)
     elif options.what == "errors":
         campaign(OUT / "errors.csv", error_cells(), options.minutes)

@@ -4,7 +4,7 @@ With x̂_0 = f(x_t), c a constant image near its mean, r = x_0 − f and g = f �
 
     prediction      g: is the network's contrast right?
     noise           ε̂ = (x − αf)/σ
-    odd power       g |g|²: are large deviations right?
+    odd power       g |g|: are large deviations right?
     brightness      1 in every pixel
     top left, …     g in one quarter of the image (one half of a signal)
     f < 1/16, …     g in one band of frequencies
@@ -122,9 +122,9 @@ class Family:
         yield product.sum(1), square.sum(1)
         noise = (x.flatten(1) - level.alpha * f) / level.sigma
         yield (r * noise).sum(1), noise.square().sum(1)
-        power = square.mean(1)
-        yield product.sum(1) * power, square.sum(1) * power.square()
-        yield r.sum(1), torch.full_like(power, r.shape[1])
+        size = square.mean(1).sqrt()
+        yield product.sum(1) * size, square.sum(1) * size.square()
+        yield r.sum(1), torch.full_like(size, r.shape[1])
         for part in self.blocks.values():
             yield product[:, part].sum(1), square[:, part].sum(1)
         in_modes = modes(g)
