@@ -18,7 +18,6 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
-    "glossary",
     "strangers",
     "states",
     "files",
@@ -26,6 +25,7 @@ ORDER = (
     "schedules",
     "samplers",
     "jackknife",
+    "results",
     "paths",
     "data",
     "run",
@@ -42,9 +42,6 @@ ORDER = (
     "observer",
     "fidelity",
     "training",
-    "sentences",
-    "headlines",
-    "tables",
     "experiments",
     "plots",
     "reporting",
