@@ -50,12 +50,14 @@ class Stream(StrEnum):
 class Spacing(StrEnum):
     """How a grid's levels were chosen.
 
-    By a schedule's spacing, by the sampler itself, or by somebody else's loop."""
+    By a schedule's spacing, as a list of levels, by the sampler itself, or by somebody else's
+    loop."""
 
     LINSPACE = "linspace"
     LEADING = "leading"
     TRAILING = "trailing"
     KARRAS = "karras"
+    GIVEN = "given"
     SAMPLER = "sampler"
     OBSERVED = "observed"
 

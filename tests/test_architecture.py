@@ -23,6 +23,7 @@ ORDER = (
     "files",
     "clipping",
     "schedules",
+    "levels",
     "samplers",
     "jackknife",
     "results",

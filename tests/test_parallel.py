@@ -175,7 +175,8 @@ print(Counted.seen)
 def killed():
     record("resumed", 4 * 2 + 1)
 print(meet(killed, 3))
-setup = eb.setup.prepare(net(), images(), kind="recording", n=48, steps=4, streams=("chain",))
+from exposure_bias.running import setup as setups
+setup = setups.prepare(net(), images(), kind="recording", n=48, steps=4, streams=("chain",))
 print(sum(len(loop._read(path, setup)[1]) for path in pathlib.Path(out).glob("resumed.nc*")))
 if os.fork() == 0:
     record("resumed", 4 * 2 + 1)

@@ -33,6 +33,7 @@ def record(
     start: str | float = "data",
     grid: str = "linspace",
     timestep_spacing: str | None = None,
+    levels: Any = None,
     refine: int = 1,
     clip: Any = False,
     streams: Sequence[str] = ("forward", "chain"),
@@ -54,7 +55,8 @@ def record(
     most 1024.
     start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a
     timestep of the grid starts on data at that level. timestep_spacing: see `Schedule.levels`; grid
-    is its older name.
+    is its older name. levels: a list of timesteps, or of sigmas as {"sigmas": [...]}, noisiest
+    first, in place of steps and spacing (`levels`).
     refine: this many steps in place of each, recorded at the levels of the unrefined chain
     (`Schedule.refined`). clip: see `clipping`. streams: any of forward, chain, teacher. seed: of
     all noise; a sample's noise is one Brownian path (`paths`), which depends on the seed and its
@@ -86,6 +88,7 @@ def record(
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
+        levels=levels,
         refine=refine,
         clip=clip,
         seed=seed,
