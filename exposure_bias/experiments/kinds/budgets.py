@@ -54,7 +54,7 @@ def _sentence(result: xr.Dataset) -> str:
         for part, who in names.items()
         if float(gap[f"{part}_se"]) > 0
     ]
-    return f"{_whole(gap)}: {' and '.join([', '.join(parts[:-1]), parts[-1]])}."
+    return f"{_whole(gap)}: {', '.join(parts[:-1])}, and {parts[-1]}."
 
 
 def _whole(gap: xr.Dataset) -> str:
