@@ -181,8 +181,7 @@ SAMPLERS = {
     "Euler",
     "Heun",
     "SchedulerSampler",
-    "CorrectedSDE",
-    "Exponential",
+    "Trapezoid",
 }
 
 

@@ -34,8 +34,10 @@ def _sentence(result: xr.Dataset) -> str:
         total = percent(float(gap["total"]))
         return f"No verdict yet: the samples' variance is off by {total}{NO_INTERVAL}."
     special = {
-        "steps too coarse": f"{result.attrs['steps']} steps are too coarse to say whose part it is",
-        "limit not reached": "the limit of small steps was not reached, so it is not split",
+        "limit not reached": (
+            "what the network would do with ever smaller steps is not known well enough to say"
+            " whose part that is"
+        ),
         "limit unknown": f"{result.attrs['sampler']} tends to no known limit, so it is not split",
         "guided: no target": (
             f"{told(gap, 'discretisation', 100, '%')} of it is the sampler's, and what is left has"
@@ -77,10 +79,8 @@ def _details(result: xr.Dataset) -> list[str]:
 def _advice(result: xr.Dataset) -> list[str]:
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
-    if answer == "steps too coarse":
-        ratio = number(float(gap["order_ratio"]), T_QUANTILE * float(gap["order_ratio_se"]))
-        twice = 2 * int(str(result.attrs["steps"]).partition(",")[0])
-        return [f"Errors do not fall as the limit needs (order ratio {ratio}): try {twice} steps."]
+    if answer == "limit not reached":
+        return [sentence_of(str(result.attrs["limit"]))]
     if not np.isfinite(gap["score_se"]):
         return []
     margin = f"{100 * float(gap['margin']):.2g} %"
@@ -294,7 +294,7 @@ VARIABLES = {
         "verdict",
         TEXT,
         "A score error with its sign, where the 95 % interval of the network's share excludes 0;"
-        " none larger than the margin (below margin); not decided; steps too coarse to tell; or why"
+        " none larger than the margin (below margin); not decided; the limit not reached; or why"
         " not asked.",
     ),
     "statistic": Term(
@@ -324,8 +324,12 @@ VARIABLES = {
     "order_ratio": Term(
         "order ratio",
         SHARE,
-        "How errors fall as steps are refined, which says whether the limit may be extrapolated: 2"
-        " for the SDE, 4 for the ODE.",
+        "How errors fall as the limit's steps are halved: about 4 where the limit is reached.",
+    ),
+    "limit_error": Term(
+        "error of the limit",
+        VARIES,
+        "By how much the extrapolated limit may be off. It is part of the interval.",
     ),
     "needed_n": Term(
         "images that would decide",
