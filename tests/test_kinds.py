@@ -123,7 +123,7 @@ def test_every_kind(name: str, recording: eb.Recording, errors: xr.Dataset, tmp_
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     """What docs/extending.md says of a statistic and of a diagnostic, run as it stands there."""
-    names: dict[str, Any] = {"eb": eb, "data": eb.load_data("digits"), "__name__": "mine"}
+    names: dict[str, Any] = {"eb": eb, "data": eb.load_data("digits"), "__name__": "page"}
     snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     place = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("stranger"))
