@@ -30,6 +30,8 @@ ORDER = (
     "paths",
     "data",
     "run",
+    "autoregression",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
@@ -52,6 +54,7 @@ ORDER = (
 )
 WITH_TORCH = {
     "paths",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
