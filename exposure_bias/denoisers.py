@@ -135,6 +135,8 @@ class Denoiser:
             raise InputError(
                 f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
             )
+        if type(net).__name__ == "ExportedProgram":
+            raise InputError("an ExportedProgram is no module: give program.module()")
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -506,7 +508,11 @@ def evaluating(net: Any) -> Iterator[None]:
     _EVALUATED.add(id(net))
     try:
         if any(modes):
-            net.eval()
+            try:
+                net.eval()
+            except NotImplementedError:  # torch.export's, which keep the mode of their export
+                for module in modules:
+                    module.training = False
         yield
     finally:
         _EVALUATED.discard(id(net))
