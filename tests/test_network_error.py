@@ -13,7 +13,9 @@ import exposure_bias as eb
 from exposure_bias.diagnostics.orthogonality import family_wise, orthogonality
 from exposure_bias.diagnostics.predicted_share import CostSums, cost, quadrature
 from exposure_bias.diagnostics.strict_exposure import Restarts, strict_exposure
-from exposure_bias.experiments.value_function import (
+from exposure_bias.jackknife import GROUPS
+from exposure_bias.schedules import Level
+from exposure_bias.true_states.value_function import (
     Coupling,
     LinearLaw,
     Measured,
@@ -21,8 +23,6 @@ from exposure_bias.experiments.value_function import (
     measured,
     pullbacks,
 )
-from exposure_bias.jackknife import GROUPS
-from exposure_bias.schedules import Level
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from network_worlds import SHAPE, Function, laws, wrong

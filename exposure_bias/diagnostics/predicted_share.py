@@ -245,3 +245,40 @@ def quadrature(h: Array) -> Array:
     gaps = np.diff(h)
     plain: Array = (np.append(gaps, 0) + np.append(0, gaps)) / 2
     return plain
+
+
+MOST = 0.6  # of a share: where so much of it lies is where most of it arises
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where most of a share arises: levels first to last, and which bands.
+
+    bands: "all", "low" or "high", the halves below and above ¼ cycle per pixel.
+    """
+
+    first: int
+    last: int
+    bands: str
+
+
+def where_it_arises(value: Array, high: Array) -> Where:
+    """Find the fewest neighbouring levels, and the half of the bands, that hold 60 % of a share.
+
+    value: the cost (L, B). high: (B,), 1 where a band lies at ¼ cycle per pixel and above.
+    """
+    above = value[:, high > 0].sum()
+    total = value.sum()
+    bands, chosen = "all", value
+    if 0 < high.sum() < len(high):
+        if above / total >= MOST:
+            bands, chosen = "high", value[:, high > 0]
+        elif (total - above) / total >= MOST:
+            bands, chosen = "low", value[:, high == 0]
+    by_level = chosen.sum(1) / chosen.sum()
+    for width in range(1, len(by_level) + 1):
+        sums = np.convolve(by_level, np.ones(width), "valid")
+        if sums.max() >= MOST:
+            first = int(sums.argmax())
+            return Where(first, first + width - 1, bands)
+    return Where(0, len(by_level) - 1, bands)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from exposure_bias.data import Data
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.state_functions import Family, Predicted
 from exposure_bias.files.netcdf import MOST_SCALED
 from exposure_bias.jackknife import GROUPS, MINIMUM_PER_GROUP, Array, sums_by_group
 from exposure_bias.paths import Noise
@@ -21,6 +20,7 @@ from exposure_bias.schedules import Level
 from exposure_bias.statistics.kept import spacing
 from exposure_bias.statistics.law import Law
 from exposure_bias.streams import noised
+from exposure_bias.true_states.functions import Family, Predicted
 
 LEAST = GROUPS * MINIMUM_PER_GROUP
 

@@ -21,13 +21,13 @@ from exposure_bias.diagnostics.strict_exposure import Restarts
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.bench import takes_fractions
 from exposure_bias.experiments.limits import coarser, coefficients, limit_grid, places
-from exposure_bias.experiments.value_function import Coupling, LinearLaw, Modes
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.running.loop import Turn, fill
 from exposure_bias.running.setup import Samples, Setup
 from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import Sums
 from exposure_bias.streams import evaluate, noised
+from exposure_bias.true_states.value_function import Coupling, LinearLaw, Modes
 
 CUTS = (1.0, 0.3)  # σ/α in standard deviations of the data's pixels
 GRIDS = (1, 2)  # steps in place of each of the coarsest grid's: N/4 and N/2

@@ -17,6 +17,7 @@ from exposure_bias.plots.levels import (
     state_error,
     variance_gap,
 )
+from exposure_bias.plots.network_error import effective_level, network_error, reliability, slopes
 from exposure_bias.plots.several import chain_length_fid, compare
 from exposure_bias.plots.strips import limits, pictures, strip
 from exposure_bias.plots.style import save, style
@@ -27,16 +28,20 @@ __all__ = [
     "compare",
     "curves",
     "diagnosis",
+    "effective_level",
     "epsilon_norm",
     "error_histograms",
     "error_std",
     "limits",
+    "network_error",
     "normality",
     "pictures",
     "published_delta",
     "rank_histogram",
+    "reliability",
     "rollouts",
     "save",
+    "slopes",
     "spectrum",
     "state_error",
     "strip",

@@ -21,6 +21,8 @@ KINDS = (
     "exposure_bias.diagnostics.published_delta:PUBLISHED_DELTA",
     "exposure_bias.experiments.kinds.rollouts:ROLLOUTS",
     "exposure_bias.experiments.kinds.telescope:TELESCOPE",
+    "exposure_bias.experiments.kinds.network_error:NETWORK_ERROR",
+    "exposure_bias.experiments.kinds.effective_level:EFFECTIVE_LEVEL",
     "exposure_bias.experiments.kinds.compare:COMPARE",
     "exposure_bias.experiments.kinds.chain_length_fid:CHAIN_LENGTH_FID",
     "exposure_bias.experiments.kinds.chain_length_fid:SPEED_UP",

@@ -16,8 +16,14 @@ from torch import Tensor
 
 from exposure_bias.denoisers import differentiating
 from exposure_bias.diagnostics.predicted_share import CostSums, quadrature
-from exposure_bias.experiments.state_functions import Family, Predicted, of_halves
-from exposure_bias.experiments.value_function import (
+from exposure_bias.jackknife import GROUPS, Array, Groups, sums_by_group
+from exposure_bias.running.loop import Turn
+from exposure_bias.running.setup import Samples, Setup
+from exposure_bias.schedules import Level, Schedule
+from exposure_bias.statistics.accumulator import Sums
+from exposure_bias.streams import evaluate, noised
+from exposure_bias.true_states.functions import Family, Predicted, of_halves
+from exposure_bias.true_states.value_function import (
     Coupling,
     LinearLaw,
     Measured,
@@ -25,16 +31,10 @@ from exposure_bias.experiments.value_function import (
     measured,
     pullbacks,
 )
-from exposure_bias.jackknife import GROUPS, Array, Groups, sums_by_group
-from exposure_bias.running.loop import Turn
-from exposure_bias.running.setup import Samples, Setup
-from exposure_bias.schedules import Level, Schedule
-from exposure_bias.statistics.accumulator import Sums
-from exposure_bias.streams import evaluate, noised
 
 BINS = 14
 REACH = 3.0  # standard deviations of a prediction that the reliability diagram covers
-FARTHEST = 20.0  # σ/α of the first level, in standard deviations of the data
+FARTHEST = 10.0  # σ/α of the first level, in standard deviations of the data
 SPARSE = 1024  # samples above which only every second one's gradient is taken at each level
 
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.value_function import LinearLaw, Modes
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.schedules import Level
+from exposure_bias.true_states.value_function import LinearLaw, Modes
 
 DIRECTIONS = 4
 CLASSES = 20
