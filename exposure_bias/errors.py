@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from typing import Any
 
 REASON = 400  # characters of another library's message that are repeated
+LONGEST = 2000  # characters of a message of ours, which may repeat what came
 
 
 class InputError(ValueError):
@@ -16,7 +17,10 @@ class InputError(ValueError):
     bug."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 500]} … {text[-490:]}"
+        super().__init__(text)
 
 
 def printable(text: str) -> str:

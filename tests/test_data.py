@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from exposure_bias.data import Data, load_data
 from exposure_bias.data.bundled import FASHION
-from exposure_bias.data.limits import limit_of
+from exposure_bias.files.limits import limit_of
 from exposure_bias.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))

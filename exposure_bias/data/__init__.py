@@ -43,8 +43,8 @@ from exposure_bias.data.arrays import SOURCES, from_array, from_npy, from_npz
 from exposure_bias.data.dataset import UNIT_RANGE, Data, Labels, Range, checked_labels
 from exposure_bias.data.examples import BUNDLED
 from exposure_bias.data.folders import JPEG_NOTE, from_folder, from_zip
-from exposure_bias.data.limits import Limit, limit_of
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit, limit_of
 
 SPLITS = ("train", "test")
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from exposure_bias import files
 from exposure_bias.data import zips
 from exposure_bias.data.dataset import UNIT_RANGE, Data, Range, checked_labels, unreadable
-from exposure_bias.data.limits import Limit
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit
 
 RANKS = "(N, D), (N, C, H, W) or (N, H, W), (N, C, F, H, W)"
 SOURCES = (

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from exposure_bias import files
 from exposure_bias.data import zips
 from exposure_bias.data.dataset import Data, Labels, unreadable
-from exposure_bias.data.limits import JSON, PICTURES, Limit
 from exposure_bias.data.pictures import SUFFIXES, decoded, described
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import JSON, PICTURES, Limit
 
 JPEG_NOTE = "JPEG images: high frequencies are quantised"
 # Folders that file managers and archivers make.

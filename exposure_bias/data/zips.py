@@ -8,7 +8,7 @@ from typing import IO
 
 from exposure_bias import files
 from exposure_bias.data.dataset import unreadable
-from exposure_bias.data.limits import Limit
+from exposure_bias.files.limits import Limit
 
 # PKWARE's APPNOTE 4.3.16 and 4.3.14: the records at an archive's end, and the place of the
 # directory's size in each.
