@@ -84,10 +84,11 @@ class Denoiser:
     no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so its gaps are "guidance +
     bias".
 
-    computed: what `computed_with` was asked for, else empty. Adapters set two more attributes.
+    computed: what `computed_with` was asked for, else empty. Adapters set three more attributes.
     source: where a model of the hub came from, {"repo", "revision", "commit", "files": {name:
     sha256}}, else None. note: what a reader of its numbers must know, for example that it was
-    trained on other noise, else empty.
+    trained on other noise, else empty. sampling: the options of the scheduler in its folder, of
+    which `record` says what it leaves out.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
@@ -134,6 +135,7 @@ class Denoiser:
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance = classes, guidance
         self.source: dict[str, Any] | None = None
+        self.sampling: dict[str, Any] = {}
         self.note = self.computed = ""
         self._autocast: torch.dtype | None = None
         self._most: list[int] = []  # how many states fit the device's memory, once that is known

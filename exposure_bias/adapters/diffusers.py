@@ -12,7 +12,7 @@ a kind will do:
 of 0.03 % in σ² at the cleanest level. Betas rescaled to zero terminal SNR (Lin et al. 2023, arXiv
 2305.08891, Alg. 1) end at ᾱ_T = 0, also where a scheduler puts 2⁻²⁴. Preconditioning is that of
 Karras et al. 2022 (arXiv 2206.00364, eq. 7). What a scheduler says about sampling (spacing, karras
-or shifted sigmas, clipping) is not read: that is the business of `record`.
+or shifted sigmas, clipping) is the business of `record`, which says what it leaves out.
 
 With a guidance scale w the network sees both conditionings in one batch and ε̂ = ε_∅ + w (ε_c −
 ε_∅) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6); a learned variance is that of the conditional
@@ -20,7 +20,7 @@ half, as in `DiTPipeline`."""
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exposure_bias.adapters import pipelines
+from exposure_bias.adapters import pipelines, sampling
 from exposure_bias.adapters.hub import Downloads
 from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.data import Data, load_data
@@ -132,7 +132,9 @@ def outline(*objects: Any) -> Denoiser:
 
 def _noted(model: Denoiser, origin: "_Origin") -> Denoiser:
     """The model, with where it came from and what a reader of its numbers must know."""
-    model.source = origin.source
+    model.source, model.sampling = origin.source, origin.sampling
+    if origin.sampling:
+        model._call = _telling(model._call, model.name)
     model.note = "; ".join(filter(None, (origin.note, precision_note(origin.net))))
     return model
 
@@ -258,6 +260,7 @@ class _Origin:
     pipeline: str = ""
     source: dict[str, Any] | None = None
     note: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def _parts(objects: tuple[Any, ...]) -> _Origin:
@@ -301,7 +304,9 @@ def _check_pipeline(name: str, parts: Any) -> None:
 def _read(repository: pipelines.Repository, name: str) -> _Origin:
     read = pipelines.read(repository, _check_classes)
     note = f"weights of the variant {read.variant[1:]}" if read.variant else ""
-    return _Origin(read.net, read.scheduler, name, read.class_name, note=note)
+    config = dict(read.scheduler.config)
+    sampling.check(name, config)
+    return _Origin(read.net, read.scheduler, name, read.class_name, note=note, sampling=config)
 
 
 def _check_classes(pipeline: str, parts: dict[str, str]) -> None:
@@ -611,6 +616,23 @@ class _Prompted(torch.nn.Module):
             inputs["pooled_projections"] = pooled
         output: Tensor = self.net(x.repeat(count, 1, 1, 1), **inputs, return_dict=False)[0]
         return output
+
+
+def _telling(call: Call, name: str) -> Call:
+    """A call of a network from files, whose configuration may build and still not compute."""
+
+    def told(net: Any, *inputs: Tensor) -> Tensor:
+        try:
+            return call(net, *inputs)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever torch says to a number of the wrong kind
+            raise InputError(
+                f"the network of {name} fails when it is called ({type(error).__name__}:"
+                f" {reason(error)}): its config.json is not that of a working network"
+            ) from error
+
+    return told
 
 
 def _call(net: Any, x: Tensor, timestep: Tensor, *labels: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Folders and archives of pictures: which files are read, and one array of them all."""
 
-import json
 import operator
 import os
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from exposure_bias.data.dataset import Data, Labels, unreadable
 from exposure_bias.data.pictures import SUFFIXES, decoded, described
 from exposure_bias.errors import InputError
 from exposure_bias.files.limits import JSON, PICTURES, Limit
+from exposure_bias.files.reading import Contradiction, parsed
 
 JPEG_NOTE = "JPEG images: high frequencies are quantised"
 # Folders that file managers and archivers make.
@@ -50,13 +52,11 @@ def from_zip(path: Path, limit: Limit) -> Data:
     """Pictures of an archive, as EDM writes them."""
     with zips.opened(path, "a .zip archive", limit) as archive:
         names = picture_names(archive.namelist(), 0, path)
-        if len(set(names)) < len(names):
-            raise InputError(f"{path} holds several files of one name: pack it anew")
         sizes = [archive.getinfo(name).file_size for name in names]
         limit.check(max(sizes), "a file", path, PICTURES)
         limit.check(sum(sizes), "what is packed", path)
         labels = _labels(archive, names, path, limit)
-        images, note = read_pictures(names, archive.read, path, limit)
+        images, note = read_pictures(names, partial(zips.read, archive), path, limit)
     return Data(images, path.stem, labels=labels, note=note)
 
 
@@ -64,17 +64,29 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path, limit: Limit
     if LISTING not in archive.namelist():
         return None
     limit.check(archive.getinfo(LISTING).file_size, LISTING, path, JSON)
+    wanted = "{'labels': [[file, integer], ...]} with every image once, or null labels"
     try:
-        pairs = (json.loads(archive.read(LISTING)) or {}).get("labels")
-        if pairs is None:
-            return None
-        label_of = dict(pairs)
-        return np.array([operator.index(label_of[name]) for name in names], dtype=np.int64)
+        pairs = (parsed(zips.read(archive, LISTING)) or {}).get("labels")
+        return None if pairs is None else _of_pairs(pairs, names)
+    except (InputError, Contradiction) as error:
+        raise InputError(f"cannot use {LISTING} in {path}: {error}; correct it") from error
     except Exception as error:  # malformed JSON fails in many ways, all with the same cure
-        wanted = "{'labels': [[file, integer], ...]} with every image, or null labels"
         raise InputError(
             f"cannot use {LISTING} in {path}: it must hold {wanted}; correct it"
         ) from error
+
+
+def _of_pairs(pairs: Sequence[Sequence[Any]], names: Sequence[str]) -> NDArray[np.int64]:
+    """The labels of files, from pairs of a name and an integer.
+
+    Raises InputError for two labels of one file, and other errors for what are no such pairs."""
+    label_of: dict[str, int] = {}
+    for name, label in pairs:
+        if isinstance(label, bool):
+            raise TypeError(name)
+        if label_of.setdefault(name, operator.index(label)) != label:
+            raise InputError(f"{name} has the labels {label_of[name]} and {label}")
+    return np.array([label_of[name] for name in names], dtype=np.int64)
 
 
 def _walked(folder: Path, limit: Limit) -> tuple[list[str], int]:
@@ -89,12 +101,13 @@ def _walked(folder: Path, limit: Limit) -> tuple[list[str], int]:
         for entry in _entries(folder / inside):
             seen += 1
             name = f"{inside}{entry.name}"
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 here = _identity(folder / name)
                 if here in above:
                     raise InputError(f"{folder / name} leads back to where it is: remove that link")
                 pending.append((f"{name}/", (*above, here)))
-            elif entry.is_file():
+            elif kind == "file":
                 names.append(name)
             else:
                 broken += name.lower().endswith(SUFFIXES)
@@ -110,8 +123,19 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
 
 
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry is, links followed: "folder", "file", or "" for anything else."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # a link to itself, a path that is too long
+        return ""
+
+
 def _identity(folder: Path) -> Identity:
-    status = folder.stat()
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     return status.st_dev, status.st_ino
 
 

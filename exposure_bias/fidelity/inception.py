@@ -268,7 +268,7 @@ def find(weights: str | os.PathLike[str] | None = None) -> Path:
     """
     named = weights or os.environ.get(VARIABLE)
     if named:
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         if not os.path.isfile(path):  # unlike Path.is_file, never raises
             raise InputError(f"there is no weight file {path}: give the path of {FILE}")
         return path

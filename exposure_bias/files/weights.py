@@ -171,14 +171,15 @@ def _pickle_of(file: BinaryIO, path: Path, size: int) -> bytes:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             names = [record.filename for record in records if record.filename.endswith("data.pkl")]
-            compressed = any(r.compress_type or r.compress_size != r.file_size for r in records)
+            packed = any(r.compress_type or r.compress_size != r.file_size for r in records)
             claimed = sum(record.file_size for record in records)
-            if compressed or claimed > size or len({r.filename for r in records}) < len(records):
+            if packed or claimed > size:
                 raise InputError(
-                    f"{path} has {size:,} bytes, and its records claim {claimed:,} or are"
-                    " compressed: torch writes no such checkpoints"
+                    f"{path} has {size:,} bytes and claims {claimed:,}: torch writes no compressed"
+                    " checkpoints"
                 )
-            if len(names) != 1 or archive.getinfo(names[0]).file_size > PICKLE:
+            doubled = len({record.filename for record in records}) < len(records)
+            if len(names) != 1 or doubled or archive.getinfo(names[0]).file_size > PICKLE:
                 raise InputError(f"{path} is damaged, or no checkpoint: it has no list of weights")
             return archive.read(names[0])
     except InputError:
@@ -188,9 +189,7 @@ def _pickle_of(file: BinaryIO, path: Path, size: int) -> bytes:
 
 
 def _called(content: bytes) -> set[str]:
-    """The names that a pickle calls for; a word of its own for what cannot be told.
-
-    Only the first of several pickles is looked at."""
+    """The names that a pickle calls for."""
     return _names_in(io.BytesIO(content))
 
 
@@ -205,10 +204,8 @@ def _names_in(stream: io.BytesIO) -> set[str]:
     names = set()
     try:
         for code, argument, _ in pickletools.genops(stream):
-            if code.name == "GLOBAL":
+            if code.name == "GLOBAL":  # torch reads no other way to name one
                 names.add(str(argument))
-            elif code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                names.add(f"by {code.name}")
     except Exception:  # damaged: torch says in which way
         return names
     return names

@@ -18,9 +18,7 @@ from exposure_bias.files.locks import LONGEST, short
 
 DAY = 86_400.0
 PARTIAL = ".partial"
-OURS = re.compile(
-    rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}|(\..+)?{re.escape(locks.SUFFIX)}"
-)
+OURS = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(PARTIAL)}|(\..+)?{re.escape(locks.SUFFIX)}")
 
 
 class CannotWrite(InputError):

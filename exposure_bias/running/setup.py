@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.sampling import left_out
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
@@ -215,6 +216,14 @@ def prepare(
     begin = start_of(start, whole)
     levels, places = model.schedule.refined(whole[begin[1] :], refine)
     chosen.begin(levels)
+    own = getattr(chosen, "scheduler", None)  # a class of diffusers', with a spacing of its own
+    used = spacing if own is None else own.config.get("timestep_spacing")
+    if isinstance(sampler, str) and (unlike := left_out(model.sampling, chosen, clip, used)):
+        warnings.warn(
+            f"the scheduler in {model.name} would {unlike}: the sampler {chosen} follows its own"
+            " options",
+            stacklevel=3,
+        )
     run = Run(
         **identities(model, data),
         levels=levels,

@@ -182,8 +182,10 @@ def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool =
             options = {"beta_schedule": name}
     if "trained_betas" in options:
         options["trained_betas"] = options["trained_betas"].tolist()
-    variance = "learned_range" if learned_variance else "fixed_small"
-    return DDPMScheduler(steps, prediction_type=prediction_type, variance_type=variance, **options)
+    options["variance_type"] = "learned_range" if learned_variance else "fixed_small"
+    # As `record` samples unless it is told otherwise.
+    options |= {"clip_sample": False, "timestep_spacing": "linspace"}
+    return DDPMScheduler(steps, prediction_type=prediction_type, **options)
 
 
 def _link(link: Path, name: str) -> None:

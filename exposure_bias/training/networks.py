@@ -97,6 +97,10 @@ def _built(options: dict[str, Any], name: str) -> Any:
         with quiet(), torch.device("meta"):
             weightless = UNet2DModel(**options)
         check_memory(weightless, name, COPIES)
+        size = weightless.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        x = torch.zeros(2, weightless.config.in_channels, height, width, device="meta")
+        weightless(x, torch.zeros(2, dtype=torch.long, device="meta"))
         with quiet():
             return UNet2DModel(**options)
     except InputError:
@@ -106,7 +110,7 @@ def _built(options: dict[str, Any], name: str) -> Any:
 
 
 def _read(path: str) -> dict[str, Any]:
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not os.path.exists(file):
         raise InputError(
             f"there is no network {path!r}: give {', '.join(PRESETS)}, or a JSON file of"

@@ -161,7 +161,7 @@ def command(folder: Path, *arguments: str, encoding: str = "utf-8") -> str:
     out, err = folder.parent / "stdout", folder.parent / "stderr"
     # The encoding that a terminal has is told by the environment, before Python starts.
     sys.stdout, sys.stderr = (
-        open(path, "w", encoding=encoding, errors=errors)
+        open(path, "w", encoding=encoding, errors=errors)  # noqa: SIM115
         for path, errors in ((out, "strict"), (err, "backslashreplace"))
     )
     sys.argv = ["eb-analyze", *arguments]
