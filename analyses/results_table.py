@@ -1,6 +1,6 @@
 """docs/results.md from the run.json of every study.
 
-python analyses/results_table.py             # writes docs/results.md
+python analyses/results_table.py             # writes docs/results.md and results/decisions.csv
 """
 
 import importlib
@@ -14,20 +14,30 @@ import studies
 import trainings
 
 PAGE = common.ROOT / "docs" / "results.md"
+PARTS = common.RESULTS / "decisions.csv"
 HEAD = """# The talk, claim by claim
 
 Made by `python analyses/results_table.py` from `results/*/run.json`; do not edit. Numbers in
 brackets are 95 % intervals; a difference is called one only if its interval excludes zero. Between
 trained models it counts images and training seeds (`analyses/common.py`).
 
-A claim has a sign and often a size. An interval that lies on the claimed side of zero *shows* it,
-one on the other side is *opposite*; one that excludes half of the published effect, relative to its
-baseline, or 5 % where no size was published, says the effect is *too small*; any other is *open*. A
-claim is *reproduced* where all of a study's intervals show it, *not reproduced* where each is
-opposite or too small, and otherwise *undecided*: then the text says how many images and training
-seeds would decide at about 90 % power (`analyses/decisions.py`). All intervals must agree, so that
-their number needs no correction. Times are those of the last call on two busy cores; it may have
-gone on from what other studies had trained and sampled.
+The rules were written down before the studies ran (`analyses/decisions.py`, and `EFFECTS` in each
+study's file). A claim has parts, for example one for each number of steps. Each part has a sign and
+a least size that counts: half of the published effect relative to its baseline, or 5 % where no
+size was published. An interval *shows* a part if it lies on the claimed side of zero and reaches
+the least size; it shows the *sign only* if it excludes that size; it is *opposite* on the other
+side of zero; the effect is *absent* if the interval holds zero and excludes the least size;
+otherwise it is *open*. Where the networks were not trained to their end (their held-out loss still
+fell by 1 % or more in the last sixth of the training), a distance relative to the baseline is no
+size, and only signs are judged.
+
+A claim says that all of its parts hold. It is *reproduced* where all are shown, holds *in sign
+only* where all have the claimed sign and one does not reach the size, and is *not reproduced* where
+one part is opposite or absent, with an interval that is widened for the number of parts
+(Bonferroni). Otherwise it is *undecided*: then the text says how many images and training seeds
+would decide with a probability of about 90 %. What was changed after a first look at the results is
+said in the text. Times are those of the last call on two busy cores; a call can continue from what
+other studies had trained and sampled.
 
 *Reproduced*, *not reproduced* and *undecided* are about our models and data (8×8 digits, networks
 of a fifth of a million parameters, features of a small classifier): none of our numbers is an FID,
@@ -165,4 +175,5 @@ def detail(name: str, run: dict[str, Any], command: str = "") -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    common.write(decisions.table(), PARTS)
     print(f"wrote {PAGE}")

@@ -22,6 +22,12 @@ DEFAULT = {
     "lengths": (100, 300),
     "seed": 0,
 }
+# Published FIDs relative to ADM's (figures/reference/published.csv), by family and number of steps.
+EFFECTS = {
+    (family, length): fid / 2.99 - 1
+    for family, fid in {"GP": 2.80, "WD": 2.82, "IP": 2.76}.items()
+    for length in (100, 300)
+}
 SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "lengths": (3,)}
 FAMILIES = {"DDPM": ("ddpm", None), "GP": ("gp", None), "WD": ("wd", None), "IP": ("ip", 0.1)}
 

@@ -22,6 +22,12 @@ DEFAULT = {
     "lengths": (80, 100, 300),
     "seed": 0,
 }
+# Published FIDs relative to ADM's (figures/reference/published.csv), by family and number of steps.
+EFFECTS = {
+    ("IP", 80): 2.93 / 3.63 - 1,
+    ("IP", 100): 2.70 / 3.37 - 1,
+    ("IP", 300): 2.67 / 2.95 - 1,
+}
 SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "lengths": (3, 4)}
 
 

@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure_bias.errors import InputError
 from exposure_bias.recording import Recording
-from exposure_bias.samplers import Sampler, Transition, parse, prior_scale
+from exposure_bias.samplers import Sampler, Transition, parse, prepared, prior_scale
 from exposure_bias.schedules import Level, Schedule
 from exposure_bias.schedules import timestep_spacing as spacing_of
 from exposure_bias.states import ALLOWED, KINDS, dimensions
@@ -136,8 +136,9 @@ def gaussian(
 
     grid: the spacing.
     """
-    sampler = parse(sampler)
-    levels = sampler.levels(schedule, steps, spacing_of(grid, timestep_spacing))
+    spacing = spacing_of(grid, timestep_spacing)
+    sampler = prepared(parse(sampler), schedule, steps, spacing)
+    levels = sampler.levels(schedule, steps, spacing)
     return gaussian_chain(mean, covariance, levels, sampler, start, epsilon_scale, gamma)
 
 

@@ -50,12 +50,14 @@ class Stream(StrEnum):
 class Spacing(StrEnum):
     """How a grid's levels were chosen.
 
-    By a schedule's spacing, by the sampler itself, or by somebody else's loop."""
+    By a schedule's spacing, as a list of levels, by the sampler itself, or by somebody else's
+    loop."""
 
     LINSPACE = "linspace"
     LEADING = "leading"
     TRAILING = "trailing"
     KARRAS = "karras"
+    GIVEN = "given"
     SAMPLER = "sampler"
     OBSERVED = "observed"
 
@@ -88,7 +90,8 @@ class ModelId:
     """Which model.
 
     weights: its hash. guidance: NaN where a loop was guided by an unknown scale. computed: in
-    another precision or manner than its own, "" if not."""
+    another precision or manner than its own, "" if not. conditions: a hash of the embeddings of its
+    prompts, "" without."""
 
     name: str
     weights: str
@@ -97,6 +100,7 @@ class ModelId:
     guidance: float | None = None
     source: str = ""
     computed: str = ""
+    conditions: str = ""
 
     @property
     def guided(self) -> bool:
@@ -408,6 +412,7 @@ def _read_model(given: Any, guidance_unknown: bool) -> ModelId:
         UNKNOWN_GUIDANCE if guidance_unknown else guidance,
         reader.text("source", ""),
         reader.text("computed", ""),
+        reader.text("conditions", ""),
     )
 
 

@@ -177,18 +177,23 @@ class Schedule:
         return Level(label, *self.curve.alpha_sigma(label))
 
     def levels(
-        self, steps: int, timestep_spacing: str = "linspace", grid: str | None = None
+        self, steps: int, timestep_spacing: Any = "linspace", grid: str | None = None
     ) -> tuple[Level, ...]:
         """The steps + 1 levels of a sampling chain, noisiest first, the clean end last.
 
         `linspace`, `leading` and `trailing` are even in the schedule's own time (for edm that is
         σ^(1/7), Karras et al.'s spacing); `karras` is even in (σ/α)^(1/7) and gives fractional
-        timesteps on a discrete schedule. grid: the older name of timestep_spacing.
+        timesteps on a discrete schedule. In place of a spacing's name, a chain's own steps + 1
+        `Level`s may be given (`levels.chosen_levels`). grid: the older name of timestep_spacing.
 
         Raises InputError for an unknown spacing, steps < 1, or more steps than a discrete schedule
         has levels.
         """
         spacing = grid or timestep_spacing
+        if isinstance(spacing, tuple):
+            if len(spacing) != steps + 1:
+                raise InputError(f"{len(spacing) - 1} levels were given for {steps} steps")
+            return spacing
         if spacing not in SPACINGS:
             raise InputError(
                 f"unknown timestep spacing {spacing!r}: allowed are {', '.join(SPACINGS)}"

@@ -42,6 +42,11 @@ def read(study: str, name: str) -> pd.DataFrame | None:
     return pd.read_csv(folder / name) if ended else None
 
 
+def decisions() -> pd.DataFrame:
+    """The parts of all claims, with intervals, sizes that count and outcomes."""
+    return pd.read_csv(RESULTS / "decisions.csv")
+
+
 def run_of(study: str) -> dict[str, Any]:
     """A study's run.json."""
     run: dict[str, Any] = json.loads((RESULTS / study / "run.json").read_text())

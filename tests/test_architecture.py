@@ -24,6 +24,7 @@ ORDER = (
     "files",
     "clipping",
     "schedules",
+    "levels",
     "samplers",
     "jackknife",
     "paths",
@@ -183,8 +184,7 @@ SAMPLERS = {
     "Euler",
     "Heun",
     "SchedulerSampler",
-    "CorrectedSDE",
-    "Exponential",
+    "Trapezoid",
 }
 
 

@@ -4,12 +4,17 @@ A scheduler's file holds two things: the noise schedule that the network was tra
 always used, and how its own pipeline would sample. A chain of `record` follows its own options.
 Where the two differ, it is said."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from exposure_bias.clipping import Clipping
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.samplers import DDPM, Sampler
+
+Call = Callable[..., Tensor]
 
 VARIANCES = (
     *(None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
@@ -65,3 +70,22 @@ def left_out(config: Mapping[str, Any], sampler: Sampler, clip: Clipping, spacin
     if isinstance(sampler, DDPM) and variance in VARIANCES and variance != sampler.variance:
         parts.append(f"use the variance {variance} (--sampler ddpm:{variance} does so here)")
     return ", ".join(parts)
+
+
+def telling(call: Call, name: str) -> Call:
+    """Return a call of a network from files that raises InputError where the network fails.
+
+    Its configuration may build a network that computes nothing."""
+
+    def told(net: Any, *inputs: Tensor) -> Tensor:
+        try:
+            return call(net, *inputs)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever torch says to a number of the wrong kind
+            raise InputError(
+                f"the network of {name} fails when it is called ({type(error).__name__}:"
+                f" {reason(error)}): its config.json is not that of a working network"
+            ) from error
+
+    return told

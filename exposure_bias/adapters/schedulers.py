@@ -43,9 +43,10 @@ from exposure_bias.adapters.rehearsal import (
 )
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
+from exposure_bias.levels import sigma_of
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
 from exposure_bias.samplers import Sampler
-from exposure_bias.schedules import Schedule
+from exposure_bias.schedules import Level, Schedule
 
 # The parameterisations of networks that a class can sample from.
 SUPPORTED = {
@@ -114,12 +115,13 @@ REFUSED = {
     "RePaintScheduler": "it inpaints: each step needs the known image and a mask",
     "RFD4ProteinaScheduler": "it samples protein coordinates",
 }
+SAME_RATIO = 1e-2  # of σ/α, between a level that was asked for and the scheduler's own
 SAME_LEVEL = 2e-3  # |a_k − α_k| of a state, in units of √(α_k² + σ_k²)
 PYTHON = {"True": True, "False": False, "None": None}
 SPACINGS = ("leading", "trailing", "linspace")
 
 
-def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linspace") -> Sampler:
+def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: Any = "linspace") -> Sampler:
     """The sampler of `steps` steps that a name or an object stands for.
 
     sampler: what `samplers.parse` takes; a diffusers class by name, with options of its constructor
@@ -127,7 +129,8 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
     "DPMSolverMultistepScheduler:solver_order=3,use_karras_sigmas=true"; or a diffusers scheduler,
     of which a copy is used with all its options. A class named by a string gets the model's noise
     schedule and prediction type. spacing: a scheduler has its own, set by its options, so only the
-    default is taken.
+    default is taken; or a chain's levels, for a scheduler whose `set_timesteps` takes a list of
+    timesteps or sigmas.
 
     Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown
     option, a scheduler whose T, betas or prediction type are not the model's, one that cannot work
@@ -136,11 +139,12 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
     if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(
         sampler, "begin"
     ):
-        return samplers.parse(sampler)
+        return samplers.prepared(samplers.parse(sampler), model.schedule, steps, spacing)
     _check_class(
         [name] if isinstance(sampler, str) else [c.__name__ for c in type(sampler).__mro__], model
     )
-    if spacing != "linspace":
+    chosen = None if isinstance(spacing, str) else tuple(spacing)
+    if chosen is None and spacing != "linspace":
         raise InputError(
             f"{name} makes its own grid: set timestep_spacing={spacing} among its options instead"
             " of grid"
@@ -148,12 +152,12 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: str = "linsp
     if not isinstance(sampler, str):
         scheduler = copy.deepcopy(sampler)
         _check_type(scheduler, name, model)
-        return _prepared(scheduler, name, model, steps, None)
+        return _prepared(scheduler, name, model, steps, None, chosen)
     if _answers_any(model):
         with suppress(_CannotRun):
-            return _by_name(sampler, model, model.prediction_type, steps)
-        return _by_name(sampler, model, "epsilon", steps)
-    return _by_name(sampler, model, model.prediction_type, steps)
+            return _by_name(sampler, model, model.prediction_type, steps, chosen)
+        return _by_name(sampler, model, "epsilon", steps, chosen)
+    return _by_name(sampler, model, model.prediction_type, steps, chosen)
 
 
 def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "SchedulerSampler":
@@ -211,11 +215,17 @@ def _answers_any(model: Denoiser) -> bool:
     return isinstance(model, MixtureOracle | EmpiricalOracle | Teacher)
 
 
-def _by_name(sampler: str, model: Denoiser, prediction_type: str, steps: int) -> "SchedulerSampler":
+def _by_name(
+    sampler: str,
+    model: Denoiser,
+    prediction_type: str,
+    steps: int,
+    chosen: tuple[Level, ...] | None,
+) -> "SchedulerSampler":
     scheduler, eta = _named(sampler, model, prediction_type)
     name = type(scheduler).__name__
     _check_type(scheduler, name, model)
-    return _prepared(scheduler, name, model, steps, eta)
+    return _prepared(scheduler, name, model, steps, eta, chosen)
 
 
 def _named(sampler: str, model: Denoiser, prediction_type: str) -> tuple[Any, float | None]:
@@ -337,10 +347,17 @@ def _check_betas(scheduler: Any, name: str, schedule: Schedule) -> None:
 
 
 def _prepared(
-    scheduler: Any, name: str, model: Denoiser, steps: int, eta: float | None
+    scheduler: Any,
+    name: str,
+    model: Denoiser,
+    steps: int,
+    eta: float | None,
+    chosen: tuple[Level, ...] | None = None,
 ) -> "SchedulerSampler":
     """The sampler of a scheduler that is ours to change, rehearsed."""
     clip, steps = own_clip(scheduler), whole_number(steps, "steps")
+    if chosen is not None:
+        return replace(_through(scheduler, name, model, eta, chosen), clip=clip, steps=steps)
     try:
         rehearsed = _set_and_rehearsed(scheduler, steps, model, eta)
     except InputError:
@@ -364,6 +381,41 @@ def _set_and_rehearsed(
     with no_deprecations():
         scheduler.set_timesteps(steps, device=model.device)
         return rehearse(_unclipped(scheduler), model.schedule, eta, model.device)
+
+
+def _through(
+    scheduler: Any, name: str, model: Denoiser, eta: float | None, chosen: tuple[Level, ...]
+) -> "SchedulerSampler":
+    """The sampler of a scheduler that is sent through given levels.
+
+    Raises InputError for one that takes no list of levels, or goes through others.
+    """
+    noisy = chosen[:-1]
+    sigmas = [sigma_of(model.schedule, level) for level in chosen]
+    # Some classes append the clean end to sigmas, others want it given.
+    lists = [("sigmas", sigmas), ("sigmas", sigmas[:-1])]
+    if all(float(level.timestep).is_integer() for level in noisy):
+        lists.insert(0, ("timesteps", [int(level.timestep) for level in noisy]))
+    taken = inspect.signature(scheduler.set_timesteps).parameters
+    for kind, values in ((kind, values) for kind, values in lists if kind in taken):
+        with suppress(Exception), no_deprecations(), quiet():
+            scheduler.set_timesteps(**{kind: values}, device=model.device)
+            rehearsed = rehearse(_unclipped(scheduler), model.schedule, eta, model.device)
+            if _goes_through(rehearsed, chosen):
+                return replace(rehearsed, scheduler=scheduler)
+    raise InputError(
+        f"{name} cannot be sent through levels of your choice: use DDPMScheduler,"
+        " DPMSolverMultistepScheduler or EulerDiscreteScheduler, or a sampler of ours"
+    )
+
+
+def _goes_through(rehearsed: "SchedulerSampler", chosen: Sequence[Level]) -> bool:
+    """Whether a scheduler's levels are those that were asked for."""
+    own = rehearsed.own_levels
+    if rehearsed.level_error > SAME_LEVEL or len(own) != len(chosen):
+        return False
+    mine, asked = ([level.ratio for level in levels] for levels in (own, chosen))
+    return bool(np.isclose(mine, asked, rtol=SAME_RATIO, atol=0).all())
 
 
 def _check_levels(

@@ -33,6 +33,7 @@ def record(
     start: str | float = "data",
     grid: str = "linspace",
     timestep_spacing: str | None = None,
+    levels: Any = None,
     refine: int = 1,
     clip: Any = False,
     streams: Sequence[str] = ("forward", "chain"),
@@ -54,7 +55,8 @@ def record(
     most 1024.
     start: "data" starts sample i at α_T x_0 + σ_T ε with x_0 = image i; "noise" at N(0, I); a
     timestep of the grid starts on data at that level. timestep_spacing: see `Schedule.levels`; grid
-    is its older name.
+    is its older name. levels: a list of timesteps, or of sigmas as {"sigmas": [...]}, noisiest
+    first, in place of steps and spacing (`levels`).
     refine: this many steps in place of each, recorded at the levels of the unrefined chain
     (`Schedule.refined`). clip: see `clipping`. streams: any of forward, chain, teacher. seed: of
     all noise; a sample's noise is one Brownian path (`paths`), which depends on the seed and its
@@ -86,6 +88,7 @@ def record(
         start=start,
         grid=grid,
         timestep_spacing=timestep_spacing,
+        levels=levels,
         refine=refine,
         clip=clip,
         seed=seed,
@@ -123,7 +126,10 @@ def recorded(
             subjects = Subjects(batch.rows, batch.images, batch.x0, setup.law)
             for name, step in _steps(setup, batch, ledger.kept):
                 ledger.collectors[name].update(step, subjects)
-                turn.report(len(batch.ids) if step.prediction is not None else 0)
+                # Some chains ask the network inside their steps (`samplers.Steps`).
+                inside = name == "chain" and step.index < setup.run.steps
+                asked = step.prediction is not None or inside
+                turn.report(len(batch.ids) if asked else 0)
     how = made(batch_size=batch_size, device=str(setup.model.device), processes=team().size)
     return Recording(ledger.datasets(np.arange(setup.n)), setup.run, setup.n, how)
 

@@ -22,8 +22,16 @@ from exposure_bias.adapters.sampling import left_out
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
-from exposure_bias.denoisers import AS_IT_IS, Denoiser, Speed, on_device, probe
+from exposure_bias.denoisers import (
+    AS_IT_IS,
+    Denoiser,
+    FractionalTimestep,
+    Speed,
+    on_device,
+    probe,
+)
 from exposure_bias.errors import InputError, printable, whole_number
+from exposure_bias.levels import chosen_levels
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
 from exposure_bias.running.parallel import team
@@ -183,6 +191,7 @@ def prepare(
     steps: int = 100,
     grid: str = "linspace",
     timestep_spacing: str | None = None,
+    levels: Any = None,
     refine: int = 1,
     start: str | float = "data",
     clip: Any = False,
@@ -198,26 +207,33 @@ def prepare(
 ) -> Setup:
     """Check what a user gave and make a `Setup` of it; raises InputError where it does not fit.
 
-    n: by default the data's, at most `most`. The other options as in `record`.
+    n: by default the data's, at most `most`. levels: a chain's levels in place of steps and spacing
+    (`levels.chosen_levels`). The other options as in `record`.
     """
     model = adapt(model)
     data = load_data(data).fitted(model.shape)
+    model = model.fitted(data.shape)
     n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     whole_number(batch_size, "batch_size")
     whole_number(memory, "memory, in bytes,")
-    spacing = spacing_of(grid, timestep_spacing)
+    spacing: Any = spacing_of(grid, timestep_spacing)
+    if levels is not None:
+        if spacing != "linspace":
+            raise InputError(f"levels take the place of a spacing: leave {spacing} out")
+        spacing = given_levels(model, levels)
+        steps = len(spacing) - 1
     chosen = sampler_for(sampler, model, steps, spacing)
     clip = clip_of(clip, chosen)
     check_fit(model, data, n, clip)
     check_processes(n)
     whole = chosen.levels(model.schedule, steps, spacing)
     begin = start_of(start, whole)
-    levels, places = model.schedule.refined(whole[begin[1] :], refine)
-    chosen.begin(levels)
-    own = getattr(chosen, "scheduler", None)  # a class of diffusers', with a spacing of its own
-    used = spacing if own is None else own.config.get("timestep_spacing")
+    through, places = model.schedule.refined(whole[begin[1] :], refine)
+    chosen.begin(through)
+    # A class of diffusers' has a spacing of its own, levels have none.
+    used = spacing if isinstance(spacing, str) and not hasattr(chosen, "scheduler") else None
     if isinstance(sampler, str) and (unlike := left_out(model.sampling, chosen, clip, used)):
         warnings.warn(
             f"the scheduler in {model.name} would {unlike}: the sampler {chosen} follows its own"
@@ -226,11 +242,11 @@ def prepare(
         )
     run = Run(
         **identities(model, data),
-        levels=levels,
+        levels=through,
         sampler=str(chosen),
         kind=kind,
         exact_teacher=chosen.exact_teacher,
-        prior=chosen.prior_scale(levels[0]),
+        prior=chosen.prior_scale(through[0]),
         spacing=_spacing(spacing, whole, model, steps),
         refine=refine,
         start=begin[0],
@@ -239,7 +255,7 @@ def prepare(
         streams=tuple(streams),
         spectra=tuple(spectra),
         probe=probe(model),
-        transitions=None if named(str(chosen)) else chosen.transition(levels),
+        transitions=None if named(str(chosen)) else chosen.transition(through),
         options=dict(options or {}),
     )
     return Setup(run, model, data, chosen, places, n, first, memory=memory)
@@ -255,6 +271,7 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
         model.guidance,
         source_of(model),
         model.computed,
+        model.conditions,
     )
     about = DataId()
     if data is not None:
@@ -410,8 +427,37 @@ def _versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def _spacing(spacing: str, levels: Sequence[Level], model: Denoiser, steps: int) -> Spacing:
+def given_levels(model: Denoiser, levels: Any) -> tuple[Level, ...]:
+    """The levels of a list that a user gave, each of which the network takes.
+
+    Raises InputError for what `chosen_levels` refuses, and where a level falls between whole
+    timesteps of a network that knows only whole ones.
+    """
+    chosen = chosen_levels(model.schedule, levels)
+    between = [level for level in chosen[:-1] if not float(level.timestep).is_integer()]
+    if between and not model.schedule.continuous and not takes_fractions(model, between[0]):
+        raise InputError(
+            f"level {between[0].timestep:.6g} falls between two whole timesteps, and {model.name}"
+            " answers at whole timesteps only: give whole timesteps"
+        )
+    return chosen
+
+
+def takes_fractions(model: Denoiser, level: Level) -> bool:
+    """Whether a network answers at a level between whole timesteps; found by asking it once."""
+    x = torch.zeros(1, *model.shape, dtype=torch.float64, device=model.device)
+    try:
+        with model.evaluating():
+            model.given([0])(x, level)
+    except FractionalTimestep:
+        return False
+    return True
+
+
+def _spacing(spacing: Any, levels: Sequence[Level], model: Denoiser, steps: int) -> Spacing:
     """The spacing asked for, unless the sampler took levels of its own."""
+    if not isinstance(spacing, str):
+        return Spacing.GIVEN
     try:
         own = model.schedule.levels(steps, spacing)
     except InputError:

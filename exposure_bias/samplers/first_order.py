@@ -148,7 +148,7 @@ class Heun(Euler):
     """
 
     def levels(
-        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+        self, schedule: Schedule, steps: int, spacing: Any = "linspace"
     ) -> tuple[Level, ...]:
         """The schedule's own; warns of a first step that multiplies errors."""
         levels = super().levels(schedule, steps, spacing)

@@ -1,16 +1,32 @@
 """Samplers by name: the same text in Python and at the command line."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from exposure_bias.errors import InputError
+from exposure_bias.samplers.churn import EDM
 from exposure_bias.samplers.first_order import DDIM, DDPM, Euler, Heun
 from exposure_bias.samplers.protocol import MEMBERS, OneStep, Sampler, option
+from exposure_bias.samplers.second_order import DPMPP2M, DPM2Ancestral, DPMPP2SAncestral
 from exposure_bias.strangers import imported
 
-SPECIFICATIONS = "ddpm, ddpm:fixed_large, ddpm:learned_range, ddim, ddim:ETA, euler, heun"
+SPECIFICATIONS = (
+    "ddpm, ddpm:fixed_large, ddpm:learned_range, ddim, ddim:ETA, euler, heun, edm:CHURN,"
+    " dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_2m, dpmpp_2m_sde"
+)
 
-OURS: dict[str, Callable[..., OneStep]] = {"ddpm": DDPM, "ddim": DDIM, "euler": Euler, "heun": Heun}
+OURS: dict[str, Callable[..., OneStep]] = {
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "euler": Euler,
+    "heun": Heun,
+    "edm": EDM,
+    "dpm_2_ancestral": DPM2Ancestral,
+    "dpmpp_2s_ancestral": DPMPP2SAncestral,
+    "dpmpp_2m": DPMPP2M,
+    "dpmpp_2m_sde": partial(DPMPP2M, sde=True),
+}
 
 
 def parse(sampler: Any) -> Sampler:
@@ -21,7 +37,7 @@ def parse(sampler: Any) -> Sampler:
     if not isinstance(sampler, str):
         return checked(sampler)
     name, _, option = sampler.partition(":")
-    if name in ("ddpm", "ddim", "euler", "heun"):
+    if name in OURS:
         return _ours(sampler, name, option)
     if ":" in sampler:
         return _stranger(sampler)
@@ -57,22 +73,34 @@ def checked(sampler: Any) -> Sampler:
 
 
 def named(sampler: str) -> Sampler | None:
-    """One of ours by its recorded name, or None for anybody else's."""
-    return (
-        _ours(sampler, *sampler.partition(":")[::2]) if sampler.partition(":")[0] in OURS else None
-    )
+    """One of ours by its recorded name.
+
+    None for anybody else's, and for edm, whose steps do not follow from a chain's levels alone.
+    """
+    name, _, options = sampler.partition(":")
+    return _ours(sampler, name, options) if name in OURS and name != "edm" else None
 
 
-def _ours(sampler: str, name: str, option: str) -> Sampler:
+def _ours(sampler: str, name: str, rest: str) -> Sampler:
     try:
         if name == "ddim":
-            return DDIM(float(option or 0))
-        return OURS[name](option) if option else OURS[name]()
+            return DDIM(float(rest or 0))
+        if name == "edm":
+            return EDM(**_churn(rest))
+        return OURS[name](rest) if rest else OURS[name]()
     except (TypeError, ValueError, InputError):
         raise InputError(
             f"unknown sampler {sampler!r}: allowed are {SPECIFICATIONS} (0 ≤ ETA ≤ 1), or"
             " module:Class"
         ) from None
+
+
+def _churn(text: str) -> dict[str, Any]:
+    """The options of "CHURN" or "churn=CHURN,s_min=…"."""
+    if "=" not in text:
+        return {"churn": float(text)} if text else {}
+    given = (option(part, repr(text), "edm") for part in text.split(","))
+    return {key: float(value) for key, value in given}
 
 
 def _stranger(text: str) -> Sampler:

@@ -43,9 +43,13 @@ Predict = Callable[[Any, Level], Prediction]
 
 
 class Steps(Protocol):
-    """What takes the steps of one chain, in order; a multistep solver keeps its history here."""
+    """What takes the steps of one chain, in order; a multistep solver keeps its history here.
 
-    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
+    An attribute `asks_itself = True` says that `now` is not wanted: it is None then, and the chain
+    does not ask the network on behalf of the step. Such a chain has no predictions to record.
+    """
+
+    def step(self, x: Any, now: Any, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         """x_t from x_s, the prediction `now` there and unit noise z, which is None without noise.
 
         predict: asks the model at another state and level, for solvers of higher order.
@@ -96,8 +100,11 @@ class Sampler(Protocol):
     @property
     def limit(self) -> Limit | None: ...
 
-    def levels(self, schedule: Schedule, steps: int, spacing: str) -> tuple[Level, ...]:
-        """The steps + 1 levels of a chain of `steps`, noisiest first."""
+    def levels(self, schedule: Schedule, steps: int, spacing: Any) -> tuple[Level, ...]:
+        """The steps + 1 levels of a chain of `steps`, noisiest first.
+
+        spacing: a name, or the levels themselves; both are for `Schedule.levels`.
+        """
 
     def begin(self, levels: Sequence[Level]) -> Steps:
         """What takes a chain's steps through `levels`; InputError if it cannot."""
@@ -138,10 +145,14 @@ class OneStep(ABC):
         """x_t from x_s (any array type): see `Steps`."""
 
     def levels(
-        self, schedule: Schedule, steps: int, spacing: str = "linspace"
+        self, schedule: Schedule, steps: int, spacing: Any = "linspace"
     ) -> tuple[Level, ...]:
         """The schedule's own."""
         return schedule.levels(steps, spacing)
+
+    def prepared(self, schedule: Schedule, steps: int, spacing: Any) -> Self:
+        """The sampler of one chain's levels; itself, as it knows each step from its two levels."""
+        return self
 
     def begin(self, levels: Sequence[Level]) -> Self:
         """The sampler itself, as it keeps nothing between steps."""
@@ -190,6 +201,15 @@ def specification(sampler: Any) -> str:
     )
     listed = ",".join(f"{key}={json.dumps(value, default=str)}" for key, value in values.items())
     return f"{name}:{listed}" if listed else name
+
+
+def prepared(sampler: Sampler, schedule: Schedule, steps: int, spacing: Any) -> Sampler:
+    """The sampler of a chain's levels, where it has to know them beforehand (`OneStep.prepared`).
+
+    A sampler without that member is returned as it is.
+    """
+    of = getattr(sampler, "prepared", None)
+    return sampler if of is None else of(schedule, steps, spacing)
 
 
 def prior_scale(level: Level) -> float:
