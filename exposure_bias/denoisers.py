@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
 from exposure_bias.errors import InputError, reason
 from exposure_bias.paths import Noise
@@ -122,6 +123,7 @@ class Denoiser:
         guidance: float | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        check_arguments(Denoiser.__init__, locals())
         if not callable(net):
             raise InputError(
                 f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
@@ -353,12 +355,18 @@ class Denoiser:
                 f"{self.name} returned {type(output).__name__} where a tensor was expected: say"
                 " with call=lambda net, x, timestep: ... how to call it"
             )
+        if output.is_meta or output.is_nested or output.layout is not torch.strided:
+            kind = "no numbers (on the meta device)" if output.is_meta else "a sparse tensor"
+            raise InputError(
+                f"{self.name} returned {kind} where a plain tensor was expected: say with call="
+                "lambda net, x, timestep: ... how to make one of it"
+            )
         if not output.is_floating_point():
             raise InputError(
                 f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
                 " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
-        return output
+        return output.detach()
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
@@ -433,6 +441,11 @@ def weight_hash(net: torch.nn.Module) -> str:
     # are.
     state = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
     for key, value in sorted(state.items()):
+        if value.is_meta or value.layout is not torch.strided:
+            raise InputError(
+                f"the network's {key} has no numbers (on the meta device) or is sparse: load its"
+                " weights first"
+            )
         digest.update(key.encode())
         digest.update(
             value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

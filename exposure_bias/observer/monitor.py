@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.spectra import spectrum
@@ -58,8 +59,8 @@ class Monitor:
 
     def __init__(
         self,
-        *,
         data: Any,
+        *,
         every: int = 1000,
         what: Sequence[str] = ("gap", "hf", "forward_loss"),
         log: Any = None,
@@ -70,6 +71,7 @@ class Monitor:
         seed: int = 0,
         batch_size: int = 256,
     ) -> None:
+        check_arguments(Monitor.__init__, locals())
         unknown = [name for name in what if name not in MEASURES]
         if isinstance(what, str) or unknown or not what:
             raise InputError(f"what is any of {', '.join(MEASURES)}, as a list; got {what!r:.60}")

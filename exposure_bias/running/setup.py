@@ -44,6 +44,7 @@ from exposure_bias.statistics.law import Law, law
 DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
+MOST = 10**8  # samples of a run
 # Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
 MEMORY, MOMENTS = 96 * 2**20, 7
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
@@ -213,7 +214,7 @@ def prepare(
     model = adapt(model)
     data = load_data(data).fitted(model.shape)
     model = model.fitted(data.shape)
-    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
+    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,", 1, MOST)
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     whole_number(batch_size, "batch_size")

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from exposure_bias import data as sources
 from exposure_bias import files
 from exposure_bias.adapters import adapt
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
@@ -164,6 +165,7 @@ def train(
     them), and a loss or a weight that is not finite: it names the iteration; the last checkpoint is
     an earlier, good one.
     """
+    check_arguments(train, locals())
     chosen = Settings(**settings)
     folder = None if out is None else files.target_of(out)
     _check(folder, resume, checkpoint_every, sample_every, on_write_error)

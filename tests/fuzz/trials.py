@@ -128,7 +128,7 @@ def _outcome(trial: Trial, folder: Path) -> tuple[str, str]:
         return _one_line(str(error))
     except BaseException as error:
         return "traceback", _last(error)
-    return "read", str(said)
+    return "read", type(said).__name__ if not isinstance(said, str) else said
 
 
 def _last(error: BaseException) -> str:
