@@ -106,7 +106,6 @@ class Schedule:
     @property
     def continuous(self) -> bool:
         """Whether the network was trained on a continuum of levels rather than on T of them."""
-        check_arguments(continuous, locals())
         return self.curve is not None
 
     @property
@@ -438,6 +437,7 @@ def continuous(
     A label is found from its α by Brent's method, to round-off. Raises InputError where log α is
     not below 0 or does not decrease between any two of the schedule's points.
     """
+    check_arguments(continuous, locals())
     if parameterisation not in ("vp", "sub-vp"):
         raise InputError(
             f"log alpha makes a vp or a sub-vp schedule, not {parameterisation!r}: see edm, ve and"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from exposure_bias.clipping import Clipping
 from exposure_bias.errors import InputError, reason
-from exposure_bias.samplers import DDPM, Sampler
+from exposure_bias.samplers import Sampler
 
 Call = Callable[..., Tensor]
 
@@ -67,7 +67,7 @@ def left_out(config: Mapping[str, Any], sampler: Sampler, clip: Clipping, spacin
         parts.append(f"space its timesteps by {own} (--timestep-spacing {own} does so here)")
     parts += [f"take {kind} steps ({o})" for o, kind in GRIDS.items() if config.get(o)]
     variance = str(config.get("variance_type")).removesuffix("_log")
-    if isinstance(sampler, DDPM) and variance in VARIANCES and variance != sampler.variance:
+    if variance in VARIANCES and getattr(sampler, "variance", variance) != variance:
         parts.append(f"use the variance {variance} (--sampler ddpm:{variance} does so here)")
     return ", ".join(parts)
 

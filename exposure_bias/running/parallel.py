@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure_bias import files
 from exposure_bias.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -209,6 +208,8 @@ def claimed(path: str | os.PathLike[str], folder: bool = False) -> Iterator[None
     """Hold a file, or a folder of results, for this run while it writes there.
 
     The first process holds it for all. Raises InputError in all where another run holds it."""
+    from exposure_bias import files  # it loads xarray, which --help does without
+
     with ExitStack() as held:
 
         def claim() -> None:

@@ -109,7 +109,7 @@ def last_iteration(run: Path) -> int | None:
     return int(number) if os.path.isdir(folder) and number.isdigit() else None
 
 
-def read(run: Path, limit: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+def read(run: Path, limit: int | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(state, provenance, log) of a run's last checkpoint.
 
     limit: the most bytes that the state may have.
