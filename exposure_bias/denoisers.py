@@ -22,7 +22,7 @@ from torch import Tensor
 
 from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
-from exposure_bias.errors import InputError, reason
+from exposure_bias.errors import InputError, reason, shown
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
@@ -519,6 +519,8 @@ def probe(model: Denoiser) -> Probe:
 
 def on_device(device: torch.device | str | None) -> Tensor:
     """An empty float32 tensor there. Raises InputError for a device that is not there."""
+    if not isinstance(device, str | torch.device | None):
+        raise InputError(f"a device is named by a text such as 'cuda', got {shown(device)}")
     try:
         return torch.empty(0, device=device)
     except (

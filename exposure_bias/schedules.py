@@ -299,6 +299,7 @@ def timestep_spacing(grid: str, spacing: str | None) -> str:
 
     Raises InputError if they differ.
     """
+    check_arguments(timestep_spacing, locals())
     if spacing is not None and grid not in ("linspace", spacing):
         raise InputError(
             f"grid={grid!r} and timestep_spacing={spacing!r} name one thing: give one of them"

@@ -94,7 +94,10 @@ def _calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "normality": (eb.normality, {"errors": errors, "n": 16, "alpha": 0.05}),
         "isotropy": (eb.isotropy, {"errors": errors}),
         "shapiro": (eb.shapiro, {"x": np.random.default_rng(0).normal(size=(20, 2))}),
-        "report": (eb.report, {"results": [recorded], "path": "page.html"}),
+        "report": (
+            lambda results, path: eb.report(results, path=path),
+            {"results": recorded, "path": "page.html"},
+        ),
         "epsilon_scaled": (eb.remedies.epsilon_scaled, {"model": model, "scale": 1.01}),
         "ip_equivalent": (eb.remedies.ip_equivalent, {"model": model, "gamma": 0.1}),
         "time_shifted": (eb.remedies.time_shifted, {"model": model, "window": 3, "cutoff": 100}),
