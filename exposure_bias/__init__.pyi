@@ -1,4 +1,5 @@
 from . import adapters as adapters
+from . import autoregression as autoregression
 from . import clipping as clipping
 from . import data as data
 from . import denoisers as denoisers
@@ -22,6 +23,7 @@ from . import training as training
 from .adapters import adapt as adapt
 from .adapters import load_model as load_model
 from .data import load_data as load_data
+from .data.sequences import Sequences as Sequences
 from .denoisers import Denoiser as Denoiser
 from .diagnostics.denoising import denoising_check as denoising_check
 from .diagnostics.epsilon_norm import epsilon_norm as epsilon_norm
@@ -38,6 +40,8 @@ from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
+from .experiments.drift import drift as drift
+from .experiments.drift import drift_budget as drift_budget
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope

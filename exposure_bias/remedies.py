@@ -70,7 +70,9 @@ class Remedied(Denoiser):
         return hashlib.sha256(f"{self.model.weight_hash} + {self.remedy}".encode()).hexdigest()[:16]
 
     def _inner(self, rows: Tensor | slice = slice(None)) -> Denoiser:
-        """The wrapped model, bound to these rows of the labels that this one is bound to."""
+        """The wrapped model, bound to these rows of what this one is bound to."""
+        if self._context is not None:
+            return self.model.within(self._context.part(rows))
         return self.model if self._labels is None else self.model.given(self._labels[rows])
 
     def _restated(self, x: Tensor, level: Level, epsilon: Tensor, raw: Tensor) -> Tensor:

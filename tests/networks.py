@@ -1,5 +1,7 @@
 """Tiny diffusers networks with random weights, and what text-conditioned ones are called with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -8,6 +10,13 @@ import torch
 from torch import Tensor
 
 import exposure_bias as eb
+
+
+@contextmanager
+def told(message: str) -> Iterator[None]:
+    """What `observe` cannot record is told while the loop goes on."""
+    with pytest.warns(UserWarning, match=f"not recorded, and the loop goes on: .*{message}"):
+        yield
 
 
 def fails(message: str) -> Any:

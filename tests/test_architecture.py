@@ -31,6 +31,8 @@ ORDER = (
     "paths",
     "data",
     "run",
+    "autoregression",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
@@ -56,6 +58,7 @@ ORDER = (
 )
 WITH_TORCH = {
     "paths",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",

@@ -15,6 +15,7 @@ from exposure_bias.adapters import (
     ddpm_pytorch,
     diffusers,
     edm,
+    exported,
     flow_matching,
     guided_diffusion,
     hub,
@@ -180,6 +181,8 @@ def load_model(
     if isinstance(place, hub.Downloads):
         _refuse_preset(preset, place.name)
         return diffusers.adapt(place)
+    if place.is_file():
+        exported.refuse(place)
     if place.suffix in PICKLES:
         edm.refuse_pickle(place)
     if place.is_file() and place.suffix in CHECKPOINTS:

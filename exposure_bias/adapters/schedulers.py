@@ -167,7 +167,7 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
 
     Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
     """
-    _check_class([c.__name__ for c in type(scheduler).__mro__], model)
+    check_class(scheduler, model)
     own = _unclipped(scheduler)
     vars(own).pop("step", None)  # an observer's
     try:
@@ -177,8 +177,15 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
         raise InputError(
             f"cannot tell the levels of this {type(scheduler).__name__}: {reason(error)}"
         ) from error
-    _check_levels(rehearsed, own, model, int(scheduler.num_inference_steps), eta)
+    # Timesteps that were given one by one have no number of steps.
+    steps = scheduler.num_inference_steps or len(scheduler.timesteps)
+    _check_levels(rehearsed, own, model, int(steps), eta)
     return rehearsed
+
+
+def check_class(scheduler: Any, model: Denoiser) -> None:
+    """Raise InputError unless a scheduler's class, or a base of it, can sample from the model."""
+    _check_class([c.__name__ for c in type(scheduler).__mro__], model)
 
 
 def _check_class(names: Sequence[str], model: Denoiser) -> None:

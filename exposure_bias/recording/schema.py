@@ -42,7 +42,7 @@ DIMENSIONS = {
     r"mean|variance": "*",
     r"eigenvalue": "mode",
     r"eigenvector": "mode *",
-    r"timestep|alpha|sigma": "step",
+    r"timestep|alpha|sigma|noise_power": "step",
     r"image": "sample",
     r"step": "step",
     r"sample": "sample",
@@ -69,7 +69,7 @@ ROUND_OFF, TINY = 1 + 1e-6, 1e-200
 # What is a sum of squares, or a norm.
 POSITIVE = re.compile(
     r".*_(square|spectrum|haar|high|fft|hann|luma|plane|frames|histogram)|variance|eigenvalue"
-    r"|.*_modes|epsilon_norm|outside|prediction_error|error_norm"
+    r"|.*_modes|noise_power|epsilon_norm|outside|prediction_error|error_norm"
 )
 
 
