@@ -22,12 +22,8 @@ from torch import Tensor
 
 from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
-<<<<<<< HEAD
-from exposure_bias.errors import InputError, reason, shown
-=======
 from exposure_bias.contexts import Context
-from exposure_bias.errors import InputError, reason, whole_number
->>>>>>> main
+from exposure_bias.errors import InputError, reason, shown, whole_number
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction

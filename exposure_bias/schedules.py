@@ -34,12 +34,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-<<<<<<< HEAD
 from exposure_bias.checking import check_arguments, numbers
-from exposure_bias.errors import InputError, whole_number
-=======
 from exposure_bias.errors import InputError, reason, whole_number
->>>>>>> main
 
 Parameterisation = Literal["vp", "edm", "flow", "sub-vp", "custom"]
 TimestepSpacing = Literal["linspace", "leading", "trailing", "karras"]
@@ -51,11 +47,8 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 KARRAS_RHO = 7.0
 CONTINUOUS_POINTS = 1000
 ROUND_OFF = 1e-9
-<<<<<<< HEAD
 MOST_POINTS = 10**6  # of a schedule, and steps of a chain
-=======
 LABEL_SLACK = 1e-6  # of the range of labels: what a network's float32 makes of an end
->>>>>>> main
 
 
 class Level(NamedTuple):
