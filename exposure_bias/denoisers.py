@@ -133,13 +133,13 @@ class Denoiser:
         context: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        check_arguments(Denoiser.__init__, locals())
         if not callable(net):
             raise InputError(
                 f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
             )
         if type(net).__name__ == "ExportedProgram":
             raise InputError("an ExportedProgram is no module: give program.module()")
+        check_arguments(Denoiser.__init__, locals())
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
