@@ -349,6 +349,13 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
             f"the model works on states {described(model.shape)}, but {data.name} holds"
             f" {described(data.shape)}: give data of the model's channel count and size"
         )
+    if model.classes is not None and data.labels is None and data.folders:
+        few = ", ".join(data.folders[:3]) + (", …" if len(data.folders) > 3 else "")
+        raise InputError(
+            f"{model.name} is {model.chosen_by}-conditional, but no labels are given: give them"
+            f" with load_data(images, labels=...) or, since {data.name} lies in"
+            f" {len(data.folders)} top folders ({few}), labels='folders' (--labels folders)"
+        )
     model.given(data.labels)
     if clip and data.value_range is None and beyond(data, clip.bound):
         raise InputError(
