@@ -396,6 +396,16 @@ def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
 
 
+def with_model(setup: Setup, model: Denoiser) -> Setup:
+    """The setup with another network of the same kind, without learning the data's law again.
+
+    Its run still names the first network: for numbers that are not kept with their provenance.
+    """
+    changed = replace(setup, model=model)
+    changed.__dict__["law"] = setup.law  # where `cached_property` keeps it
+    return changed
+
+
 def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:
     """`adapt(model)`, its module moved to a device.
 
