@@ -327,3 +327,81 @@ def test_bad_pairs(case: str, tmp_path: Path, kept: Path) -> None:
         run(tmp_path / "m")
     assert len(str(caught.value).splitlines()) == 1
     assert not kept.exists()
+
+
+def latent_recording(place: Path, **options: Any) -> tuple[eb.Recording, eb.data.Data]:
+    x = eb.load_data(images(3, 16, 16, count=16), labels=np.arange(16) % CLASSES)
+    model, data = open_pair(place, x)
+    return eb.record(model, data, sampler="ddim", steps=3, **options), data
+
+
+def test_kept_samples_are_decoded(kept: Path, tmp_path: Path) -> None:
+    place, path = latent_folder(tmp_path / "m"), tmp_path / "r.nc"
+    recording, data = latent_recording(place, keep=3, checkpoint=path)
+    chain = recording["chain"]
+    assert chain["picture_state"].shape == (3, 4, 3, 16, 16)
+    # Kept numbers are rounded for the file, and the pictures are made of what is in it.
+    expected = data.decode(chain["kept_state"].values[:, 2])
+    np.testing.assert_array_equal(chain["picture_state"].values[:, 2], expected)
+    assert chain["picture_state"].values.std() > 5
+    assert not chain["picture_prediction"].values[:, -1].any()  # nothing is predicted there
+    assert {"picture_truth", "picture_prediction"} <= {*chain}
+    assert "picture_prediction" in recording["forward"]
+    loaded = eb.load(path)
+    assert loaded.run == recording.run
+    for name in chain:
+        np.testing.assert_array_equal(loaded["chain"][name].values, chain[name].values)
+    again, _ = latent_recording(place, keep=3, checkpoint=path)  # gone on with: all is there
+    np.testing.assert_array_equal(again["chain"]["picture_state"], chain["picture_state"])
+    assert (
+        "picture_state"
+        not in eb.record(
+            open_pair(place, data)[0], replace(data, decode=None), sampler="ddim", steps=3
+        )["chain"]
+    )
+
+
+def test_pictures_are_what_is_drawn(kept: Path, tmp_path: Path) -> None:
+    from exposure_bias.plots.strips import bounds, limits
+    from exposure_bias.reporting.pictures import slider
+
+    recording, _ = latent_recording(latent_folder(tmp_path / "m"), keep=2)
+    assert (limits(recording), bounds(recording).tolist()) == (1.0, [1.0] * 4)
+    figure = eb.plots.strip(recording, samples=1, levels=4)
+    drawn = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    pictures = recording["chain"]["picture_truth"].values[0, 0] / 255
+    np.testing.assert_allclose(drawn[0], np.moveaxis(pictures, 0, -1), atol=1e-6)
+    assert len(drawn) == 4 * 3 - 1  # x̂_0 at the clean end is nothing
+    shown = slider(recording)
+    assert shown is not None
+    assert len(shown.frames) == 4
+    page = eb.report(recording, path=tmp_path / "report.html")
+    assert page.stat().st_size > 10_000
+
+
+def test_recordings_of_latents_merge(kept: Path, tmp_path: Path) -> None:
+    place = latent_folder(tmp_path / "m")
+    whole, _ = latent_recording(place, n=10, keep=4)
+    parts = [latent_recording(place, n=n, first=f, keep=4)[0] for f, n in ((0, 3), (3, 7))]
+    merged = eb.merge(parts)
+    difference = np.abs(
+        merged["chain"]["picture_state"].values.astype(int) - whole["chain"]["picture_state"]
+    )
+    assert difference.max() <= 1
+    plain = replace(
+        parts[1],
+        streams={
+            name: stream.drop_vars([v for v in stream if str(v).startswith("picture")])
+            for name, stream in parts[1].streams.items()
+        },
+    )
+    assert "picture_state" not in eb.merge([parts[0], plain])["chain"]
+
+
+def test_large_pictures_are_made_small() -> None:
+    from exposure_bias.running.decoding import _smaller
+
+    x = np.arange(2 * 3 * 256 * 384).reshape(2, 3, 256, 384) % 251
+    small = _smaller(x.astype(np.uint8))
+    assert small.shape == (2, 3, 85, 128)
+    assert small[1, 2, 4, 5] == round(x[1, 2, 12:15, 15:18].mean())
