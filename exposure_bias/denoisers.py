@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -306,7 +307,7 @@ class Denoiser:
         them.
         """
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
-        with torch.no_grad(), evaluating(self.net):
+        with gradients(), evaluating(self.net):
             try:
                 dtype = torch.long if whole else self._label_dtype
                 output = self._fitting(x, level.timestep, dtype)
@@ -489,6 +490,26 @@ def weight_hash(net: torch.nn.Module) -> str:
             value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """A context in which a denoiser's outputs can be differentiated with respect to its states.
+
+    Elsewhere no gradients are recorded."""
+    before = _DIFFERENTIATING.set(True)
+    try:
+        yield
+    finally:
+        _DIFFERENTIATING.reset(before)
+
+
+def gradients() -> AbstractContextManager[Any]:
+    """A context that records gradients inside `differentiating`, and none elsewhere."""
+    return torch.set_grad_enabled(_DIFFERENTIATING.get())
+
+
+_DIFFERENTIATING: ContextVar[bool] = ContextVar("differentiating", default=False)
 
 
 @contextmanager
