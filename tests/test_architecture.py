@@ -18,7 +18,6 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
-    "glossary",
     "strangers",
     "states",
     "files",
@@ -27,6 +26,7 @@ ORDER = (
     "levels",
     "samplers",
     "jackknife",
+    "results",
     "paths",
     "data",
     "run",
@@ -45,9 +45,6 @@ ORDER = (
     "observer",
     "fidelity",
     "training",
-    "sentences",
-    "headlines",
-    "tables",
     "experiments",
     "plots",
     "reporting",

@@ -320,7 +320,7 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     done = torchrun("diagnose", "digits", *short, "--json", "-o", str(tmp_path / "d"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"attributes"') == 1
-    assert done.stderr.count("diagnosis.*") == 1
+    assert done.stderr.count("diagnose.*") == 1
     alone = torchrun("gap", str(tmp_path / "d" / "recording.nc"))
     assert alone.returncode != 0
     assert "eb-analyze: this runs no network" in alone.stderr
