@@ -54,6 +54,8 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "diagnose": lambda rec, _: eb.diagnose(rec),
     "error_budget": lambda *_: eb.error_budget(model(), images(), steps=4, restarts=()),
     "solver_curve": lambda *_: eb.solver_curve(model(), images(), ["ddpm"], [4, 5]),
+    "network_error": lambda *_: eb.network_error(model(), images(), levels=4, restarts=256),
+    "effective_level": lambda *_: eb.effective_level(model(), images(), steps=4),
     "variance_gap": lambda rec, _: eb.variance_gap(rec),
     "spectrum": lambda rec, _: eb.spectrum(rec),
     "epsilon_norm": lambda rec, _: eb.epsilon_norm(rec),

@@ -1,5 +1,6 @@
 """`eb.network_error` against closed forms: linear networks, exact networks, wrong ones."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,15 @@ import torch
 from scipy.integrate import solve_ivp
 
 import exposure_bias as eb
+from exposure_bias.cli import main
 from exposure_bias.diagnostics.orthogonality import family_wise, orthogonality
-from exposure_bias.diagnostics.predicted_share import CostSums, cost, quadrature
+from exposure_bias.diagnostics.predicted_share import (
+    CostSums,
+    Where,
+    cost,
+    quadrature,
+    where_it_arises,
+)
 from exposure_bias.diagnostics.strict_exposure import Restarts, strict_exposure
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.schedules import Level
@@ -472,3 +480,49 @@ def test_a_network_that_hides_its_gradient_gets_no_costs() -> None:
     found = eb.network_error(network, states("mixture", 256), levels=4, cuts=())
     assert "cost" not in found
     assert "differentiated" in found.attrs["no_costs"]
+
+
+def test_a_monitor_logs_slope_share_and_where() -> None:
+    """x̂_0 × 0.995 on white data: a share of −6.8 %, most of it where signal and noise are alike."""
+    logged: list[dict[str, float]] = []
+    monitor = eb.Monitor(
+        every=1,
+        data=states("white", 512),
+        n=512,
+        steps=2,
+        what=("forward_loss", "network_error"),
+        log=lambda step, values: logged.append(values),
+    )
+    monitor.check(1, wrong("x0 x 0.995", laws()["white"], LINEAR))
+    values = logged[0]
+    assert list(values) == monitor.columns
+    assert values["network_share"] == pytest.approx(-0.068, abs=3 * values["network_share_se"])
+    assert abs(values["network_slope"]) > 3 * values["network_slope_se"]
+    assert 0.1 < values["network_share_ratio"] < 3
+
+
+def test_most_of_a_share_is_found_where_it_was_put() -> None:
+    """By level and by half of the frequencies; of one without a place, everywhere."""
+    high = np.array([0, 0, 1, 1])
+    value = np.full((10, 4), -1e-4)
+    value[3:5, 2:] = -0.01
+    assert where_it_arises(value, high) == Where(3, 4, "high")
+    assert where_it_arises(np.full((10, 4), 0.01), high) == Where(0, 5, "all")
+    value = np.zeros((10, 4))
+    value[7, 0] = 0.02
+    assert where_it_arises(value, high) == Where(7, 7, "low")
+
+
+def test_the_command_says_what_python_says(tmp_path: Path, capsys: Any) -> None:
+    """On the bundled digits, with files for everything, and read again from them."""
+    out = str(tmp_path / "out")
+    main(["network-error", "-n", "256", "--levels", "4", "--restarts", "256", "-o", out, "-q"])
+    said = capsys.readouterr().out
+    assert "true states" in said
+    assert {"network-error.nc", "network-error.png", "network-error-slopes.csv"} <= {
+        path.name for path in Path(out).iterdir()
+    }
+    main(["network-error", f"{out}/network-error.nc", "--json"])
+    assert json.loads(capsys.readouterr().out)
+    for wrong_options in (["--sampler", "ddim"], ["--levels", "2"], ["--cuts", "1e9"]):
+        assert main(["network-error", "-n", "256", *wrong_options]) == 2

@@ -441,6 +441,30 @@ def telescope(parser: Parser) -> None:
     )
 
 
+def network_error(parser: Parser) -> None:
+    _saved(parser, "network-error.nc of an earlier -o: read, not run")
+    _running(parser)
+    parser.add_argument(
+        "--levels", type=int, default=20, help="noise levels that are asked (default: 20)"
+    )
+    parser.add_argument(
+        "--cuts",
+        type=float,
+        nargs="+",
+        help="sigma/alpha where strict exposure is measured (default: two)",
+    )
+    parser.add_argument(
+        "--restarts", type=int, help="samples that walk chains for it (default: at most 1024)"
+    )
+    parser.add_argument(
+        "--no-exposure", action="store_true", help="leave strict exposure and its chains out"
+    )
+    parser.add_argument(
+        "--no-costs", action="store_true", help="test only: take no gradients, predict no costs"
+    )
+    _printing(parser)
+
+
 def chain_length_fid(parser: Parser) -> None:
     _saved(parser, "chain-fid.nc of an earlier -o: read, not run")
     _running(parser)

@@ -134,6 +134,16 @@ def telescope(options: Options) -> None:
     output.show(options, results)
 
 
+def network_error(options: Options) -> None:
+    """`eb-analyze network-error`."""
+    from exposure_bias.cli import output
+    from exposure_bias.results import load_result
+
+    saved = options.saved
+    result = load_result(saved, "network_error") if saved else _network_error(options)
+    output.show(options, result)
+
+
 def chain_length_fid(options: Options) -> None:
     """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
@@ -390,6 +400,27 @@ def _curve(options: Options) -> "xr.Dataset":
     model = _model(options)
     models = [model, *(_remedied(options, _loaded(options, name)) for name in options.against)]
     return curve(models if options.against else model, _images(options), lengths, **settings)
+
+
+def _network_error(options: Options) -> "xr.Dataset":
+    from exposure_bias.experiments.network_error import network_error
+
+    if options.sampler != options.defaults["sampler"]:
+        raise InputError(
+            "network-error asks the network at true states and walks towards its own limit: leave"
+            " out --sampler"
+        )
+    if options.no_exposure:
+        _refuse_beside(options, "--no-exposure", "cuts", "restarts")
+    names = ("n", "levels", "restarts", "clip", "seed", "batch_size")
+    return network_error(
+        _model(options),
+        _images(options),
+        costs=not options.no_costs,
+        cuts=() if options.no_exposure else options.cuts,
+        folder=options.out,
+        **{name: getattr(options, name) for name in names},
+    )
 
 
 def _budget(options: Options) -> "xr.Dataset":
@@ -670,6 +701,11 @@ COMMANDS = {
     ),
     "telescope": Command(
         telescope, arguments.telescope, "where along the chain its gap arises, block by block"
+    ),
+    "network-error": Command(
+        network_error,
+        arguments.network_error,
+        "is the network wrong on true states, where, and at what cost",
     ),
     "chain-length-fid": Command(
         chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"

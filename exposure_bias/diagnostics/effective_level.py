@@ -72,7 +72,7 @@ def _ratio(power: Array, of_data: Array, alpha: Array, sigma: Array) -> Array:
 
 
 def network_ratio(
-    recording: Recording, slope: Sequence[float] | Array
+    slope: Sequence[float] | Array, recording: Recording
 ) -> tuple[Estimate, Array | None]:
     """r_network/r over (step) at the noisy levels, and a perfect network's.
 
@@ -96,12 +96,12 @@ def network_ratio(
     return found, np.exp(np.log(perfect[:-1]) / steep)
 
 
-def effective_level_of(recording: Recording, slope: Array) -> xr.Dataset:
+def effective_level_of(slope: Array, recording: Recording) -> xr.Dataset:
     """Both effective levels of a recording, with their intervals and references."""
     chain = recording["chain"].isel(step=slice(-1))
     names = ("step", "timestep", "alpha", "sigma")
     result = xr.Dataset(coords={name: chain[name] for name in names})
-    found, perfect = network_ratio(recording, slope)
+    found, perfect = network_ratio(slope, recording)
     result = with_estimates(result, ("step",), network_ratio=found)
     result["slope"] = ("step", slope)
     if perfect is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.diagnostics.effective_level import effective_level_of
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.kinds.effective_level import EFFECTIVE_LEVEL
@@ -71,6 +72,7 @@ def effective_level(
     >>> bool((levels["slope"] > 0).any())
     True
     """
+    check_arguments(effective_level, locals())
     setup = varied(
         prepare(
             model,
@@ -93,7 +95,7 @@ def effective_level(
             " model without guidance"
         )
     recording = recorded(setup, batch_size=batch_size, checkpoint=checkpoint)
-    return effective_level_of(recording, sensitivity(setup))
+    return effective_level_of(sensitivity(setup), recording)
 
 
 def sensitivity(setup: Setup) -> Array:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.data import load_data
 from exposure_bias.diagnostics.orthogonality import orthogonality
 from exposure_bias.diagnostics.strict_exposure import FLOOR, Exposure, strict_exposure
@@ -113,6 +114,7 @@ def network_error(
         For a guided model, too few levels, a function that does not fit, and whatever else
         `record` refuses.
     """
+    check_arguments(network_error, locals())
     if isinstance(model, Recording):
         return _of_recording(model, data, functions)
     plan = planned(

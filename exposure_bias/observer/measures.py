@@ -14,6 +14,7 @@ from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import pooled_gap, relative
 from exposure_bias.jackknife import jackknife, mean_of, sums_by_group
 from exposure_bias.recording import Recording
+from exposure_bias.running.setup import Setup
 
 
 class Measured(NamedTuple):
@@ -46,7 +47,7 @@ class Measure(NamedTuple):
 
 def measured(recording: Recording, what: tuple[str, ...]) -> dict[str, float]:
     """The values of these measures under the names that are logged."""
-    found = {name: MEASURES[name].of(recording) for name in what}
+    found = {name: MEASURES[name].of(recording) for name in what if name in MEASURES}
     return {
         f"{name}{end}": value
         for name, values in found.items()
@@ -56,7 +57,29 @@ def measured(recording: Recording, what: tuple[str, ...]) -> dict[str, float]:
 
 def columns(what: tuple[str, ...]) -> list[str]:
     """The names of what is logged of these measures."""
-    return [f"{name}{end}" for name in what for end in MEASURES[name].ends]
+    own = [f"{name}{end}" for name in what if name in MEASURES for end in MEASURES[name].ends]
+    return [*own, *(NETWORK_COLUMNS if NETWORK in what else ())]
+
+
+# What a pass over true states gives: a slope and a share with their errors, and where it arises.
+NETWORK = "network_error"
+NETWORK_COLUMNS = (
+    "network_slope",
+    "network_slope_se",
+    "network_share",
+    "network_share_se",
+    "network_share_ratio",
+)
+
+
+def of_network(setup: Setup, batch_size: int) -> dict[str, float]:
+    """Ask a monitor's network at true states: the largest slope, the predicted share, and where.
+
+    network_share_ratio: the σ/α around which most of the predicted share arises.
+    """
+    from exposure_bias.true_states.watch import watched
+
+    return dict(zip(NETWORK_COLUMNS, watched(setup, batch_size), strict=True))
 
 
 def _gap(recording: Recording) -> Measured:

@@ -29,7 +29,7 @@ from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.jackknife import GROUPS, MINIMUM_PER_GROUP
 from exposure_bias.observer.card import card, put
 from exposure_bias.observer.lightning import LightningHooks
-from exposure_bias.observer.measures import MEASURES, columns, measured
+from exposure_bias.observer.measures import MEASURES, NETWORK, columns, measured, of_network
 from exposure_bias.observer.sinks import Sink, sinks
 from exposure_bias.recording import RECORDING
 from exposure_bias.run import Stream
@@ -53,7 +53,10 @@ class Monitor(LightningHooks):
         Any of gap (the samples' relative variance gap), hf (their high frequencies against the
         data's, dB) and forward_loss (the error of ε̂ per pixel, mean over the levels of the chain,
         as an ε-network is trained on). Beside gap and hf stands what a perfect network shows with
-        the same sampler and steps (`gap_perfect`, `hf_perfect`).
+        the same sampler and steps (`gap_perfect`, `hf_perfect`). network_error asks the network at
+        true states of 8 levels, with gradients: `network_slope`, of the clearest test, right is 0;
+        `network_share`, what its errors there will change the samples' variance by; and
+        `network_share_ratio`, the σ/α around which most of that arises.
     log : object
         Where it goes: a .csv file, "tensorboard:DIR", "wandb", "mlflow", a function of (step,
         values), an object with add_scalar, log_metrics or log, or several of these.
@@ -83,8 +86,9 @@ class Monitor(LightningHooks):
         seed: int = 0,
         batch_size: int = 256,
     ) -> None:
-        if not suits(what, Sequence[str]) or not what or not {*what} <= {*MEASURES}:
-            raise InputError(f"what is any of {', '.join(MEASURES)}, as a list; got {what!r:.60}")
+        known = (*MEASURES, NETWORK)
+        if not suits(what, Sequence[str]) or not what or not {*what} <= {*known}:
+            raise InputError(f"what is any of {', '.join(known)}, as a list; got {what!r:.60}")
         check_arguments(Monitor.__init__, locals())
         self.every = whole_number(every, "every, the steps between checks,")
         self.data = load_data(data)
@@ -218,7 +222,9 @@ class Monitor(LightningHooks):
 
     def _measured(self, setup: Setup) -> dict[str, float]:
         try:
-            return measured(recorded(setup, batch_size=self._options["batch_size"]), self.what)
+            size = self._options["batch_size"]
+            extra = of_network(setup, size) if NETWORK in self.what else {}
+            return measured(recorded(setup, batch_size=size), self.what) | extra
         except (InputError, torch.OutOfMemoryError) as error:
             warnings.warn(f"this check has no numbers: {reason(error)}", stacklevel=3)
             return dict.fromkeys(self.columns, float("nan"))
