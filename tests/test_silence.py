@@ -626,6 +626,7 @@ INVOCATIONS: dict[str, list[list[str]]] = {
     "normality": [[*RUN, "--lengths", "3", "--per-test", "16"]],
     "rollouts": [SHORT],
     "telescope": [SHORT],
+    "network-error": [[*RUN, "--levels", "4", "--no-exposure"]],
     "chain-length-fid": [[*RUN, "--lengths", "3", "--features", "pixel"]],
     "budget": [SHORT],
     "diagnose": [SHORT],

@@ -165,6 +165,7 @@ NETWORK_ERROR = Kind(
         "statistic": Term("statistic", TEXT, "The variance, or the power of some frequencies."),
         "cut": Term("σ/α of a cut", SHARE, "Where chains restart from true states."),
         "high": Term("high frequencies", SHARE, "1 for bands at ¼ cycle per pixel and above."),
+        "ratio": Term("σ/α", SHARE, "The noise-to-signal ratio of the level."),
         "signal": Term("signal", SHARE, "The share of a state's variance that is the image's."),
         "slope": Term(
             "slope",
