@@ -70,7 +70,7 @@ def budget(name: str, sampler: str, steps: int, s: common.Settings) -> pd.DataFr
 def decided(row: pd.Series) -> int:
     """1 where the solver's part is the larger, whatever the two intervals hold, −1 where the
     network's is, 0 where neither is certain."""
-    if row["answer"] in ("steps too coarse", "not a denoiser of these data"):
+    if row["answer"] in ("limit not reached", "not a denoiser of these data"):
         return 0
     (low, high), (least, most) = (size(row, part) for part in ("discretisation", "score"))
     return 1 if low > most else -1 if least > high else 0

@@ -10,6 +10,7 @@ float64, whatever the network's own precision.
 
 import copy
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,11 @@ from exposure_bias.schedules import PREDICTION_TYPES, Level, Schedule, conversio
 from exposure_bias.states import State, checked_shape
 
 UNHASHED = "unhashed"
+# What torch says of tensors that do not fit each other.
+SIZES = re.compile(
+    r"size of tensor|[Ss]izes of tensors|shapes cannot be multiplied|[Ee]xpected size"
+    r"|is invalid for input of size|must match the existing size"
+)
 # A probe keeps this many numbers. They differ from device to device by round-off: TF32 keeps 11
 # bits of a product, bfloat16 8, and an epsilon scaling by 1.005 has to stand out from the first of
 # these.
@@ -84,10 +90,14 @@ class Denoiser:
     no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so its gaps are "guidance +
     bias".
 
-    computed: what `computed_with` was asked for, else empty. Adapters set two more attributes.
+    computed: what `computed_with` was asked for, else empty. Adapters set further attributes.
     source: where a model of the hub came from, {"repo", "revision", "commit", "files": {name:
     sha256}}, else None. note: what a reader of its numbers must know, for example that it was
-    trained on other noise, else empty.
+    trained on other noise, else empty. conditions: a hash of the embeddings of prompts, else empty.
+    chosen_by: what a label stands for, "class" or "prompt". any_size: whether the network takes
+    states of other sizes (`fitted`). guidance_embedded: whether the network is told the guidance
+    scale, so that it is called once and not twice. from_loop: (B, *shape) of what a pipeline's own
+    loop holds, a function (tensor, shape) -> tensor.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
@@ -134,7 +144,10 @@ class Denoiser:
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance = classes, guidance
         self.source: dict[str, Any] | None = None
-        self.note = self.computed = ""
+        self.note = self.computed = self.conditions = ""
+        self.chosen_by = "class"
+        self.any_size = self.guidance_embedded = False
+        self.from_loop: Callable[[Tensor, State], Tensor] = lambda x, shape: x
         self._autocast: torch.dtype | None = None
         self._most: list[int] = []  # how many states fit the device's memory, once that is known
         self._call = call or (lambda net, *inputs: net(*inputs))
@@ -167,7 +180,7 @@ class Denoiser:
         return torch.device("cpu") if device.type in ("mps", "meta") else device
 
     def given(self, labels: Any) -> Self:
-        """This model bound to a batch's class labels, integers (B,).
+        """This model bound to a batch's labels, integers (B,): classes, or indices of prompts.
 
         The same network, called with them.
 
@@ -176,11 +189,12 @@ class Denoiser:
         """
         if self.classes is None:
             return self
-        allowed = f"one of the {self.classes} classes 0 to {self.classes - 1} for each image"
+        several = {"class": "classes", "prompt": "prompts"}[self.chosen_by]
+        allowed = f"one of the {self.classes} {several} 0 to {self.classes - 1} for each image"
         if labels is None:
             raise InputError(
-                f"{self.name} is class-conditional: give {allowed} with load_data(images,"
-                " labels=...)"
+                f"{self.name} is {self.chosen_by}-conditional: give {allowed} with"
+                " load_data(images, labels=...)"
             )
         labels = torch.as_tensor(labels)
         if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
@@ -191,7 +205,7 @@ class Denoiser:
         wrong = labels[(labels < 0) | (labels >= self.classes)]
         if len(wrong):
             raise InputError(
-                f"class label {int(wrong[0])} is unknown to {self.name}: give {allowed}"
+                f"{self.chosen_by} label {int(wrong[0])} is unknown to {self.name}: give {allowed}"
             )
         bound = copy.copy(self)
         bound._labels = labels.to(torch.int64)
@@ -231,20 +245,15 @@ class Denoiser:
         """The first 16 hex digits of a SHA-256 over the weights and buffers.
 
         Over their names and values; "unhashed" for a plain function."""
-        if not isinstance(self.net, torch.nn.Module):
-            return UNHASHED
-        digest = hashlib.sha256()
-        # torch.compile puts its own name into those of the weights, but leaves the weights what
-        # they are.
-        state = {
-            key.replace("_orig_mod.", ""): value for key, value in self.net.state_dict().items()
-        }
-        for key, value in sorted(state.items()):
-            digest.update(key.encode())
-            digest.update(
-                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()[:16]
+        return weight_hash(self.net) if isinstance(self.net, torch.nn.Module) else UNHASHED
+
+    def fitted(self, shape: State) -> Self:
+        """This model for states of another size, where its network takes several."""
+        if not self.any_size or len(shape) != len(self.shape) or shape[0] != self.shape[0]:
+            return self
+        sized = copy.copy(self)
+        sized.shape = checked_shape(shape)
+        return sized
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """The network's raw output at states x (B, *shape), all at one level.
@@ -272,6 +281,8 @@ class Denoiser:
                         " choose a grid and a sampler of whole ones, such as grid='linspace' with"
                         " 'ddpm' or 'ddim'"
                     ) from error
+                if SIZES.search(str(error)):
+                    raise InputError(_of_another_batch(self.name, x, error)) from error
                 raise
         return _own(self._numbers(output), x.device)
 
@@ -350,12 +361,13 @@ class Denoiser:
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
             raise InputError(
-                f"{self.name} is class-conditional: bind each batch's labels with"
+                f"{self.name} is {self.chosen_by}-conditional: bind each batch's labels with"
                 " model.given(labels)"
             )
         if len(self._labels) != batch:
             raise InputError(
-                f"{len(self._labels)} class labels were given for a batch of {batch} states"
+                f"{len(self._labels)} {self.chosen_by} labels were given for a batch of {batch}"
+                " states"
             )
         return self._labels
 
@@ -412,6 +424,20 @@ class Denoiser:
         return (p * x).add_(value.double(), alpha=q)
 
 
+def weight_hash(net: torch.nn.Module) -> str:
+    """The first 16 hex digits of a SHA-256 over a module's weights and buffers."""
+    digest = hashlib.sha256()
+    # torch.compile puts its own name into those of the weights, but leaves the weights what they
+    # are.
+    state = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
+    for key, value in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
 @contextmanager
 def evaluating(net: Any) -> Iterator[None]:
     """A context in which a module and all that it holds are in evaluation mode.
@@ -440,6 +466,15 @@ def evaluating(net: Any) -> Iterator[None]:
 
 # By identity, which is theirs as long as the context holds them.
 _EVALUATED: set[int] = set()
+
+
+def _of_another_batch(name: str, x: Tensor, error: Exception) -> str:
+    return (
+        f"{name} cannot be called on a batch of {len(x)} states {tuple(x.shape[1:])}:"
+        f" {reason(error)}. A network that holds a context of its own (embeddings, labels) for a"
+        " batch of another size must choose it for each state: give embeddings with a row for each"
+        " prompt to adapt, or classes= and call=lambda net, x, timestep, labels: ... to Denoiser"
+    )
 
 
 def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

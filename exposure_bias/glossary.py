@@ -66,7 +66,7 @@ COMMON = {
         "verdict",
         TEXT,
         "A score error with its sign, where the 95 % interval of the network's share excludes 0;"
-        " none larger than the margin (below margin); not decided; steps too coarse to tell; or why"
+        " none larger than the margin (below margin); not decided; the limit not reached; or why"
         " not asked.",
     ),
     "hf": Term(
@@ -138,8 +138,12 @@ BUDGET = {
     "order_ratio": Term(
         "order ratio",
         SHARE,
-        "How errors fall as steps are refined, which says whether the limit may be extrapolated: 2"
-        " for the SDE, 4 for the ODE.",
+        "How errors fall as the limit's steps are halved: about 4 where the limit is reached.",
+    ),
+    "limit_error": Term(
+        "error of the limit",
+        VARIES,
+        "By how much the extrapolated limit may be off. It is part of the interval.",
     ),
     "needed_n": Term(
         "images that would decide",

@@ -185,7 +185,7 @@ def _budget(result: xr.Dataset) -> str:
     if not np.isfinite(gap["total_se"]):
         return f"No verdict yet: the variance is off by {total}{NO_INTERVAL}."
     special = {
-        "steps too coarse": f"{result.attrs['steps']} steps are too coarse to say whose that is",
+        "limit not reached": "the network's limit is not reached, so that it is not split",
         "limit unknown": "this sampler tends to no known limit, which would split it",
     }
     answer = str(gap["answer"].values)
@@ -218,10 +218,8 @@ def _advice(result: xr.Dataset) -> list[str]:
     answer = str(gap["answer"].values)
     if not np.isfinite(gap["total"]):
         return [_sentence(str(result.attrs["denoising_sentence"]))]
-    if answer == "steps too coarse":
-        ratio = number(float(gap["order_ratio"]), T_QUANTILE * float(gap["order_ratio_se"]))
-        twice = 2 * int(str(result.attrs["steps"]).partition(",")[0])
-        return [f"Errors do not fall as the limit needs (order ratio {ratio}): try {twice} steps."]
+    if answer == "limit not reached":
+        return [_sentence(str(result.attrs["limit"]))]
     if not np.isfinite(gap["score_se"]):
         return []
     margin = f"{100 * float(gap['margin']):.2g} %"

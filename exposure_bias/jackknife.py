@@ -220,8 +220,8 @@ def standard_error(deviations: Array) -> Array:
     return np.sqrt((groups - 1) / groups * np.square(deviations).sum(0))
 
 
-def max_t_quantile(deviations: Array) -> float:
-    """The 95 % quantile of max |t| over the points of `deviations` (G, …).
+def max_t_quantile(deviations: Array, level: float = LEVEL) -> float:
+    """The 95 % quantile of max |t| over the points of `deviations` (G, …), or another one.
 
     See the module docstring; NaN if none varies."""
     groups = len(deviations)
@@ -235,13 +235,13 @@ def max_t_quantile(deviations: Array) -> float:
     )
     mean = draws @ points / groups
     spread = np.sqrt(np.maximum(draws @ points**2 / groups - mean**2, 1e-9) / (groups - 1))
-    resampled = np.quantile(np.abs(mean / spread).max(1), LEVEL)
-    return float(min(resampled, sidak(points.shape[1])))
+    resampled = np.quantile(np.abs(mean / spread).max(1), level)
+    return float(min(resampled, sidak(points.shape[1], level)))
 
 
-def sidak(points: int) -> float:
+def sidak(points: int, level: float = LEVEL) -> float:
     """Half of a simultaneous 95 % band over independent points, in standard errors."""
-    return t_quantile((1 + LEVEL ** (1 / points)) / 2)
+    return t_quantile((1 + level ** (1 / points)) / 2)
 
 
 def t_quantile(p: float, degrees: int = GROUPS - 1) -> float:

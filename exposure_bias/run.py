@@ -90,7 +90,8 @@ class ModelId:
     """Which model.
 
     weights: its hash. guidance: NaN where a loop was guided by an unknown scale. computed: in
-    another precision or manner than its own, "" if not."""
+    another precision or manner than its own, "" if not. conditions: a hash of the embeddings of its
+    prompts, "" without."""
 
     name: str
     weights: str
@@ -99,6 +100,7 @@ class ModelId:
     guidance: float | None = None
     source: str = ""
     computed: str = ""
+    conditions: str = ""
 
     @property
     def guided(self) -> bool:
@@ -410,6 +412,7 @@ def _read_model(given: Any, guidance_unknown: bool) -> ModelId:
         UNKNOWN_GUIDANCE if guidance_unknown else guidance,
         reader.text("source", ""),
         reader.text("computed", ""),
+        reader.text("conditions", ""),
     )
 
 

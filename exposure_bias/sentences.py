@@ -107,7 +107,7 @@ def budget(result: xr.Dataset) -> str:
         "not a denoiser of these data": lambda r, _: (
             f"No verdict: {r.attrs['denoising_sentence']}."
         ),
-        "steps too coarse": _coarse,
+        "limit not reached": _not_reached,
         "limit unknown": _unknown,
         "guided: no target": _guided,
     }
@@ -183,12 +183,10 @@ def _network(gap: xr.Dataset, answer: str) -> str:
     return f"{told}, none larger than {margin}"
 
 
-def _coarse(result: xr.Dataset, gap: xr.Dataset) -> str:
-    ratio = measured(float(gap["order_ratio"]), float(gap["order_ratio_se"]))
-    steps = int(result.attrs["steps"].partition(",")[0])
+def _not_reached(result: xr.Dataset, gap: xr.Dataset) -> str:
     return (
-        f"{_whole(gap)}, but {steps} steps are too coarse to say what is the sampler's: errors do"
-        f" not yet fall as the limit needs (order ratio {ratio}); start from {2 * steps} or more."
+        f"{_whole(gap)}, but what the network would do with ever smaller steps is not known well"
+        f" enough to say whose that is ({result.attrs['limit']})."
     )
 
 

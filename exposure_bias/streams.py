@@ -100,8 +100,9 @@ def chain(
     """
     truth = None if x0 is None else x
     steps, teacher = sampler.begin(levels), sampler.begin(levels)
+    asks_itself = getattr(steps, "asks_itself", False)
     for index, (s, t) in enumerate(pairwise(levels), start=first):
-        now = evaluate(model, x, s, index, clip)
+        now = None if asks_itself else evaluate(model, x, s, index, clip)
         yield Step(index, s, x, now, truth)
         z = noise(index) if sampler.stochastic else None
 
@@ -112,7 +113,8 @@ def chain(
         mine = z if z is None or truth is None else z.clone()
         x = steps.step(x.clone(), now, s, t, mine, predict)
         if truth is not None and x0 is not None:
-            truth = teacher_step(truth.clone(), x0, teacher, s, t, z, now.variance)
+            variance = None if now is None else now.variance
+            truth = teacher_step(truth.clone(), x0, teacher, s, t, z, variance)
     yield Step(first + len(levels) - 1, levels[-1], x, None, truth)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 STUDY = "solver_share"
 PARTS = {"total": "gap", "discretisation": "solver's", "score": "network's"}
-COARSE = "steps too coarse"
+NOT_REACHED = "limit not reached"
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
             for i, (part, label) in enumerate(PARTS.items()):
                 middle = scale * here[part].to_numpy()
                 ends = scale * here[[f"{part}_low", f"{part}_high"]].to_numpy().T
-                believed = (here["answer"] != COARSE).to_numpy() | (part == "total")
+                believed = (here["answer"] != NOT_REACHED).to_numpy() | (part == "total")
                 axis.errorbar(
                     np.where(believed, middle, np.nan),
                     np.arange(len(here)) + 0.22 * (i - 1),

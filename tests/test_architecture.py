@@ -184,8 +184,7 @@ SAMPLERS = {
     "Euler",
     "Heun",
     "SchedulerSampler",
-    "CorrectedSDE",
-    "Exponential",
+    "Trapezoid",
 }
 
 

@@ -158,3 +158,21 @@ def test_conditioning_is_recorded() -> None:
     others = eb.record(model(), data((np.arange(20) + 1) % CLASSES), steps=3, n=20, first=20)
     with pytest.raises(eb.InputError, match="they differ in data labels"):
         eb.merge([plain, others])
+
+
+class Context(torch.nn.Module):
+    """A network that holds a context for a batch of four."""
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        return x + torch.arange(4.0)[:, None, None, None].to(x)
+
+
+def test_a_context_for_a_batch_of_another_size_is_named() -> None:
+    held = eb.Denoiser(Context(), schedule=linear(100), prediction_type="sample", shape=SHAPE)
+    with pytest.raises(
+        eb.InputError,
+        match=r"Context cannot be called on a batch of 7 states \(1, 4, 4\): The size of tensor a"
+        r" \(7\) .*holds a context of its own .* give embeddings with a row for each"
+        r" prompt to adapt, or classes= and call=",
+    ):
+        eb.record(held, data(), steps=3, n=7)

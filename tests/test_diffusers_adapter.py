@@ -2,8 +2,8 @@
 and through ours.
 
 The networks are tiny and their weights random. Stable Diffusion's and SD3's pipelines need the
-package `transformers`, which is not installed here; for them `library_loop` makes the calls that
-those pipelines make, on the same embeddings.
+package `transformers` (test_prompted_pipelines.py); here `library_loop` makes the calls that those
+pipelines make, on the same embeddings.
 
 States are float32 there and float64 here, and an untrained network lets a chain grow a hundredfold:
 results agree to 1e-5 of the largest value."""
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import networks
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from exposure_bias import streams
 from exposure_bias.adapters.diffusers import encode
 from exposure_bias.paths import Noise
 from exposure_bias.samplers import DDPM, parse
+from exposure_bias.statistics.collector import Collector
 
 # diffusers 0.42.1's own use of numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -390,15 +392,19 @@ def test_record_to_spectrum(name: str) -> None:
     assert (model.guidance is not None) == ("guided" in name)
 
 
-def test_embeddings_count_in_the_weight_hash() -> None:
+def test_embeddings_count_in_the_identity_of_a_model() -> None:
     other = {"prompt_embeds": PROMPT["prompt_embeds"] + 1}
-    scheduler = diffusers.DDIMScheduler()
-    hashes = {
-        eb.adapt(text_unet(), scheduler, **given).weight_hash for given in (positive(PROMPT), other)
-    }
-    assert len(hashes) == 2
-    net = unet()
-    assert eb.adapt(net, scheduler).net is net
+    scheduler, net = diffusers.DDIMScheduler(), text_unet()
+    one, two, again = (
+        eb.adapt(net, scheduler, **given)
+        for given in (positive(PROMPT), other, {"prompt_embeds": PROMPT["prompt_embeds"].clone()})
+    )
+    assert one.conditions == again.conditions != two.conditions
+    guided = eb.adapt(net, scheduler, guidance_scale=2.0, **PROMPT)
+    assert guided.conditions != one.conditions
+    assert one.weight_hash == two.weight_hash == guided.weight_hash
+    assert one.net is net
+    assert eb.adapt(unet(), scheduler).conditions == ""
 
 
 def test_a_half_precision_network_takes_its_embeddings_along() -> None:
@@ -559,7 +565,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "another network": (
         lambda: eb.adapt(vae(), ddpm()),
-        "AutoencoderKL are not supported .*, only UNet2DModel, ",
+        "AutoencoderKL are not supported .*, only UNet1DModel, ",
     ),
     "another library's network": (
         lambda: eb.adapt(torch.nn.Linear(1, 1), ddpm()),
@@ -683,21 +689,49 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: eb.adapt(sd3(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT)),
         "needs pooled_prompt_embeds=",
     ),
-    "no time ids": (
-        lambda: eb.adapt(sdxl_unet(), ddpm(), **positive(PROMPT | POOLED)),
-        "needs add_time_ids=",
-    ),
     "prompt for a UNet2DModel": (
         lambda: eb.adapt(unet(), ddpm(), **positive(PROMPT)),
         "UNet2DModel without guidance does not take prompt_embeds",
     ),
-    "prompts of a batch": (
-        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(2, 3, 8)),
-        r"give one tensor \(1, …\)",
+    "pooled embeddings of other prompts": (
+        lambda: eb.adapt(
+            sd3(),
+            diffusers.FlowMatchEulerDiscreteScheduler(),
+            prompt_embeds=random(3, 3, 8),
+            pooled_prompt_embeds=random(2, 6),
+        ),
+        "pooled_prompt_embeds has 2 rows, but there are 3 prompts",
+    ),
+    "an embedding without rows": (
+        lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(8)),
+        r"prompt_embeds is \(8,\): give a tensor \(K, …\)",
+    ),
+    "a shape of other channels": (
+        lambda: eb.adapt(unet(), ddpm(), shape=(3, 8, 8)),
+        r"shape is \(3, 8, 8\), but this network's states have 3 axes, of which the first is 1",
+    ),
+    "a shape of another rank": (
+        lambda: eb.adapt(unet(), ddpm(), shape=(1, 8)),
+        r"shape is \(1, 8\), but",
+    ),
+    "a distilled Sana": (
+        lambda: eb.adapt(
+            networks.sana(guidance_embeds=True), diffusers.FlowMatchEulerDiscreteScheduler()
+        ),
+        "takes its guidance scale as an input, as distilled ones do",
+    ),
+    "a negative prompt that a guidance embedding does not need": (
+        lambda: eb.adapt(
+            networks.flux(guidance_embeds=True),
+            diffusers.FlowMatchEulerDiscreteScheduler(),
+            guidance_scale=3.5,
+            **PROMPT | POOLED,
+        ),
+        "does not take negative_prompt_embeds",
     ),
     "prompts of another width": (
         lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds=random(1, 3, 7)),
-        r"takes \(1, tokens, 8\)",
+        r"takes \(K, tokens, 8\)",
     ),
     "prompts that are text": (
         lambda: eb.adapt(text_unet(), ddpm(), prompt_embeds="a cat"),
@@ -814,19 +848,76 @@ def test_repaint_is_told_its_prediction_type() -> None:
     )
 
 
-def test_packed_latents() -> None:
-    flux = diffusers.FluxTransformer2DModel(
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        pooled_projection_dim=8,
-        axes_dims_rope=(4, 4, 8),
+def test_a_packed_state_is_the_one_that_was_packed() -> None:
+    from exposure_bias.adapters.families import pack_pairs, unpack_pairs
+
+    x = random(2, 4, 6, 8)
+    tokens = pack_pairs(x)
+    assert tokens.shape == (2, 12, 16)
+    # A token is 2 × 2 pixels of every channel, channel by channel.
+    assert tokens[0, 5].tolist() == x[0, :, 2:4, 2:4].flatten().tolist()
+    assert torch.equal(unpack_pairs(tokens, (4, 6, 8)), x)
+    assert torch.equal(unpack_pairs(pack_pairs(x[..., :6]), (4, 20, 20)), x[..., :6])
+    with fails(r"12, 16\), which are no packed states of shape \(4, 20, 20\): give their shape"):
+        unpack_pairs(tokens, (4, 20, 20))
+    with fails("latents of 5 x 8 cannot be packed in tokens of 2 x 2"):
+        pack_pairs(x[:, :, :5])
+
+
+def test_networks_of_any_size_work_on_states_of_the_datas_size() -> None:
+    model = eb.adapt(
+        networks.flux(), diffusers.FlowMatchEulerDiscreteScheduler(), **positive(PROMPT | POOLED)
     )
-    with fails("packed to tokens, which have no rows and columns"):
-        eb.adapt(flux, diffusers.FlowMatchEulerDiscreteScheduler())
+    assert model.shape == (4, 128, 128)
+    recording = eb.record(model, images((4, 4, 6), None), sampler="euler", steps=2)
+    assert recording["chain"]["kept_state"].shape[2:] == (4, 4, 6)
+    assert model.shape == (4, 128, 128)
+    with fails(r"the model works on states .* but array holds"):
+        eb.record(model, images((3, 4, 6), None), sampler="euler", steps=2)
+
+
+def test_dance_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of signals (C, T)."""
+    pipe = diffusers.DanceDiffusionPipeline(
+        networks.unet1d(), diffusers.DPMSolverMultistepScheduler()
+    )
+    pipe.set_progress_bar_config(disable=True)
+    taken: list[streams.Step] = []
+    update = Collector.update
+
+    def watched(self: Collector, step: streams.Step, subjects: Any) -> None:
+        taken.extend([step] if self.name == "chain" else [])
+        update(self, step, subjects)
+
+    monkeypatch.setattr(Collector, "update", watched)
+    model = eb.adapt(pipe)
+    assert model.shape == (2, 32)
+    with eb.observe(pipe, data=images((2, 32), None)) as seen:
+        pipe(batch_size=BATCH, num_inference_steps=STEPS)
+    sampler: Any = seen._sampler
+    noise, start = Noise(0, "", IDS, (2, 32)), taken[0].x
+    agree(taken[-1].x.float(), streams.rollout(model, start, sampler.own_levels, sampler, noise))
+
+
+def test_a_dit_under_its_older_name(tmp_path: Path) -> None:
+    """facebook/DiT-XL-2-256 says Transformer2DModel; so do the first PixArts."""
+    for net in (dit(CLASSES), networks.pixart()):
+        given = {} if isinstance(net, diffusers.DiTTransformer2DModel) else positive(PROMPT)
+        where = folder(
+            tmp_path / type(net).__name__, "DiTPipeline", diffusers.DDIMScheduler(), transformer=net
+        )
+        for path in (where / "model_index.json", where / "transformer" / "config.json"):
+            path.write_text(path.read_text().replace(type(net).__name__, "Transformer2DModel"))
+        model = eb.adapt(where, **given)
+        x, level = random(BATCH, 4, 8, 8), model.schedule.level(300)
+        direct = eb.adapt(net, diffusers.DDIMScheduler(), **given)
+        assert type(model.net) is type(net)
+        assert torch.equal(model.given(LABELS)(x, level), direct.given(LABELS)(x, level))
+    config = json.loads((where / "transformer" / "config.json").read_text())
+    config["norm_type"] = "layer_norm"
+    (where / "transformer" / "config.json").write_text(json.dumps(config))
+    with fails("networks of class Transformer2DModel are not supported"):
+        eb.adapt(where)
 
 
 def test_bad_folders(tmp_path: Path) -> None:
@@ -849,9 +940,9 @@ def test_bad_folders(tmp_path: Path) -> None:
     for changes, message in (
         (
             {"unet": ["diffusers", "UNet3DConditionModel"]},
-            "class UNet3DConditionModel are not supported",
+            "describes no UNet3DConditionModel: DownBlock2D does not exist",
         ),
-        ({"unet": ["diffusers", "FluxTransformer2DModel"]}, "packed to tokens"),
+        ({"unet": ["diffusers", "ChromaTransformer2DModel"]}, "class Chroma.* are not supported"),
         ({"unet": [None, None]}, "not one network under one scheduler"),
         (
             {"scheduler": ["diffusers", "UNet2DModel"]},

@@ -387,5 +387,4 @@ def test_the_limit_splits_a_point_into_the_solvers_part_and_the_networks(gaussia
     assert np.allclose(found["discretisation"], total - found["limit"])
     assert (found["discretisation"] > T_QUANTILE * found["discretisation_se"]).any()
     assert abs(found["limit_bias"]) < 0.02 * float(total.max())
-    short = eb.chain_length_fid(model, data, (4,), features="pixel", n=1024, limit=True)
-    assert float(short["limit_steps"]) == 4
+    assert float(found["limit_steps"]) == 84

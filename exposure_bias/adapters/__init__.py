@@ -55,32 +55,54 @@ PICKLES = (".pkl", ".pickle")
 def adapt(
     *objects: Any,
     prediction_type: str | None = None,
+    prompts: Sequence[str] | None = None,
+    negative_prompt: str | None = None,
     prompt_embeds: Any = None,
     negative_prompt_embeds: Any = None,
     pooled_prompt_embeds: Any = None,
     negative_pooled_prompt_embeds: Any = None,
+    prompt_attention_mask: Any = None,
+    negative_prompt_attention_mask: Any = None,
     add_time_ids: Any = None,
     guidance_scale: float | None = None,
+    shape: Sequence[int] | None = None,
+    encoded: Path | None = None,
 ) -> Denoiser:
-    """A `Denoiser` of a model.
+    """Make a `Denoiser` of a model.
 
-    Given are a Denoiser itself, a name or path for `load_model`, or objects of one of `FAMILIES`.
+    Parameters
+    ----------
+    *objects
+        A Denoiser itself, a name or path for `load_model`, or objects of one of `FAMILIES`.
+        Wrapped networks (compiled, parallel, averaged) are unwrapped: see `adapters.unwrap`.
+    **options
+        For diffusers' models: prompts, guidance, the size of states and an unstated prediction
+        type. See `adapters.diffusers.adapt`.
 
-    The keywords are for diffusers models with prompts, guidance or an unstated prediction type: see
-    `adapters.diffusers.adapt`. Wrapped networks (compiled, parallel, averaged) are unwrapped: see
-    `adapters.unwrap`. Nothing that is given is changed, its mode of training or evaluation
-    included.
+    Returns
+    -------
+    Denoiser
+        Nothing that is given is changed, its mode of training or evaluation included.
 
-    Raises InputError for anything else, for distilled models, and for a network alone: what it
-    returns cannot be known."""
+    Raises
+    ------
+    InputError
+        For anything else, for distilled models, and for a network alone, because nobody can know
+        what it returns."""
     options = {
         "prediction_type": prediction_type,
+        "prompts": prompts,
+        "negative_prompt": negative_prompt,
         "prompt_embeds": prompt_embeds,
         "negative_prompt_embeds": negative_prompt_embeds,
         "pooled_prompt_embeds": pooled_prompt_embeds,
         "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+        "prompt_attention_mask": prompt_attention_mask,
+        "negative_prompt_attention_mask": negative_prompt_attention_mask,
         "add_time_ids": add_time_ids,
         "guidance_scale": guidance_scale,
+        "shape": shape,
+        "encoded": encoded,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if _is_path(objects):

@@ -72,7 +72,7 @@ class Downloads:
     @property
     def repository(self) -> Repository:
         """The files, for `pipelines.read`."""
-        return Repository(self.name, self.get, self.absent)
+        return Repository(self.name, self.get, self.folder, self.absent)
 
     def get(self, name: str) -> Path | None:
         """Where a file lies after it was fetched.
@@ -85,6 +85,19 @@ class Downloads:
                 return None
             self.fetched[name] = fetched
         return self.fetched[name]
+
+    def folder(self, patterns: list[str]) -> Path:
+        """The folder that holds the files of these patterns, after they were fetched."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            snapshot_download(self.repo, revision=self.commit, allow_patterns=patterns)
+        except LocalEntryNotFoundError:  # without a network: what the cache has
+            pass
+        except Exception as error:  # whatever the network or the disk does
+            _refuse(error, self.repo, self.revision)
+        return self.snapshot
 
     def _fetch(self, name: str) -> Path | None:
         from huggingface_hub import hf_hub_download

@@ -11,7 +11,7 @@ The layouts they come in, what is read of them, and the checks before it.
 
 A repository is a function from a file's name to where that file lies, so that one reader serves
 folders and the hub, which then fetches what is asked for and nothing else. Only JSON and
-safetensors are read, and only networks that `diffusers.NETWORKS` names and diffusers' schedulers
+safetensors are read, and only networks that `families.NETWORKS` names and diffusers' schedulers
 are made: a repository's own code is never looked at.
 
 The network is built twice: on torch's meta device, where a configuration of absurd size costs
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exposure_bias.adapters.families import FAMILIES, class_named
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files import weights
 from exposure_bias.files.library import library
@@ -41,6 +42,16 @@ TIMESTEPS = 100_000  # at most; the longest published schedule has 4000
 DEPTH = 1_000  # layers at most; SDXL has about 70
 # numbers at most in tensors that no file fills; DiT's positions at 512 pixels are 1.2 million
 COMPUTED = 25_000_000
+# What folders of the hub call DiT and PixArt by their older name.
+OLDER_NAME = "Transformer2DModel"
+AUTOENCODERS = (
+    "AutoencoderKL",
+    "AutoencoderDC",
+    "AutoencoderKLCogVideoX",
+    "AutoencoderKLLTXVideo",
+    "AutoencoderKLWan",
+    "VQModel",
+)
 # The attention of 2022 under its names of today.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -49,11 +60,13 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 class Repository:
     """Files by name.
 
-    get: where a file lies, None if there is none. absent: why a file might be missing, else "".
+    get: where a file lies, None if there is none. folder: the folder that then holds the files of
+    these patterns. absent: why a file might be missing, else "".
     """
 
     name: str
     get: Callable[[str], Path | None]
+    folder: Callable[[list[str]], Path]
     absent: str = ""
 
 
@@ -62,6 +75,7 @@ class Pipeline:
     """What was read.
 
     part: the network's place, "unet" or "transformer". variant: of the weights, "" or ".fp16".
+    autoencoder: without weights, None where nobody asks it for its factor of size.
     """
 
     net: Any
@@ -70,6 +84,7 @@ class Pipeline:
     class_name: str
     part: str
     variant: str
+    autoencoder: nn.Module | None
 
 
 def local(folder: Path) -> Repository:
@@ -78,7 +93,7 @@ def local(folder: Path) -> Repository:
     def get(name: str) -> Path | None:
         return folder / name if (folder / name).exists() else None
 
-    return Repository(str(folder), get)
+    return Repository(str(folder), get, lambda patterns: folder)
 
 
 def diffusers_library() -> Any:
@@ -97,17 +112,40 @@ def read(repository: Repository, check: Callable[[str, dict[str, str]], None]) -
     Raises InputError for a file that is missing, damaged, too large or of the wrong kind; for a
     configuration of which diffusers makes nothing; for weights that are missing, too many or
     misshapen."""
-    class_name, parts = _index(repository)
-    check(class_name, parts)
+    class_name, parts = index(repository)
     part = "unet" if "unet" in parts else "transformer"
     folder = f"{part}/" if repository.get(f"{part}/config.json") else ""
-    config = _config(repository, f"{folder}config.json")
+    if parts.get(part) == OLDER_NAME:
+        name = class_named(OLDER_NAME, _config(repository, f"{folder}config.json"))
+        parts = parts | {part: name}
+    check(class_name, parts)
+    config = _config(repository, f"{folder}config.json") | {"_class_name": parts[part]}
     scheduler = _scheduler(repository, parts["scheduler"])
     net, variant = _network(repository, parts[part], config, folder)
-    return Pipeline(net, scheduler, repository.name, class_name, part, variant)
+    coder = None
+    told_size = FAMILIES[parts[part]].told_size and parts.get("vae") in AUTOENCODERS
+    if told_size and repository.get("vae/config.json") is not None:
+        config = _config(repository, "vae/config.json")
+        coder = _without_memory(parts["vae"], config, f"{repository.name}: vae/config.json")
+    return Pipeline(net, scheduler, repository.name, class_name, part, variant, coder)
 
 
-def _index(repository: Repository) -> tuple[str, dict[str, str]]:
+def autoencoder(repository: Repository) -> nn.Module:
+    """The autoencoder of a latent model's repository, in evaluation mode.
+
+    Raises InputError where there is none, or one of a class unknown, and as `read`."""
+    name = index(repository)[1].get("vae", "")
+    if name not in AUTOENCODERS:
+        came = f"a {name}" if name else "none"
+        raise InputError(
+            f"{repository.name} has no autoencoder that images could be encoded with (it has"
+            f" {came}; known are {', '.join(AUTOENCODERS)}): give latents, encoded with"
+            " eb.adapters.latents.encode(vae, images)"
+        )
+    return _network(repository, name, _config(repository, "vae/config.json"), "vae/")[0]
+
+
+def index(repository: Repository) -> tuple[str, dict[str, str]]:
     """The pipeline's class and {part: class}.
 
     Without an index, of the parts that lie side by side at the root."""
@@ -157,13 +195,18 @@ def _class_name(path: Path) -> str:
     return name
 
 
-def _config(repository: Repository, name: str) -> dict[str, Any]:
+def file(repository: Repository, name: str) -> Path:
+    """A file that has to be there. Raises InputError where it is not."""
     path = repository.get(name)
     if path is None:
         raise InputError(
             f"{repository.name} has no {name}{repository.absent}: save the whole pipeline"
         )
-    return weights.read_json(path)
+    return path
+
+
+def _config(repository: Repository, name: str) -> dict[str, Any]:
+    return weights.read_json(file(repository, name))
 
 
 def _scheduler(repository: Repository, class_name: str) -> Any:
@@ -256,12 +299,8 @@ def check_depth(config: dict[str, Any], where: str) -> None:
         _largest(config.get("transformer_layers_per_block")),
     )
     depth = max(blocks, 1) * max(layers, 1) * max(inner, 1)
-    depth = max(
-        depth,
-        blocks,
-        _largest(config.get("num_layers")),
-        _largest(config.get("num_attention_heads")),
-    )
+    counts = (key for key in config if re.fullmatch(r"num_(\w+_)?(layers|heads)", str(key)))
+    depth = max(depth, blocks, *(_largest(config[key]) for key in counts), 0)
     if depth > DEPTH or _largest(config.get("sample_size")) > 2**16:
         raise InputError(
             f"{where} describes {depth:,} layers, or states beyond 65,536 pixels: at most {DEPTH:,}"

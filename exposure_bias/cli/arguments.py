@@ -473,7 +473,7 @@ def chain_length_fid(parser: Parser) -> None:
     parser.add_argument(
         "--limit",
         action="store_true",
-        help="split each point into solver's and network's part: 7 x 50 more calls a sample",
+        help="split each point into solver's and network's part: about 150 more calls a sample",
     )
     parser.add_argument(
         "--start",

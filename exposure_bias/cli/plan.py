@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
-# What the SDE's and the ODE's limit take, in chains of the sampler's own length.
-LIMIT = 6
+# About what a limit takes, whatever the chain's length, and that of a restart.
+LIMIT, RESTART = 150, 60
 
 
 def planned(options: Options) -> "Callable[[Setup], Plan]":
@@ -69,16 +69,16 @@ def _telescope(options: Options, setup: "Setup") -> float:
     return _step(setup) * (end + sum(end - s for s in starts) + len(alone))
 
 
-def _split(setup: "Setup", steps: int) -> float:
+def _split(setup: "Setup", steps: int, limit: float = LIMIT) -> float:
     """The chain and its limit."""
-    return steps * (_step(setup) + (LIMIT if setup.sampler.limit else 0))
+    return steps * _step(setup) + (limit if setup.sampler.limit else 0)
 
 
 def _budget(options: Options, setup: "Setup") -> float:
     lengths = options.steps if isinstance(options.steps, list) else [options.steps]
     samplers = getattr(options, "samplers", None) or [options.sampler]
     if len(lengths) * len(samplers) > 1:
-        return sum(_split(setup, length) for length in lengths) * len(samplers)
+        return sum(_split(setup, length, 0) for length in lengths) * len(samplers) + LIMIT
     from exposure_bias.experiments.budget import restart_places
 
     try:
@@ -86,7 +86,7 @@ def _budget(options: Options, setup: "Setup") -> float:
     except InputError:
         places = []
     tails = [setup.run.steps - place for place in places]
-    whole = sum(_split(setup, steps) for steps in (setup.run.steps, *tails))
+    whole = _split(setup, setup.run.steps) + sum(_split(setup, s, RESTART) for s in tails)
     return whole + (_step(setup) * setup.run.steps if options.start == "noise" else 0)
 
 
@@ -102,11 +102,11 @@ def _comparison(options: Options, setup: "Setup") -> float:
 
 
 def _curves(options: Options, setup: "Setup") -> float:
-    from exposure_bias.experiments.chain_length_fid import LENGTHS, LIMIT_STEPS
+    from exposure_bias.experiments.chain_length_fid import LENGTHS
 
     chains = (1 + len(options.against)) * len(options.samplers or [options.sampler])
     lengths = options.lengths or LENGTHS
-    limit = (1 + LIMIT) * min(LIMIT_STEPS, max(lengths)) if options.limit else 0
+    limit = LIMIT if options.limit else 0
     return chains * (_step(setup) * sum(lengths) + limit)
 
 

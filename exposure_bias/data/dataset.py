@@ -1,6 +1,7 @@
 """`Data`: states and where they came from."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,8 @@ class Data:
     split: "train" or "test" where the source records a split, else None. labels: int64 (N,) or
     None.
     note: what a reader of a spectrum must know, for example that the images were JPEG; else empty.
-    value_range: (−1, 1), or None where `load_data` was told not to check it.
+    value_range: (−1, 1), or None where `load_data` was told not to check it. decode: of latents,
+    the pictures (N, C, H, W) that they stand for; else None.
     """
 
     images: NDArray[Any] = field(repr=False)
@@ -40,6 +42,7 @@ class Data:
     labels: Labels = field(default=None, repr=False)
     note: str = ""
     value_range: Range | None = UNIT_RANGE
+    decode: Callable[[NDArray[Any]], NDArray[np.uint8]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)

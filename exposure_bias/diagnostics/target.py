@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exposure_bias.jackknife import Array, grouped, jackknife
 from exposure_bias.recording import Recording
 from exposure_bias.statistics.law import COVARIANCE_IMAGES, DENSE, SUBSPACE_IMAGES
+from exposure_bias.statistics.moments import cell_signs
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,14 @@ class Pooling:
             return grouped(stream, f"state_cell_{part}")
         mine = np.isin(stream["pixel"].values, self.pixels)
         return grouped(stream, f"state_group_{part}")[..., mine]
+
+    def signed(self, values: Array) -> Array:
+        """Numbers by pixel, (D,), where Σ d is summed, (P,): in cells with the signs of their d."""
+        if self.pixels is not None:
+            return values[self.pixels]
+        signs = cell_signs(values.size, len(self.known.variance))
+        total: Array = (signs * values.reshape(signs.shape)).sum(1)
+        return total
 
     def spread(self, values: Array, places: int | None = None) -> Array:
         """Numbers by pixel, (D, …), at these places, (P, …)."""

@@ -1,7 +1,8 @@
-"""The chains that a budget is made of: the sampler's own, and refined ones that tend to its limit.
+"""The chains that a budget is made of: the sampler's own, and those of its limit.
 
-A limit is extrapolated from chains with several steps in place of each, on the same Brownian paths;
-what it is made of and how its order is checked is a `Scheme` (`experiments.budget`, *Order*)."""
+A limit (`experiments.limits`) depends on the network, the data, the seed, the kind (SDE or ODE),
+the noisiest level and the clipping. `Limits` keeps one for each, in memory and in a folder, and all
+chains that tend to it share it: samplers, numbers of steps and spacings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,57 +11,185 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.limits import CorrectedSDE, Residual, ode, residual_power
+from exposure_bias.experiments.limits import (
+    FACTORS,
+    FINEST,
+    Trapezoid,
+    coarser,
+    limit_grid,
+    places,
+)
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.recording import Recording
-from exposure_bias.run import Start, Stream
+from exposure_bias.run import Spacing, Start, Stream
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup
-from exposure_bias.samplers import OneStep
 from exposure_bias.schedules import Level
 
 FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
+# Σ d and Σ d² of the states of the data and of the chain.
+LIMIT_MOMENTS = 4
+PRIOR_DIGITS = 6
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """How a limit is extrapolated from refinements.
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """The limit of one network from one noisiest level.
 
-    factors: those that it is made of; weights: theirs. check: the further one whose chain tells the
-    order. order: by what the differences should fall. curvature: the extrapolation's error, in
-    units of what does not fall so. share: of the samples, at most, that walk the further chain;
-    calls: what that may cost.
+    grid: the finest levels that a limit has before it is doubled. setup: its chain on the coarsest
+    grid. Recordings of its chains are made when they are asked for and kept.
     """
 
-    factors: tuple[int, int]
-    weights: tuple[float, float]
-    check: int
-    order: float
-    curvature: float
-    share: float
+    setup: Setup
+    grid: tuple[Level, ...]
+    doubled: tuple[Level, ...] | None
+    batch_size: int
+    folder: Path | None
+    kept: dict[int, Recording]
+
+    @classmethod
+    def of(
+        cls, setup: Setup, batch_size: int, folder: Path | None = None, steps: int = 0
+    ) -> "Limit":
+        """The limit of a setup's chain.
+
+        steps: take at least so many on the finest grid. Raises InputError where the sampler has no
+        known limit, or where the schedule has no room for one.
+        """
+        kind = setup.sampler.limit
+        if kind is None:
+            raise InputError(f"{setup.run.sampler} tends to no known limit")
+        schedule, start = setup.model.schedule, setup.levels[0]
+        whole = not takes_fractions(setup.model, setup)
+        largest = float(setup.law.values[0])
+        grid = limit_grid(schedule, start, largest, whole, steps)
+        finite = sum(level.alpha > 0 for level in grid) - 1
+        doubled = None if whole else limit_grid(schedule, start, largest, whole, 2 * finite)
+        sampler = Trapezoid(kind, None if setup.run.paired else _prior(setup, grid[0]))
+        base = coarser(grid, 1)
+        run = replace(
+            setup.run,
+            kind="limit",
+            levels=base,
+            sampler=str(sampler),
+            exact_teacher=sampler.exact_teacher,
+            prior=sampler.prior_scale(grid[0]),
+            spacing=Spacing.SAMPLER,
+            refine=1,
+            streams=(Stream.CHAIN,),
+            spectra=(),
+            transitions=None,
+            options={},
+        )
+        room = setup.memory // (8 * LIMIT_MOMENTS * int(np.prod(setup.model.shape)))
+        most = min(len(base), max(2, room))
+        keep = tuple(np.linspace(0, len(base) - 1, most).round().astype(int).tolist())
+        own = replace(
+            setup,
+            run=run,
+            sampler=sampler,
+            places=places(base, 1),
+            keep=keep,
+            light=True,
+        )
+        return cls(own, grid, doubled, batch_size, folder, {})
 
     @property
-    def ladder(self) -> tuple[int, int, int]:
-        """All factors, coarsest first."""
-        a, b, c = sorted((*self.factors, self.check))
-        return a, b, c
+    def name(self) -> str:
+        """Tells this limit from others: a name for its files."""
+        setup = self.setup
+        return f"{setup.run.digest}-{setup.first}-{setup.n}"
+
+    @property
+    def steps(self) -> int:
+        """N, the number of steps on the finest grid."""
+        return sum(level.alpha > 0 for level in self.grid) - 1
+
+    @property
+    def nodes(self) -> tuple[Level, ...]:
+        """The levels at which its chains are recorded."""
+        return tuple(self.setup.levels[i] for i in self.setup.kept)
+
+    def chain_setup(self, factor: int, to_clean: bool = False) -> Setup:
+        """The setup of the chain of `factor` steps in place of each of the coarsest grid.
+
+        factor: 1, 2, 4, or 8 of a limit that can be doubled. to_clean: with a last step to the
+        clean end, which is the prediction there.
+        """
+        finest = self.grid if factor <= FINEST else self.doubled
+        if finest is None:
+            raise InputError("a limit at whole timesteps cannot be doubled")
+        levels = coarser(finest, factor, max(factor, FINEST))
+        at = places(levels, factor)
+        keep = tuple(int(at[i]) for i in self.setup.kept)
+        if to_clean:
+            levels = (*levels, self.setup.model.schedule.clean)
+            at, keep = np.append(at, len(levels) - 1), (*keep, len(levels) - 1)
+        run = replace(self.setup.run, levels=levels, refine=factor)
+        return replace(self.setup, run=run, places=at, keep=keep)
+
+    def chain(self, factor: int) -> Recording:
+        """The recording of that chain."""
+        if factor not in self.kept:
+            path = None
+            if self.folder is not None:
+                path = self.folder / f"limit-{self.setup.sampler.limit}-{self.name}-{factor}.nc"
+            self.kept[factor] = recorded(self.chain_setup(factor), (), self.batch_size, path)
+        return self.kept[factor]
+
+    def chains(self, doubled: bool = False) -> list[Recording]:
+        """Those of its three grids, the coarsest first. doubled: of grids twice as fine."""
+        return [self.chain(2 * factor if doubled else factor) for factor in FACTORS]
 
 
-# Errors of the SDE's chain are A/k + B/k², those of the ODE's A/k² + B/k³.
-SDE = Scheme((2, 4), (-1.0, 2.0), 1, 2.0, 1 / 3, 1 / 8)
-ODE = Scheme((1, 2), (-1 / 3, 4 / 3), 4, 4.0, 0.38, 1 / 16)
+def _prior(setup: Setup, start: Level) -> float:
+    """The standard deviation of a chain's start from noise, in the coordinates of a level."""
+    scale = setup.sampler.prior_scale(setup.levels[0]) * start.sigma / setup.levels[0].sigma
+    return round(scale, PRIOR_DIGITS)
+
+
+class Limits:
+    """The limits of networks, each computed once and kept.
+
+    folder: where they are kept, None keeps them in memory alone. steps: the least number of steps
+    on their finest grids.
+    """
+
+    def __init__(self, batch_size: int = 256, folder: Path | None = None, steps: int = 0) -> None:
+        self.batch_size, self.folder, self.steps = batch_size, folder, steps
+        self._known: dict[str, Limit] = {}
+        if folder is not None:
+            refuse_earlier_rules(folder)
+
+    def of(self, setup: Setup) -> Limit:
+        """The limit that a setup's chain tends to, of the same samples.
+
+        Raises InputError where it has none.
+        """
+        limit = Limit.of(setup, self.batch_size, self.folder, self.steps)
+        return self._known.setdefault(f"{limit.setup.sampler}-{limit.name}", limit)
+
+
+def refuse_earlier_rules(folder: Path) -> None:
+    """Raise InputError where a folder holds limits that earlier versions refined from a chain."""
+    old = sorted(p.name for k in (1, 2, 4) for p in folder.glob(f"*-{k}-[0-9]*.nc"))
+    old = [name for name in old if not name.startswith("limit-")]
+    if old:
+        raise InputError(
+            f"{folder} holds a budget of an earlier version ({old[0]}), whose limit had another"
+            " rule: choose another folder, or remove it"
+        )
 
 
 class Bench:
     """The chains of a budget, each recorded once, kept in `folder` where there is one.
 
-    recording: one of this setup, with the residual of its forward stream, where there is one
-    already. limits: chains of the limit by what they are; benches of one model and data, sampled
-    differently, share it.
+    recording: one of this setup, where there is one already. limits: benches of one model and data,
+    sampled differently, share them. limit_n: how many of the samples walk to the limit, by default
+    all.
     """
 
     def __init__(
@@ -69,17 +198,14 @@ class Bench:
         batch_size: int,
         folder: Path | None = None,
         recording: Recording | None = None,
-        limits: dict[Any, Recording] | None = None,
+        limits: Limits | None = None,
+        limit_n: int | None = None,
     ) -> None:
         self.setup, self.batch_size, self.folder = setup, batch_size, folder
+        self.limits = Limits(batch_size, folder) if limits is None else limits
+        self.limit_n = setup.n if limit_n is None else min(limit_n, setup.n)
         self._given = recording
-        self._limits: dict[Any, Recording] = {} if limits is None else limits
         self._chains: dict[Any, Recording] = {}
-
-    @cached_property
-    def scheme(self) -> Scheme | None:
-        """How the sampler's limit is reached; None where it is not known."""
-        return {"sde": SDE, "ode": ODE}.get(self.setup.sampler.limit or "")
 
     @cached_property
     def paired(self) -> Setup:
@@ -91,7 +217,7 @@ class Bench:
     def forward(self) -> Recording:
         """The forward stream at a few levels, of a part of the samples.
 
-        It gives V, and whether this is a denoiser.
+        It tells whether this is a denoiser of these data.
         """
         if self._given is not None:
             return self._given
@@ -103,84 +229,29 @@ class Bench:
         ]
         n = min(self.setup.n, max(2 * GROUPS, round(FORWARD_SHARE * self.setup.n)))
         setup = replace(self.paired, run=run, n=n, keep=tuple(keep))
-        return self._recorded(setup, "forward", (residual_power,))
+        return self._recorded(setup, "forward")
 
-    @cached_property
-    def fractional(self) -> bool:
-        """Whether the network takes timesteps between whole ones."""
-        return takes_fractions(self.setup.model, self.setup)
+    def limit(self, setup: Setup) -> Limit | None:
+        """The limit of a setup's chain, None where its sampler's is not known."""
+        if setup.sampler.limit is None:
+            return None
+        return self.limits.of(replace(setup, n=self.limit_n))
+
+    def few(self, setup: Setup, name: str) -> Recording:
+        """The sampler's own chain of the samples that walk to the limit."""
+        if self.limit_n == setup.n:
+            return self.chain(setup, name)
+        return self.chain(replace(setup, n=self.limit_n), f"{name}-few")
 
     def chain(self, setup: Setup, name: str) -> Recording:
         """The sampler's own chain."""
-        key = (setup.run.levels, setup.run.start)
-        if self._given is not None and (self._given.run.levels, self._given.run.start) == key:
-            return self._given
+        key = (setup.run.levels, setup.run.start, setup.first, setup.n)
+        given = self._given
+        if given is not None and (given.run.levels, given.run.start, 0, given.n) == key:
+            return given
         if key not in self._chains:
             self._chains[key] = self._recorded(replace(setup, light=True), name)
         return self._chains[key]
-
-    def limit(self, setup: Setup, factor: int, rows: slice, name: str) -> Recording:
-        """The limit's chain of `factor` steps in place of each, for some of the samples.
-
-        Up to the last noisy level.
-        """
-        key = (setup.sampler.limit, setup.levels, factor, rows.start, rows.stop)
-        if key not in self._limits:
-            self._limits[key] = self._recorded(
-                self.limit_setup(setup, factor, rows), f"{name}-{factor}-{rows.start}"
-            )
-        return self._limits[key]
-
-    def limit_setup(self, setup: Setup, factor: int, rows: slice, to_clean: bool = False) -> Setup:
-        """The setup of the limit's chain; to_clean: with the last step, as it is.
-
-        Raises InputError where there are no levels for it."""
-        finer, places = self._refined(setup, factor)
-        end = len(finer) if to_clean else int(places[-2]) + 1
-        sampler = self._limit_sampler(setup)
-        run = replace(
-            setup.run,
-            kind="limit",
-            levels=finer[:end],
-            sampler=str(sampler),
-            exact_teacher=sampler.exact_teacher,
-            refine=factor,
-            streams=(Stream.CHAIN,),
-            spectra=(),
-            transitions=None,
-            options={},
-        )
-        places = places[places < end]
-        keep = tuple(int(places[i]) for i in setup.kept if i < len(places))
-        chosen = setup.ids[rows]
-        first, n = int(chosen[0]), len(chosen)
-        return replace(
-            setup, run=run, sampler=sampler, places=places, keep=keep, light=True, first=first, n=n
-        )
-
-    def check_levels(self, setup: Setup) -> None:
-        """Raise InputError where the schedule has too few levels for the limit's chains."""
-        for factor in self.scheme.ladder if self.scheme else ():
-            self._refined(setup, factor)
-
-    def _refined(self, setup: Setup, factor: int) -> tuple[tuple[Level, ...], NDArray[np.int64]]:
-        try:
-            return setup.model.schedule.refined(setup.levels, factor, self.fractional)
-        except InputError as error:
-            most = len(setup.model.schedule) // max(self.scheme.ladder if self.scheme else (1,))
-            raise InputError(
-                f"{error}, and this network answers at whole timesteps only: a budget needs at most"
-                f" {most} steps here"
-            ) from error
-
-    def _limit_sampler(self, setup: Setup) -> OneStep:
-        if self.scheme is SDE:
-            return CorrectedSDE(self._residual, setup.model.shape)
-        return ode(setup.model.schedule, setup.levels, whole=not self.fractional)
-
-    @cached_property
-    def _residual(self) -> Residual:
-        return Residual.of(self.forward)
 
     def _recorded(self, setup: Setup, name: str, statistics: Sequence[Any] = ()) -> Recording:
         path = None if self.folder is None else self.folder / f"{name}.nc"
@@ -204,12 +275,3 @@ def takes_fractions(model: Denoiser, setup: Setup) -> bool:
     except FractionalTimestep:
         return False
     return True
-
-
-def check_samples(n: int, steps: int, scheme: Scheme) -> int:
-    """How many samples walk the chain that only the order needs.
-
-    A share, and no more calls than five a sample.
-    """
-    share = min(scheme.share, 5 / (steps * scheme.check))
-    return min(n, max(2 * GROUPS, round(share * n)))

@@ -13,9 +13,9 @@ either value. Real against real images gives the noise floor.
   steps from there, and the set of x̂_0 against the set of x_0; as many steps as levels.
 
 With limit=True the distance of the model's limit, FID∞, stands beside the curve: that of the same
-network on the same paths with steps that shrink to nothing (`experiments.limits`), from the longest
-of the lengths up to 50 that the schedule can refine. Then FID(T′) − FID∞ is the solver's doing, and
-FID∞ less the floor the network's and the start's.
+network on the same paths with steps that shrink to nothing (`experiments.limits`), from where the
+longest chain starts. Then FID(T′) − FID∞ is the solver's doing, and FID∞ less the floor the
+network's and the start's.
 
 Sample i of a class-conditional model has the label of image i mod N.
 """
@@ -24,7 +24,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,10 @@ from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.data import SPLITS, Data, bundled, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, is_whole, whole_number
-from exposure_bias.experiments.bench import Bench, Scheme
+from exposure_bias.experiments.bench import Limit
 from exposure_bias.experiments.chain_errors import points
+from exposure_bias.experiments.limits import FACTORS, WEIGHTS
+from exposure_bias.experiments.split import CHECK, SLACK_SHARE
 from exposure_bias.fidelity import sets
 from exposure_bias.fidelity.features import (
     Extractor,
@@ -74,7 +75,6 @@ Array = NDArray[np.float64]
 LENGTHS = (10, 20, 50, 100, 300)
 DEFAULT_SAMPLES = 1024
 KIND = "chain-fid"
-LIMIT_STEPS = 50
 
 
 @explained("chain_length_fid")
@@ -112,8 +112,7 @@ def chain_length_fid(
     as guided-diffusion writes them; the Fréchet distances are then to these. weights: of Inception.
     checkpoint: a folder that keeps every finished (model, sampler, length); the same call goes on
     from there. device: where to move the models, by default they stay where they are. limit:
-    measure each model's limit too, which takes 7 × min(50, the longest length) network evaluations
-    a sample.
+    measure each model's limit too, which takes about 150 network evaluations a sample.
 
     Returns, over (model, sampler, length), the first two only where a sequence was given: frechet
     (plug-in, what the literature prints, biased upwards), frechet_corrected (by jackknife), kid,
@@ -121,7 +120,7 @@ def chain_length_fid(
     x̂_0 − x_0 in the data's units. change: frechet_corrected minus that of the length before.
     against_first: minus that of the first model. floor_…: the same of real against real images.
     With limit: limit, frechet_corrected of the model's limit, over (model, sampler), and
-    discretisation, frechet_corrected minus it, paired; limit_steps, the length it was taken from,
+    discretisation, frechet_corrected minus it, paired; limit_steps, the steps of its finest chain,
     and limit_bias with `_se`, the extrapolation's estimated error.
     frechet_jackknife: the numbers behind (`jackknife.deletions`). Values are NaN, and the attribute
     `no_interval` says why, where the samples are too few.
@@ -571,22 +570,15 @@ def _limit(
 
     NaN where there is none."""
     numbers, bias, steps = np.full(len(DELETED), np.nan), np.full(len(DELETED), np.nan), 0
-    found = _refinable(gallery, setups)
-    if found is not None:
-        bench, scheme, setup = found
-        chains = [
-            bench.limit_setup(setup, factor, slice(0, setup.n), to_clean=True)
-            for factor in scheme.ladder
-        ]
-        each = [
-            _cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains
-        ]
-        weights = dict(zip(scheme.factors, scheme.weights, strict=True))
-        numbers = np.sum(
-            [weights.get(f, 0.0) * v for f, v in zip(scheme.ladder, each, strict=True)], axis=0
+    setup = max(setups, key=lambda s: s.run.steps)
+    if setup.sampler.limit is not None:
+        limit = Limit.of(setup, gallery.batch_size)
+        chains = [limit.chain_setup(factor, to_clean=True) for factor in FACTORS]
+        each = np.stack(
+            [_cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains]
         )
-        bias = -scheme.curvature * ((each[0] - each[1]) - scheme.order * (each[1] - each[2]))
-        steps = setup.run.steps
+        numbers, bias = WEIGHTS @ each, SLACK_SHARE * (CHECK @ each)
+        steps = limit.steps
     dims = ("deleted",)
     return xr.Dataset(
         {
@@ -595,23 +587,6 @@ def _limit(
             "limit_steps": steps,
         }
     )
-
-
-def _refinable(gallery: _Gallery, setups: Sequence[Setup]) -> tuple[Bench, Scheme, Setup] | None:
-    """The longest chain whose levels can be refined as a limit needs, else the shortest.
-
-    It has at most LIMIT_STEPS steps."""
-    for setup in sorted(
-        setups, key=lambda s: (s.run.steps > LIMIT_STEPS, abs(s.run.steps - LIMIT_STEPS))
-    ):
-        bench = Bench(setup, gallery.batch_size)
-        scheme = bench.scheme
-        if scheme is None:
-            return None
-        with suppress(InputError):
-            bench.check_levels(setup)
-            return bench, scheme, setup
-    return None
 
 
 def _paths(setup: Setup, folder: str | os.PathLike[str] | None) -> tuple[Path | None, Path | None]:

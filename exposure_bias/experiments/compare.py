@@ -46,12 +46,12 @@ from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
-from exposure_bias.experiments.limits import residual_power
-from exposure_bias.experiments.split import PARTS, Parts
+from exposure_bias.experiments.split import PARTS, Split, split
 from exposure_bias.files.weights import read_json
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
+    GROUPS,
     Array,
     Estimate,
     grouped,
@@ -141,7 +141,8 @@ def compare(
     `load_data` takes. lengths: of the chain errors, none to leave them out, as they are for
     diffusers' schedulers (attribute `no_error_rmse`). device: where the networks go, but for plain
     functions; by default they stay where they are. speed: how they are computed. budget: split
-    every gap (`experiments.budget`), which takes six chains more a model. folder: where the chains
+    every gap (`experiments.budget`), which takes about 150 calls a sample
+    and model, whatever `steps`. folder: where the chains
     are kept; the same call goes on there. The others as in `record`.
 
     Returns, over (entry) and step or length: the statistics of the module docstring with `_se` over
@@ -181,7 +182,7 @@ def compare(
 
     def measured(setup: Setup) -> tuple[Recording, Statistics]:
         desk = None if place is None else place / setup.run.digest
-        recording = recorded(setup, [residual_power], batch_size, desk and desk / "recording.nc")
+        recording = recorded(setup, (), batch_size, desk and desk / "recording.nc")
         check_denoises(recording)
         statistics = _statistics(recording)
         if "no_budget" not in left_out:
@@ -226,31 +227,29 @@ def _no_budget(setups: Sequence[Setup], wanted: bool) -> str:
         )
     if setups[0].sampler.limit is None:
         return f"{run.sampler} tends to no known limit"
-    for setup in setups:
-        try:
-            bench = Bench(setup, 1)
-            bench.check_levels(setup)
-        except InputError as error:
-            return str(error)
     return ""
 
 
 def _budget(bench: Bench) -> Statistics:
-    """The parts of the gap, and of HF where there are spectra, at the last noisy level."""
-    parts = Parts.of(bench, bench.setup, "chain")
-    sums, found = tuple(parts.sums), {}
-    for name in ("gap", "hf"):
-        if name not in parts.measure.names:
-            continue
-        row = parts.measure.names.index(name)
-        for part in ("discretisation", "score"):
-            place = PARTS.index(part), row, -1
+    """The parts of the gap, and of HF where there are spectra, at the budget's end."""
+    whole = split(bench, bench.setup, "chain")
+    return {
+        f"{name}_{part}": _part(whole, name, part)
+        for name in ("gap", "hf")
+        if name in whole.names
+        for part in ("discretisation", "score")
+    }
 
-            def estimate(n: float, *totals: Array, place: tuple[int, int, int] = place) -> Array:
-                return np.asarray(parts.estimate(n, *totals)[place])
 
-            found[f"{name}_{part}"] = Statistic((), estimate, sums, parts.value[place])
-    return found
+def _part(whole: Split, name: str, part: str) -> Statistic:
+    """A part of a budget, as a function of which groups of images are kept."""
+    place = PARTS.index(part), whole.names.index(name), -1
+
+    def estimate(n: float, kept: Array) -> Array:
+        return np.asarray(whole.estimate(kept)[place])
+
+    value = np.asarray(whole.parts[part].value[place[1:]])
+    return Statistic((), estimate, (np.eye(GROUPS),), value)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,16 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
-from exposure_bias.errors import InputError
-from exposure_bias.experiments.bench import Bench
-from exposure_bias.experiments.budget import MARGIN, STEPS, Answer, budget_of, planned
-from exposure_bias.experiments.limits import residual_power
+from exposure_bias.errors import InputError, whole_number
+from exposure_bias.experiments.bench import Bench, Limits
+from exposure_bias.experiments.budget import (
+    MARGIN,
+    STEPS,
+    Answer,
+    budget_of,
+    checked_limit_n,
+    planned,
+)
 from exposure_bias.experiments.rollouts import rollouts
 from exposure_bias.glossary import explained
 from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
@@ -56,16 +62,18 @@ def diagnose(
     clip: Any = False,
     seed: int = 0,
     batch_size: int = 256,
+    limit_n: int | None = None,
+    limit_steps: int = 0,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """What is wrong with this model's samples: `error_budget`, with rollouts and a remedy to try.
 
     model: a `Denoiser`, or what `adapt` takes; or a `Recording`, whose gaps are told without a
     network and not split. data: held-out images. n: by default the data's, at most 512. margin,
-    restarts: as in `error_budget`. starts: timesteps of the rollouts, by default five. images: what
-    the exact denoiser beside the model knows, by default the train split where `data` is the test
-    split of bundled data, else there is none. folder: where the chains are kept; the same call goes
-    on there. The rest as in `record`.
+    restarts, limit_n, limit_steps: as in `error_budget`. starts: timesteps of the rollouts, by
+    default five. images: what the exact denoiser beside the model knows, by default the train split
+    where `data` is the test split of bundled data, else there is none. folder: where the chains are
+    kept; the same call goes on there. The rest as in `record`.
 
     Returns what `error_budget` does, and: gaussian and oracle over (statistic), the same of a
     perfect denoiser of Gaussian data and of the exact denoiser of `images`, as context that decides
@@ -96,12 +104,13 @@ def diagnose(
         clip=clip,
         seed=seed,
         batch_size=batch_size,
-        options={"statistics": ["residual_power"]},
     )
     place = None if folder is None else Path(folder)
     desk = _Desk(setup, batch_size, place)
-    base = desk.recorded(setup, "recording", (residual_power,))
-    bench = Bench(setup, batch_size, place, recording=base)
+    limits = Limits(batch_size, place, whole_number(limit_steps, "limit_steps", 0))
+    few = checked_limit_n(limit_n)
+    base = desk.recorded(setup, "recording")
+    bench = Bench(setup, batch_size, place, recording=base, limits=limits, limit_n=few)
     result = budget_of(bench, margin, restarts)
     left_out: list[str] = []
     if str(result["answer"].values[0]) != Answer.NO_DENOISER:

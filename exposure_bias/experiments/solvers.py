@@ -2,8 +2,8 @@
 
 The solver's share of the gap by sampler and steps.
 
-Each chain gets its own error budget (`experiments.budget`); samplers that tend to one limit on one
-grid share it."""
+Each chain gets its own error budget (`experiments.budget`). All chains that tend to one limit from
+one noisiest level share it, whatever their sampler, length and spacing."""
 
 import os
 from collections.abc import Sequence
@@ -14,11 +14,10 @@ from typing import Any
 
 import xarray as xr
 
-from exposure_bias.errors import InputError
-from exposure_bias.experiments.bench import Bench
-from exposure_bias.experiments.budget import MARGIN, budget_of, planned
+from exposure_bias.errors import InputError, whole_number
+from exposure_bias.experiments.bench import Bench, Limits
+from exposure_bias.experiments.budget import MARGIN, budget_of, checked_limit_n, planned
 from exposure_bias.glossary import explained
-from exposure_bias.recording import Recording
 from exposure_bias.samplers import Prediction, Sampler
 from exposure_bias.schedules import Level
 
@@ -40,6 +39,8 @@ def solver_curve(
     clip: Any = False,
     seed: int = 0,
     batch_size: int = 256,
+    limit_n: int | None = None,
+    limit_steps: int = 0,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """The error budget of every sampler at every number of steps, on the same images and paths.
@@ -48,8 +49,7 @@ def solver_curve(
 
     Returns, over (sampler, steps) and statistic, what `error_budget` does but for restarts and the
     last step; and calls (sampler, steps), how often a chain asks the network. A chain whose limit
-    is unknown, or whose budget the schedule has too few levels for, has NaN parts and says so in
-    `answer`.
+    is unknown or not reached says so in `answer`.
 
     Raises InputError for whatever does not fit.
     """
@@ -72,14 +72,16 @@ def solver_curve(
         batch_size=batch_size,
     )
     setups = [[chain(sampler=one, steps=length) for length in steps] for one in samplers]
-    limits: dict[Any, Recording] = {}
+    place = None if folder is None else Path(folder)
+    limits = Limits(batch_size, place, whole_number(limit_steps, "limit_steps", 0))
+    few = checked_limit_n(limit_n)
     rows = []
     for row in setups:
         cells = []
         for setup in row:
             name = f"{setup.run.sampler}-{setup.run.steps}".replace("/", "-").replace(":", "-")
-            place = None if folder is None else Path(folder) / name
-            found = budget_of(Bench(setup, batch_size, place, limits=limits), margin, ())
+            bench = Bench(setup, batch_size, place and place / name, limits=limits, limit_n=few)
+            found = budget_of(bench, margin, ())
             cells.append(
                 found.drop_dims(["curve", "step"], errors="ignore").sel(statistic=_shared(found))
             )

@@ -50,6 +50,7 @@ def observe(
     model = _model(objects, model, data is None and scheduler is not None)
     if data is not None:
         data = data.fitted(model.shape)
+        model = model.fitted(data.shape)
         check_fit(model, data, 1, UNCLIPPED)
     if scheduler is not None:
         return SchedulerLoop(model, data, seed, first, scheduler, networks)

@@ -55,7 +55,7 @@ class SchedulerLoop(Observation):
                 self._before(given)
             result = original(*args, **kwargs)
             with plainly(result[0]):
-                self._after(result[0])
+                self._after(self._state(result[0]))
             return result
 
         self._step_of_ours = self._scheduler.step = step
@@ -81,7 +81,7 @@ class SchedulerLoop(Observation):
         self._network_rows += len(next(images, ()))
 
     def _before(self, given: dict[str, Any]) -> None:
-        x, output = given["sample"], given["model_output"]
+        x, output = (self._state(given[name]) for name in ("sample", "model_output"))
         place = self._place(given["timestep"])
         if place == 0:
             self._begin(x, output, given.get("eta"))
@@ -98,6 +98,10 @@ class SchedulerLoop(Observation):
                 sigma = torch.tensor(level.sigma, dtype=torch.float64)
                 output = self._scheduler.precondition_outputs(x.double(), output.double(), sigma)
             self._take(Seen(level, x, output))
+
+    def _state(self, x: Tensor) -> Tensor:
+        """(B, *shape) of what the loop holds, which may be packed to tokens."""
+        return self.model.from_loop(x, self.model.shape)
 
     def _after(self, x: Tensor) -> None:
         self._at, self._network_rows = self._at + 1, 0
@@ -152,11 +156,7 @@ class SchedulerLoop(Observation):
     def _check_guidance(self) -> None:
         """Raise InputError where the forward stream would be another field's than the chain's."""
         self._guided = self._network_rows > self._rows
-        if (
-            self.data is None
-            or not self._network_rows
-            or self._guided == (self.model.guidance is not None)
-        ):
+        if self.data is None or not self._network_rows or self._guided == self._guides():
             return
         if self._guided:
             raise InputError(
@@ -168,6 +168,10 @@ class SchedulerLoop(Observation):
             f"the model is guided (scale {self.model.guidance:g}), but the loop is not: adapt it"
             " without"
         )
+
+    def _guides(self) -> bool:
+        """Whether the model calls its network on two conditionings."""
+        return self.model.guidance is not None and not self.model.guidance_embedded
 
     def _close(self) -> None:
         if self._batch is not None:

@@ -126,7 +126,10 @@ def recorded(
             subjects = Subjects(batch.rows, batch.images, batch.x0, setup.law)
             for name, step in _steps(setup, batch, ledger.kept):
                 ledger.collectors[name].update(step, subjects)
-                turn.report(len(batch.ids) if step.prediction is not None else 0)
+                # Some chains ask the network inside their steps (`samplers.Steps`).
+                inside = name == "chain" and step.index < setup.run.steps
+                asked = step.prediction is not None or inside
+                turn.report(len(batch.ids) if asked else 0)
     how = made(batch_size=batch_size, device=str(setup.model.device), processes=team().size)
     return Recording(ledger.datasets(np.arange(setup.n)), setup.run, setup.n, how)
 

@@ -211,6 +211,7 @@ def prepare(
     """
     model = adapt(model)
     data = load_data(data).fitted(model.shape)
+    model = model.fitted(data.shape)
     n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
@@ -261,6 +262,7 @@ def identities(model: Denoiser, data: Data | None) -> dict[str, Any]:
         model.guidance,
         source_of(model),
         model.computed,
+        model.conditions,
     )
     about = DataId()
     if data is not None:

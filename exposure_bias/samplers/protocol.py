@@ -43,9 +43,13 @@ Predict = Callable[[Any, Level], Prediction]
 
 
 class Steps(Protocol):
-    """What takes the steps of one chain, in order; a multistep solver keeps its history here."""
+    """What takes the steps of one chain, in order; a multistep solver keeps its history here.
 
-    def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
+    An attribute `asks_itself = True` says that `now` is not wanted: it is None then, and the chain
+    does not ask the network on behalf of the step. Such a chain has no predictions to record.
+    """
+
+    def step(self, x: Any, now: Any, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         """x_t from x_s, the prediction `now` there and unit noise z, which is None without noise.
 
         predict: asks the model at another state and level, for solvers of higher order.

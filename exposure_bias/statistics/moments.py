@@ -76,9 +76,7 @@ class CellMoments(Accumulator):
 
     def __init__(self, layout: Layout, cells: int) -> None:
         super().__init__()
-        size = layout.law.mean.size
-        signs = np.random.default_rng(SIGNS_SEED).choice([-1.0, 1.0], size)
-        self.signs = (signs / np.sqrt(size // cells)).reshape(cells, -1)
+        self.signs = cell_signs(layout.law.mean.size, cells)
         for part in ("sum", "square"):
             name = f"state_cell_{part}"
             self.add_sum(name, step=layout.steps, group=GROUPS, cell=cells)
@@ -92,6 +90,12 @@ class CellMoments(Accumulator):
         for part, value in values.items():
             summed = batch.groups.sum(value, axis=1).cpu().numpy()
             self.state[f"state_cell_{part}"][rows] += summed
+
+
+def cell_signs(size: int, cells: int) -> NDArray[np.float64]:
+    """r_i/√m of `CellMoments` for states of `size` numbers, (cells, m)."""
+    signs = np.random.default_rng(SIGNS_SEED).choice([-1.0, 1.0], size)
+    return (signs / np.sqrt(size // cells)).reshape(cells, -1)
 
 
 def cells_of(shape: State) -> int:
