@@ -14,14 +14,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
-from exposure_bias.errors import InputError, reason
+from exposure_bias.contexts import Context
+from exposure_bias.errors import InputError, reason, shown, whole_number
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
@@ -68,6 +71,10 @@ class Speed(NamedTuple):
 AS_IT_IS = Speed()
 
 
+class NotFinite(InputError):
+    """A network returned NaN or infinity."""
+
+
 class FractionalTimestep(InputError):
     """A network was asked at a timestep between two whole ones, and knows whole ones only."""
 
@@ -90,6 +97,10 @@ class Denoiser:
     no denoiser of q (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), so its gaps are "guidance +
     bias".
 
+    context: p ≥ 1 for a network that draws a frame of a sequence from the p frames before it, whose
+    `call` takes (net, x, timestep, c) with c a `contexts.Context`; None for a network of single
+    states. Such a model is run by `drift_budget` and `drift`.
+
     computed: what `computed_with` was asked for, else empty. Adapters set further attributes.
     source: where a model of the hub came from, {"repo", "revision", "commit", "files": {name:
     sha256}}, else None. note: what a reader of its numbers must know, for example that it was
@@ -97,14 +108,15 @@ class Denoiser:
     chosen_by: what a label stands for, "class" or "prompt". any_size: whether the network takes
     states of other sizes (`fitted`). guidance_embedded: whether the network is told the guidance
     scale, so that it is called once and not twice. from_loop: (B, *shape) of what a pipeline's own
-    loop holds, a function (tensor, shape) -> tensor.
+    loop holds, a function (tensor, shape) -> tensor. sampling: the options of the scheduler in its
+    folder, of which `record` says what it leaves out.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
     recordings call them "unhashed"; what tells two functions apart is their `probe`.
 
     Raises InputError for an unknown prediction type, a shape of no or more than four numbers, fewer
-    than one class, or a net that cannot be called.
+    than one class, a context below 1, a context beside classes, or a net that cannot be called.
     """
 
     def __init__(
@@ -119,12 +131,16 @@ class Denoiser:
         name: str | None = None,
         classes: int | None = None,
         guidance: float | None = None,
+        context: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         if not callable(net):
             raise InputError(
                 f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
             )
+        if type(net).__name__ == "ExportedProgram":
+            raise InputError("an ExportedProgram is no module: give program.module()")
+        check_arguments(Denoiser.__init__, locals())
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -132,6 +148,13 @@ class Denoiser:
             raise InputError(
                 f"a conditional model has at least one class, got {classes}: None is unconditional"
             )
+        if context is not None:
+            context = whole_number(context, "context, the number of frames before the next,")
+            if classes is not None:
+                raise InputError(
+                    "a model has classes or a context: give the classes of sequences as a stream of"
+                    " theirs, Sequences(frames, label=labels), and read c['label']"
+                )
         if isinstance(net, torch.nn.Module) and device is not None:
             raise InputError(
                 "device= is for plain functions: move a module itself, with"
@@ -142,8 +165,9 @@ class Denoiser:
         self.shape: State = checked_shape(shape)
         self.learned_variance = learned_variance
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
-        self.classes, self.guidance = classes, guidance
+        self.classes, self.guidance, self.context = classes, guidance, context
         self.source: dict[str, Any] | None = None
+        self.sampling: dict[str, Any] = {}
         self.note = self.computed = self.conditions = ""
         self.chosen_by = "class"
         self.any_size = self.guidance_embedded = False
@@ -152,6 +176,7 @@ class Denoiser:
         self._most: list[int] = []  # how many states fit the device's memory, once that is known
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
+        self._context: Context | None = None
         self._like = on_device(device)
 
     def __repr__(self) -> str:
@@ -211,6 +236,24 @@ class Denoiser:
         bound._labels = labels.to(torch.int64)
         return bound
 
+    def within(self, context: Context) -> Self:
+        """Return this model bound to a batch's context, which every call then hands on.
+
+        Raises InputError for a model of single states, and for a context of another number of
+        frames or of frames of another shape.
+        """
+        if self.context is None:
+            raise InputError(f"{self.name} takes no context: make it with Denoiser(…, context=p)")
+        expected = (self.context, *self.shape)
+        if tuple(context.frames.shape[1:]) != expected:
+            raise InputError(
+                f"{self.name} takes a context of shape (B, {', '.join(map(str, expected))}), got"
+                f" {tuple(context.frames.shape)}"
+            )
+        bound = copy.copy(self)
+        bound._context = context
+        return bound
+
     def computed_with(self, speed: Speed) -> Self:
         """The same model, computed in another precision or manner.
 
@@ -268,7 +311,7 @@ class Denoiser:
         them.
         """
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
-        with torch.no_grad(), evaluating(self.net):
+        with gradients(), evaluating(self.net):
             try:
                 dtype = torch.long if whole else self._label_dtype
                 output = self._fitting(x, level.timestep, dtype)
@@ -311,9 +354,11 @@ class Denoiser:
         """What the network says of some of the states."""
         parameter, states = self._parameter, x[rows]
         timestep = torch.full((len(states),), label, device=parameter.device, dtype=dtype)
-        inputs = [_own(states, parameter.device, parameter.dtype), timestep]
+        inputs: list[Any] = [_own(states, parameter.device, parameter.dtype), timestep]
         if self.classes is not None:
             inputs.append(_own(self._batch_labels(len(x))[rows], parameter.device))
+        if self.context is not None:
+            inputs.append(self._batch_context(len(x)).part(rows).like(parameter))
         if self._autocast is None:
             return self._call(self.net, *inputs)
         with torch.autocast(parameter.device.type, self._autocast):
@@ -351,12 +396,18 @@ class Denoiser:
                 f"{self.name} returned {type(output).__name__} where a tensor was expected: say"
                 " with call=lambda net, x, timestep: ... how to call it"
             )
+        if output.is_meta or output.is_nested or output.layout is not torch.strided:
+            kind = "no numbers (on the meta device)" if output.is_meta else "a sparse tensor"
+            raise InputError(
+                f"{self.name} returned {kind} where a plain tensor was expected: say with call="
+                "lambda net, x, timestep: ... how to make one of it"
+            )
         if not output.is_floating_point():
             raise InputError(
                 f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
                 " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
-        return output
+        return output.detach()
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
@@ -370,6 +421,19 @@ class Denoiser:
                 " states"
             )
         return self._labels
+
+    def _batch_context(self, batch: int) -> Context:
+        if self._context is None:
+            raise InputError(
+                f"{self.name} draws a frame from the {self.context} before it: measure it with"
+                " drift_budget(model, sequences), or bind a context with model.within(context)"
+            )
+        if len(self._context) != batch:
+            raise InputError(
+                f"a context of {len(self._context)} sequences was given for a batch of {batch}"
+                " states"
+            )
+        return self._context
 
     def predict(self, x: Tensor, level: Level, clip: Clipping = UNCLIPPED) -> Prediction:
         """x̂_0 and ε̂ at float64 states x (B, *shape) of one level.
@@ -395,7 +459,7 @@ class Denoiser:
         """
         # One reduction, not a mask: a sum is finite only if every term is.
         if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
-            raise InputError("the network returned NaN or Inf")
+            raise NotFinite("the network returned NaN or Inf")
         value, variance = (
             output.chunk(2, dim=1) if output.shape[1] == 2 * x.shape[1] else (output, None)
         )
@@ -431,11 +495,36 @@ def weight_hash(net: torch.nn.Module) -> str:
     # are.
     state = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
     for key, value in sorted(state.items()):
+        if value.is_meta or value.layout is not torch.strided:
+            raise InputError(
+                f"the network's {key} has no numbers (on the meta device) or is sparse: load its"
+                " weights first"
+            )
         digest.update(key.encode())
         digest.update(
             value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """A context in which a denoiser's outputs can be differentiated with respect to its states.
+
+    Elsewhere no gradients are recorded."""
+    before = _DIFFERENTIATING.set(True)
+    try:
+        yield
+    finally:
+        _DIFFERENTIATING.reset(before)
+
+
+def gradients() -> AbstractContextManager[Any]:
+    """A context that records gradients inside `differentiating`, and none elsewhere."""
+    return torch.set_grad_enabled(_DIFFERENTIATING.get())
+
+
+_DIFFERENTIATING: ContextVar[bool] = ContextVar("differentiating", default=False)
 
 
 @contextmanager
@@ -455,7 +544,11 @@ def evaluating(net: Any) -> Iterator[None]:
     _EVALUATED.add(id(net))
     try:
         if any(modes):
-            net.eval()
+            try:
+                net.eval()
+            except NotImplementedError:  # torch.export's, which keep the mode of their export
+                for module in modules:
+                    module.training = False
         yield
     finally:
         _EVALUATED.discard(id(net))
@@ -504,6 +597,8 @@ def probe(model: Denoiser) -> Probe:
 
 def on_device(device: torch.device | str | None) -> Tensor:
     """An empty float32 tensor there. Raises InputError for a device that is not there."""
+    if not isinstance(device, str | torch.device | None):
+        raise InputError(f"a device is named by a text such as 'cuda', got {shown(device)}")
     try:
         return torch.empty(0, device=device)
     except (

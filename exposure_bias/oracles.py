@@ -11,11 +11,13 @@ exact denoiser of a set of images. All are float64 `Denoiser`s of type `sample`.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from exposure_bias.denoisers import Denoiser
-from exposure_bias.errors import InputError
+from exposure_bias.autoregression import Autoregression, gain
+from exposure_bias.denoisers import Denoiser, gradients
+from exposure_bias.errors import InputError, shown
 from exposure_bias.schedules import Level, Schedule
 
 Values = Any  # whatever torch.as_tensor takes
@@ -111,7 +113,7 @@ class _Oracle(Denoiser):
         super().__init__(net, schedule=schedule, prediction_type="sample", shape=shape, name=name)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
-        with torch.no_grad():
+        with gradients():
             return self.net(x.to(self.device, torch.float64), level).view(x.shape).to(x.device)
 
 
@@ -183,7 +185,7 @@ class Teacher(_Oracle):
     """
 
     def __init__(self, x0: Values, schedule: Schedule) -> None:
-        x0 = torch.as_tensor(x0, dtype=torch.float64)
+        x0 = _real(x0)
         super().__init__(_Constant(x0), schedule, tuple(x0.shape[1:]), "teacher")
 
 
@@ -198,9 +200,107 @@ class _Constant(torch.nn.Module):
         return self.value
 
 
+class LinearAutoregression(Denoiser):
+    """The exact denoiser of the next frame of a linear autoregression.
+
+    Parameters
+    ----------
+    a
+        A number, a matrix (D, D), or (p, D, D) for p frames of context, the nearest frame's first:
+        x_k = F_1 x_{k−1} + … + F_p x_{k−p} + w_k.
+    schedule
+        The noise schedule of each frame.
+    covariance
+        That of w_k: a number, (D,) or (D, D). By default it makes the stationary covariance of a
+        frame the identity.
+    shape
+        A frame's shape with D numbers, by default (D,).
+    context_noise
+        The standard deviation τ of noise that is added to every context. The oracle knows it.
+
+    Raises
+    ------
+    InputError
+        For coefficients that are not stable, for a covariance that is none, and for a shape of
+        another size.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> model = eb.oracles.LinearAutoregression(0.9, eb.schedules.linear())
+    >>> frames = model.law.sample(256, 17)
+    >>> drift = eb.drift_budget(model, eb.Sequences(frames), sampler="ddim", steps=10)
+
+    Source: docs/mathematics.md, "Drift of sequences".
+    """
+
+    def __init__(
+        self,
+        a: Values,
+        schedule: Schedule,
+        *,
+        covariance: Values | None = None,
+        shape: tuple[int, ...] | None = None,
+        context_noise: float = 0.0,
+    ) -> None:
+        if not 0 <= context_noise < np.inf:
+            raise InputError(f"context_noise is at least 0 and finite, got {context_noise}")
+        noise = None if covariance is None else _real(covariance).numpy()
+        self.law = Autoregression.of(_real(a).numpy(), noise)
+        self.context_noise = float(context_noise)
+        row, left = self.law.noised(self.context_noise)
+        q, basis = np.linalg.eigh(left)
+        super().__init__(
+            _Autoregressive(*map(torch.from_numpy, (row, np.maximum(q, 0.0), basis))),
+            schedule=schedule,
+            prediction_type="sample",
+            shape=(self.law.size,) if shape is None else shape,
+            name="linear autoregression",
+            context=self.law.context,
+        )
+        if int(np.prod(self.shape)) != self.law.size:
+            raise InputError(
+                f"a frame of shape {self.shape} has {int(np.prod(self.shape))} numbers, but the"
+                f" coefficients are for {self.law.size}"
+            )
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        context = self._batch_context(len(x)).like(self.net.row)
+        frames = context.frames
+        if self.context_noise:
+            frames = frames + self.context_noise * context.noise()
+        states = x.to(self.device, torch.float64).flatten(1)
+        return self.net(states, level, frames.flip(1).flatten(1)).view(x.shape).to(x.device)
+
+
+class _Autoregressive(torch.nn.Module):
+    """μ + U k Uᵀ (x − α μ) for μ = F c; buffers row F, q and basis U."""
+
+    row: Tensor
+    q: Tensor
+    basis: Tensor
+
+    def __init__(self, row: Tensor, q: Tensor, basis: Tensor) -> None:
+        super().__init__()
+        _register(self, row=row, q=q, basis=basis)
+
+    def forward(self, x: Tensor, level: Level, context: Tensor) -> Tensor:
+        mean = context @ self.row.T
+        k = torch.from_numpy(gain(level, self.q.cpu().numpy())).to(x)
+        away = (x - level.alpha * mean) @ self.basis
+        return mean + (away * k) @ self.basis.T
+
+
 def _real(values: Values) -> Tensor:
     """Values as float64. Raises InputError for complex ones, whose imaginary part would go."""
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values)
+    except Exception as error:  # torch raises a dozen kinds for what are no numbers
+        raise InputError(
+            f"an oracle's numbers are an array or a tensor, got {shown(values)}: correct it"
+        ) from error
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise InputError("an oracle's numbers are a plain tensor, not a sparse or an empty one")
     if tensor.is_complex():
         raise InputError("an oracle's numbers are real, got complex ones: give their real part")
     return tensor.to(torch.float64)

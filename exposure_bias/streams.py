@@ -171,4 +171,4 @@ def evaluate(model: Denoiser, x: Tensor, level: Level, index: int, clip: Clippin
             f"at step {index}, timestep {level.timestep:g} (α={level.alpha:.4g},"
             f" σ={level.sigma:.4g})"
         )
-        raise InputError(f"{error} {where}") from error
+        raise type(error)(f"{error} {where}") from error

@@ -18,7 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
-    "glossary",
+    "checking",
     "strangers",
     "states",
     "files",
@@ -27,9 +27,12 @@ ORDER = (
     "levels",
     "samplers",
     "jackknife",
+    "results",
     "paths",
     "data",
     "run",
+    "autoregression",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",
@@ -43,9 +46,6 @@ ORDER = (
     "observer",
     "fidelity",
     "training",
-    "sentences",
-    "headlines",
-    "tables",
     "experiments",
     "plots",
     "reporting",
@@ -55,6 +55,7 @@ ORDER = (
 )
 WITH_TORCH = {
     "paths",
+    "contexts",
     "denoisers",
     "oracles",
     "remedies",

@@ -5,6 +5,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent.parent / "models"
 DATA = ("digits", "patches", "fashion")
 FASHION = FOLDER / "fashion-data" / "fashion-mnist-14.npz"
+# Sequences, by their file.
+SEQUENCES: dict[str, Path] = {}
 # Models, and the data that each was trained on.
 MODELS = {data + suffix: data for data in DATA for suffix in ("", "-ip")}
 DEFAULT_MODEL = "digits"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.sampling import left_out
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
@@ -43,6 +44,7 @@ from exposure_bias.statistics.law import Law, law
 DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
+MOST = 10**8  # samples of a run
 # Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
 MEMORY, MOMENTS = 96 * 2**20, 7
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
@@ -212,7 +214,7 @@ def prepare(
     model = adapt(model)
     data = load_data(data).fitted(model.shape)
     model = model.fitted(data.shape)
-    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
+    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,", 1, MOST)
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     whole_number(batch_size, "batch_size")
@@ -231,6 +233,14 @@ def prepare(
     begin = start_of(start, whole)
     through, places = model.schedule.refined(whole[begin[1] :], refine)
     chosen.begin(through)
+    # A class of diffusers' has a spacing of its own, levels have none.
+    used = spacing if isinstance(spacing, str) and not hasattr(chosen, "scheduler") else None
+    if isinstance(sampler, str) and (unlike := left_out(model.sampling, chosen, clip, used)):
+        warnings.warn(
+            f"the scheduler in {model.name} would {unlike}: the sampler {chosen} follows its own"
+            " options",
+            stacklevel=3,
+        )
     run = Run(
         **identities(model, data),
         levels=through,
@@ -339,6 +349,13 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
             f"the model works on states {described(model.shape)}, but {data.name} holds"
             f" {described(data.shape)}: give data of the model's channel count and size"
         )
+    if model.classes is not None and data.labels is None and data.folders:
+        few = ", ".join(data.folders[:3]) + (", …" if len(data.folders) > 3 else "")
+        raise InputError(
+            f"{model.name} is {model.chosen_by}-conditional, but no labels are given: give them"
+            f" with load_data(images, labels=...) or, since {data.name} lies in"
+            f" {len(data.folders)} top folders ({few}), labels='folders' (--labels folders)"
+        )
     model.given(data.labels)
     if clip and data.value_range is None and beyond(data, clip.bound):
         raise InputError(
@@ -387,6 +404,16 @@ def kept_steps(steps: int, most: int = MAX_LEVELS) -> list[int]:
 def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     """The setup of a run with these settings of its own."""
     return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
+
+
+def with_model(setup: Setup, model: Denoiser) -> Setup:
+    """The setup with another network of the same kind, without learning the data's law again.
+
+    Its run still names the first network: for numbers that are not kept with their provenance.
+    """
+    changed = replace(setup, model=model)
+    changed.__dict__["law"] = setup.law  # where `cached_property` keeps it
+    return changed
 
 
 def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:

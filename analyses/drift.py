@@ -1,0 +1,119 @@
+"""Where does the drift of trained networks come from, and which remedy moves which term?
+
+    python analyses/drift.py train lorenz96    # three seeds, runs/drift/; goes on where it stopped
+    python analyses/drift.py train digits --data ../shared/data
+    python analyses/drift.py measure           # results/drift/*.csv, goes on where it stopped
+    python analyses/drift.py bundle            # seed 0 of lorenz96 as the bundled model
+    python analyses/drift.py --smoke           # all of it in seconds, in a temporary folder
+
+Two worlds: stochastic Lorenz-96 with a multilayer perceptron (`lorenz96`), and digits that bounce
+with a small UNet (`bouncing_digits`). Each network is trained on true frames, with noise on half of
+its contexts, which it is told.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import bouncing_digits
+import lorenz96
+import numpy as np
+import torch
+from sequence_training import trained
+from torch import Tensor
+
+import exposure_bias as eb
+from exposure_bias.adapters import sequence_network
+from exposure_bias.contexts import Context
+
+ROOT = Path(__file__).parents[1]
+SEEDS = (0, 1, 2)
+SIGMAS = (0.02, 20.0)
+ITERATIONS = {"lorenz96": 8_000, "digits": 5_000}
+BATCH = {"lorenz96": 512, "digits": 64}
+TRAINING = {"lorenz96": (6144, 34), "digits": (20_000, 12)}  # sequences and frames
+HELD_OUT = {"lorenz96": (512, 65), "digits": (512, 26)}
+SAMPLER = {"lorenz96": ("heun", 4), "digits": ("ddim", 6)}
+CONTEXT = {"lorenz96": 1, "digits": 2}
+SMOKE = 20
+
+
+def network(world: str) -> torch.nn.Module:
+    if world == "lorenz96":
+        return sequence_network.SequenceNetwork(lorenz96.SIZE, 1)
+    return bouncing_digits.SmallUNet()
+
+
+def frames_of(world: str, split: str, data: Path, size: tuple[int, int]) -> np.ndarray:
+    """The sequences of a world: uint8 images, or float32 vectors."""
+    if world == "lorenz96":
+        return lorenz96.sequences(*size, seed=1 if split == "train" else 2)
+    digits = bouncing_digits.digits(data / f"mnist-{split}.zip", 10_000)
+    return bouncing_digits.sequences(digits, *size, seed=1 if split == "train" else 2)
+
+
+def train(world: str, seed: int, data: Path, runs: Path, smoke: bool) -> Path:
+    """Train one network; returns where its weights are."""
+    path = runs / f"{world}-{seed}.pt"
+    if path.exists():
+        return path
+    size = (64, 6) if smoke else TRAINING[world]
+    frames = torch.from_numpy(frames_of(world, "train", data, size))
+    count = CONTEXT[world]
+
+    def batch(random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        i = random.integers(len(frames), size=BATCH[world])
+        k = random.integers(count, frames.shape[1], size=BATCH[world])
+        context = torch.stack([frames[i, k - j] for j in range(count, 0, -1)], dim=1)
+        return as_float(context), as_float(frames[i, k])
+
+    torch.manual_seed(seed)
+    began = time.process_time()
+    made = trained(
+        network(world),
+        batch,
+        SMOKE if smoke else ITERATIONS[world],
+        seed,
+        checkpoint=runs / f"{world}-{seed}.checkpoint",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(made.state_dict(), path)
+    print(f"{world} {seed}: trained in {time.process_time() - began:.0f} s of CPU", flush=True)
+    return path
+
+
+def as_float(frames: Tensor) -> Tensor:
+    return frames / 127.5 - 1 if frames.dtype == torch.uint8 else frames
+
+
+def model(world: str, weights: Path, tau: float = 0.0, start: bool = False) -> eb.Denoiser:
+    """A trained network. tau: noise on its contexts."""
+    net = network(world)
+    net.load_state_dict(torch.load(weights, weights_only=True))
+
+    def call(net: torch.nn.Module, x: Tensor, sigma: Tensor, c: Context) -> Tensor:
+        frames = c.frames + tau * c.noise() if tau else c.frames
+        return net(x, sigma, frames, torch.full_like(sigma, tau))
+
+    return eb.Denoiser(
+        net.eval(),
+        schedule=eb.schedules.edm(*SIGMAS),
+        prediction_type="sample",
+        shape=(lorenz96.SIZE,) if world == "lorenz96" else (1, 16, 16),
+        context=CONTEXT[world],
+        call=call,
+        name=weights.stem,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["train", "measure", "bundle"])
+    parser.add_argument("world", nargs="?", choices=sorted(ITERATIONS))
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "drift")
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in SEEDS:
+        train(options.world, seed, options.data, options.runs, options.smoke)

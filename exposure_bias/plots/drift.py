@@ -1,0 +1,136 @@
+"""Drift over frames: what each term adds, and what the frames look like."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from exposure_bias.errors import InputError
+from exposure_bias.jackknife import T_QUANTILE
+from exposure_bias.plots.style import grid, legend, panels, style, unless_empty
+
+# Variable, label, colour of the palette; the total comes last, on top.
+TERMS = (
+    ("feedback", "feedback", 4),
+    ("discretisation", "sampler", 0),
+    ("initialisation", "start", 2),
+    ("score", "network", 1),
+)
+FIRST = ("variance", "change", "lag 1")
+UNITS = {
+    "variance": "relative variance",
+    "change": "relative power of change",
+    "tails": "relative kurtosis",
+}
+MOST_SHOWN = 10
+
+
+def drift(
+    result: xr.Dataset,
+    *,
+    statistics: tuple[str, ...] = FIRST,
+    axes: Any = None,
+    column: str = "double",
+) -> Figure:
+    """Draw every term of the drift over frames, with 95 % intervals, a panel for each statistic.
+
+    Raises InputError for a statistic that the result does not have.
+    """
+    known = [str(name) for name in result["statistic"].values]
+    missing = [name for name in statistics if name not in known]
+    if missing:
+        raise InputError(f"there is no statistic {missing[0]!r}: allowed are {', '.join(known)}")
+    with style():
+        figure, found = panels(len(statistics), axes, column, 2.6)
+        for axis, name in zip(found, statistics, strict=True):
+            _lines(axis, result.sel(statistic=name))
+            unit = UNITS.get(name, "dB" if name == "hf" or name.startswith("band") else name)
+            axis.set(xlabel="frame", ylabel=f"{unit}, right is 0")
+        legend(found[0], 3)
+    return figure
+
+
+def _lines(axis: Any, row: xr.Dataset) -> None:
+    """One statistic's terms over frames."""
+    frame = row["frame"].values
+    axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    for term, label, colour in TERMS:
+        if term in row and np.isfinite(row[term]).any():
+            _line(axis, frame, row, term, label, {"color": f"C{colour}", "linewidth": 1.2})
+    _line(axis, frame, row, "total", "total", {"color": "k", "linewidth": 1.6})
+    if "total_exact" in row:
+        look = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
+        axis.plot(frame, row["total_exact"], label="exact network", **look)
+    unless_empty(axis, row["total"])
+
+
+def _line(
+    axis: Any, frame: Any, row: xr.Dataset, term: str, label: str, look: dict[str, Any]
+) -> None:
+    value, half = row[term].values, T_QUANTILE * row[f"{term}_se"].values
+    marker = "o" if len(frame) == 1 else None
+    axis.plot(frame, value, label=label, marker=marker, markersize=3, **look)
+    band = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
+    axis.fill_between(frame, value - half, value + half, **band)
+
+
+def drift_frames(
+    result: xr.Dataset, *, sequence: int = 0, axes: Any = None, column: str = "double"
+) -> Figure:
+    """Draw the true, forced and free frames of one sequence, a row of pictures for each.
+
+    Frames of vectors and signals become one picture over frames for each. Raises InputError for a
+    sequence that was not kept.
+    """
+    kept = result["shown"]
+    if not 0 <= sequence < kept.sizes["sequence"]:
+        raise InputError(
+            f"sequence {sequence} was not kept: allowed are 0 to {kept.sizes['sequence'] - 1}"
+        )
+    one = kept.isel(sequence=sequence)
+    images = "y" in one.dims and "z" not in one.dims
+    with style():
+        if not images:
+            return _over_frames(one, axes, column)
+        places = np.linspace(
+            0, one.sizes["shown_frame"] - 1, min(MOST_SHOWN, one.sizes["shown_frame"])
+        )
+        some = one.isel(shown_frame=np.unique(places.round().astype(int)))
+        rows, columns = some.sizes["shown_as"], some.sizes["shown_frame"]
+        figure, found = grid(rows, columns, axes, column, 0.7)
+        low, high = float(one.sel(shown_as="true").min()), float(one.sel(shown_as="true").max())
+        for r, name in enumerate(some["shown_as"].values):
+            for c in range(columns):
+                axis = found[r, c]
+                values = some.isel(shown_as=r, shown_frame=c).transpose("y", "x", "channel").values
+                _picture(axis, values, low, high)
+                if c == 0:
+                    axis.set_ylabel(str(name), fontsize=7)
+                if r == 0:
+                    axis.set_title(f"{int(some['shown_frame'][c])}", fontsize=7)
+    return figure
+
+
+def _picture(axis: Any, values: np.ndarray, low: float, high: float) -> None:
+    axis.set(xticks=[], yticks=[])
+    shade = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    if values.shape[-1] == 3:
+        axis.imshow(np.nan_to_num(shade))
+    else:
+        axis.imshow(shade.mean(-1), cmap="gray", vmin=0, vmax=1)
+
+
+def _over_frames(one: xr.DataArray, axes: Any, column: str) -> Figure:
+    """Every number of a frame over frames, side by side for true, forced and free."""
+    names = [str(name) for name in one["shown_as"].values]
+    figure, found = panels(len(names), axes, column, 2.2)
+    most = float(np.abs(one.sel(shown_as="true")).max())
+    for axis, name in zip(found, names, strict=True):
+        values = one.sel(shown_as=name).values
+        flat = values.reshape(len(values), -1).T
+        axis.imshow(flat, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+        axis.set_title(name, fontsize=8)
+        axis.set_xlabel("frame")
+    found[0].set_ylabel("number")
+    return figure
