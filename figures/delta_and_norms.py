@@ -22,9 +22,9 @@ def main() -> None:
     drawing.save(
         figure,
         STUDY,
-        f"Two published measures along a chain of {steps} steps; the noise is at the left. Left: the"
-        " root of δ_t of the network (simultaneous 95 % band), of a perfect sampler of any data, and"
-        " of the exact denoiser of the training images. None of them is zero. Right: the ratio of"
+        f"Two published measures along a chain of {steps} steps; the noise is at the left. Left:"
+        " the root of δ_t of the network (simultaneous 95 % band), of a perfect sampler of any"
+        " data, and of the exact denoiser of the training images. None is zero. Right: the ratio of"
         " the predicted noise's norm, chain over forward stream (simultaneous 95 % band), at"
         " every level; dotted, the exact denoiser of the training images; dashed, a perfect"
         " network of Gaussian data. The network stands apart from both at the last level.",
@@ -38,9 +38,9 @@ def main() -> None:
     drawing.save(
         figure,
         LOG,
-        "The author's own log of δ_t (ADM on CIFAR-10, 20 steps, no intervals), as its root. The line is what"
-        " a perfect sampler has on JPEG copies of these images; grey is what a perfect network with"
-        " 20 steps has on Gaussian data, with a variance between β̃ and β.",
+        "The author's own log of δ_t (ADM on CIFAR-10, 20 steps, no intervals), as its root. The"
+        " line is what a perfect sampler has on JPEG copies of these images; grey is what a perfect"
+        " network with 20 steps has on Gaussian data, with a variance between β̃ and β.",
     )
     return None
 
