@@ -6,19 +6,17 @@ from . import denoisers as denoisers
 from . import diagnostics as diagnostics
 from . import experiments as experiments
 from . import fidelity as fidelity
-from . import glossary as glossary
 from . import jackknife as jackknife
 from . import oracles as oracles
 from . import paths as paths
 from . import plots as plots
 from . import references as references
 from . import remedies as remedies
+from . import results as results
 from . import samplers as samplers
 from . import schedules as schedules
-from . import sentences as sentences
 from . import statistics as statistics
 from . import streams as streams
-from . import tables as tables
 from . import training as training
 from .adapters import adapt as adapt
 from .adapters import load_model as load_model
@@ -42,6 +40,7 @@ from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.drift import drift as drift
 from .experiments.drift import drift_budget as drift_budget
+from .experiments.network_error import network_error as network_error
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope
@@ -53,9 +52,11 @@ from .recording import Recording as Recording
 from .recording import load as load
 from .recording import merge as merge
 from .reporting import report as report
+from .results import save as save
+from .results import table as table
+from .results.formats import view as view
 from .running import parallel as parallel
 from .running.recorder import record as record
-from .tables import table as table
 from .training.trainer import train as train
 
 __version__: str

@@ -14,15 +14,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
 from exposure_bias.contexts import Context
-from exposure_bias.errors import InputError, reason, whole_number
+from exposure_bias.errors import InputError, reason, shown, whole_number
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
@@ -106,7 +108,8 @@ class Denoiser:
     chosen_by: what a label stands for, "class" or "prompt". any_size: whether the network takes
     states of other sizes (`fitted`). guidance_embedded: whether the network is told the guidance
     scale, so that it is called once and not twice. from_loop: (B, *shape) of what a pipeline's own
-    loop holds, a function (tensor, shape) -> tensor.
+    loop holds, a function (tensor, shape) -> tensor. sampling: the options of the scheduler in its
+    folder, of which `record` says what it leaves out.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
@@ -137,6 +140,7 @@ class Denoiser:
             )
         if type(net).__name__ == "ExportedProgram":
             raise InputError("an ExportedProgram is no module: give program.module()")
+        check_arguments(Denoiser.__init__, locals())
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -163,6 +167,7 @@ class Denoiser:
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance, self.context = classes, guidance, context
         self.source: dict[str, Any] | None = None
+        self.sampling: dict[str, Any] = {}
         self.note = self.computed = self.conditions = ""
         self.chosen_by = "class"
         self.any_size = self.guidance_embedded = False
@@ -307,7 +312,7 @@ class Denoiser:
         them.
         """
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
-        with torch.no_grad(), evaluating(self.net):
+        with gradients(), evaluating(self.net):
             try:
                 dtype = torch.long if whole else self._label_dtype
                 output = self._fitting(x, level.timestep, dtype)
@@ -392,12 +397,18 @@ class Denoiser:
                 f"{self.name} returned {type(output).__name__} where a tensor was expected: say"
                 " with call=lambda net, x, timestep: ... how to call it"
             )
+        if output.is_meta or output.is_nested or output.layout is not torch.strided:
+            kind = "no numbers (on the meta device)" if output.is_meta else "a sparse tensor"
+            raise InputError(
+                f"{self.name} returned {kind} where a plain tensor was expected: say with call="
+                "lambda net, x, timestep: ... how to make one of it"
+            )
         if not output.is_floating_point():
             raise InputError(
                 f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
                 " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
-        return output
+        return output.detach()
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
@@ -489,6 +500,11 @@ def weight_hash(net: torch.nn.Module) -> str:
     state = net.state_dict() | _elsewhere(net)
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     for key, value in sorted(state.items()):
+        if value.is_meta or value.layout is not torch.strided:
+            raise InputError(
+                f"the network's {key} has no numbers (on the meta device) or is sparse: load its"
+                " weights first"
+            )
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
         digest.update(key.encode())
         digest.update(
@@ -508,6 +524,26 @@ def _elsewhere(net: torch.nn.Module) -> dict[str, Tensor]:
         for kept in (m for m in maps if m is not None):
             found |= {f"{path}.{name}".lstrip("."): kept[name] for name in names}
     return found
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """A context in which a denoiser's outputs can be differentiated with respect to its states.
+
+    Elsewhere no gradients are recorded."""
+    before = _DIFFERENTIATING.set(True)
+    try:
+        yield
+    finally:
+        _DIFFERENTIATING.reset(before)
+
+
+def gradients() -> AbstractContextManager[Any]:
+    """A context that records gradients inside `differentiating`, and none elsewhere."""
+    return torch.set_grad_enabled(_DIFFERENTIATING.get())
+
+
+_DIFFERENTIATING: ContextVar[bool] = ContextVar("differentiating", default=False)
 
 
 @contextmanager
@@ -580,6 +616,8 @@ def probe(model: Denoiser) -> Probe:
 
 def on_device(device: torch.device | str | None) -> Tensor:
     """An empty float32 tensor there. Raises InputError for a device that is not there."""
+    if not isinstance(device, str | torch.device | None):
+        raise InputError(f"a device is named by a text such as 'cuda', got {shown(device)}")
     try:
         return torch.empty(0, device=device)
     except (

@@ -257,10 +257,9 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
         out_channels=3,
         block_out_channels=(8, 8),
         norm_num_groups=4,
-        latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        **options,
+        **{"latent_channels": 4} | options,
     ).eval()
 
 

@@ -18,7 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
-    "glossary",
+    "checking",
     "strangers",
     "states",
     "files",
@@ -27,6 +27,7 @@ ORDER = (
     "levels",
     "samplers",
     "jackknife",
+    "results",
     "paths",
     "data",
     "run",
@@ -45,9 +46,6 @@ ORDER = (
     "observer",
     "fidelity",
     "training",
-    "sentences",
-    "headlines",
-    "tables",
     "experiments",
     "plots",
     "reporting",

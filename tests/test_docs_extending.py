@@ -1,6 +1,7 @@
 """docs/extending.md: every snippet runs as it stands, one after another, and does what the page
 says."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Everything that the snippets define."""
     torch.manual_seed(0)
-    found: dict[str, Any] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-        exec(snippet, found)
+    found: dict[str, Any] = {"__name__": "page"}
+    place = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("page"))  # some of them write files
+    try:
+        for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+            exec(snippet, found)
+    finally:
+        os.chdir(place)
     return found
 
 

@@ -22,8 +22,8 @@ from exposure_bias.experiments.chain_length_fid import (
     save_curve,
     speed_up,
 )
+from exposure_bias.experiments.kinds.chain_length_fid import details as curve
 from exposure_bias.jackknife import T_QUANTILE
-from exposure_bias.sentences import curve
 
 SHAPE = (1, 2, 2)
 VARIANCES = np.array([0.05, 0.1, 0.2, 0.4])

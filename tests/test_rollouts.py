@@ -8,11 +8,11 @@ import torch
 
 import exposure_bias as eb
 from exposure_bias.denoisers import Denoiser
+from exposure_bias.experiments.kinds.rollouts import calibration as said
 from exposure_bias.experiments.rollouts import _ranks
 from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.references import gaussian_rollout
 from exposure_bias.samplers import parse
-from exposure_bias.sentences import calibration as said
 
 SCHEDULE = eb.schedules.linear(1000)
 SHAPE = (1, 2, 2)

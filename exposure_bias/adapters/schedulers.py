@@ -26,6 +26,7 @@ import json
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.levels import sigma_of
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
+from exposure_bias.remedies.steps import SEPARATOR, corrected
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import Level, Schedule
 
@@ -135,6 +137,11 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: Any = "linsp
     Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown
     option, a scheduler whose T, betas or prediction type are not the model's, one that cannot work
     with that prediction type, and thresholding."""
+    if isinstance(sampler, str) and SEPARATOR in sampler:
+        sampler, *remedies = (part.strip() for part in sampler.split(SEPARATOR))
+        plain = sampler_for(sampler, model, steps, spacing)
+        wrapped = reduce(corrected, remedies, plain)
+        return samplers.prepared(wrapped, model.schedule, steps, spacing)
     name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
     if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(
         sampler, "begin"

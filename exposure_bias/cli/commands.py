@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exposure_bias.cli import arguments, threads
@@ -39,7 +40,7 @@ def spectrum(options: Options) -> None:
 
     options.spectra = options.basis
     spectra = spectrum(_recording(options), options.basis)
-    output.show(options, "spectrum", spectra)
+    output.show(options, spectra)
 
 
 def variance_gap(options: Options) -> None:
@@ -48,7 +49,7 @@ def variance_gap(options: Options) -> None:
     from exposure_bias.diagnostics import variance_gap
 
     gaps = variance_gap.variance_gap(_recording(options))
-    output.show(options, "gap", gaps)
+    output.show(options, gaps)
 
 
 def published_delta(options: Options) -> None:
@@ -58,7 +59,7 @@ def published_delta(options: Options) -> None:
 
     recording = _paired(options, "delta subtracts x_0 from its own chain", "use data, or rollouts")
     deltas = published_delta.published_delta(recording)
-    output.show(options, "delta", deltas)
+    output.show(options, deltas)
 
 
 def epsilon_norm(options: Options) -> None:
@@ -67,7 +68,7 @@ def epsilon_norm(options: Options) -> None:
     from exposure_bias.diagnostics import epsilon_norm
 
     norms = epsilon_norm.epsilon_norm(_recording(options), options.relative_to)
-    output.show(options, "norms", norms)
+    output.show(options, norms)
 
 
 def state_error(options: Options) -> None:
@@ -77,7 +78,7 @@ def state_error(options: Options) -> None:
 
     recording = _paired(options, "the state error compares x_hat_t with its own x_t", "use data")
     states = state_error.state_error(recording)
-    output.show(options, "state-error", states)
+    output.show(options, states)
 
 
 def chain_errors(options: Options) -> None:
@@ -85,34 +86,44 @@ def chain_errors(options: Options) -> None:
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.normality import normality
     from exposure_bias.experiments.chain_errors import load_errors
+    from exposure_bias.experiments.kinds.chain_errors import pixel_table
+    from exposure_bias.results import tables
 
     errors = load_errors(options.saved) if options.saved else _errors(options)
     tests = normality(errors, options.per_test, options.alpha)
     pixels = output.pixels(errors["error"].shape[2:], options.pixel)
-    output.show(options, "errors", errors, pixels, tests=tests, pixels=pixels)
+    beside = [*tables(tests), pixel_table(errors, tests, pixels)]
+    output.show(options, errors, beside=[replace(t, main=False) for t in beside], pixels=pixels)
 
 
 def normality(options: Options) -> None:
     """`eb-analyze normality`: are chain errors Gaussian and white, and is the sampler perfect?"""
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.isotropy import isotropy
-    from exposure_bias.diagnostics.normality import normality, power
+    from exposure_bias.diagnostics.normality import normality, power, rejection_table
     from exposure_bias.experiments.chain_errors import load_errors
+    from exposure_bias.results import tables
 
     errors = load_errors(options.saved) if options.saved else _errors(options)
     sizes = [n for n in options.per_test if n <= errors.sizes["sample"]] or options.per_test[:1]
     tests = [normality(errors, n, options.alpha) for n in sizes]
     shape = isotropy(errors)
-    strength = power(sizes, options.alpha)
-    output.show(options, "normality", shape, errors, tests=tests, power=strength)
+    title = "assumption of input perturbation, Gaussian (Shapiro-Wilk rejection rates)"
+    output.show(
+        options,
+        shape,
+        before=[rejection_table(tests, "gaussian", title), *tables(power(sizes, options.alpha))],
+        sentence=tests[0].attrs["answer"],
+        errors=errors,
+    )
 
 
 def rollouts(options: Options) -> None:
     """`eb-analyze rollouts`."""
     from exposure_bias.cli import output
 
-    results = _experiment(options, "rollout", replicates=options.replicates)
-    output.show(options, "rollout", results)
+    results = _experiment(options, "rollouts", replicates=options.replicates)
+    output.show(options, results)
 
 
 def telescope(options: Options) -> None:
@@ -120,28 +131,29 @@ def telescope(options: Options) -> None:
     from exposure_bias.cli import output
 
     results = _experiment(options, "telescope", targets=options.targets)
-    output.show(options, "telescope", results)
+    output.show(options, results)
 
 
 def chain_length_fid(options: Options) -> None:
     """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.chain_length_fid import load_curve, speed_up
+    from exposure_bias.results import tables
 
     baseline = load_curve(options.baseline) if options.baseline else None
     curve = load_curve(options.saved) if options.saved else _curve(options)
     along = "iteration" if "iteration" in curve.dims else "length"
     reached = None if baseline is None else speed_up(curve, baseline, along)
-    output.show(options, "chain-fid", curve, reached=reached)
+    output.show(options, curve, beside=[] if reached is None else tables(reached))
 
 
 def budget(options: Options) -> None:
     """`eb-analyze budget`: of one chain, or of several samplers and chain lengths side by side."""
     from exposure_bias.cli import output
-    from exposure_bias.files import read_dataset
+    from exposure_bias.results import load_result
 
-    result = read_dataset(options.saved, "budget") if options.saved else _budget(options)
-    output.show(options, "budget", result)
+    kinds = ("error_budget", "solver_curve")
+    output.show(options, load_result(options.saved, *kinds) if options.saved else _budget(options))
 
 
 def diagnose(options: Options) -> None:
@@ -149,7 +161,7 @@ def diagnose(options: Options) -> None:
     from exposure_bias.cli import output
 
     result = _diagnosis(options)
-    output.show(options, "diagnosis", result)
+    output.show(options, result)
 
 
 def train(options: Options) -> None:
@@ -232,7 +244,7 @@ def compare(options: Options) -> None:
         folder=options.out and f"{options.out}/runs",
         **_chain(options),
     )
-    output.show(options, "compare", compared)
+    output.show(options, compared)
 
 
 def models(options: Options) -> None:
@@ -240,7 +252,8 @@ def models(options: Options) -> None:
     from exposure_bias.adapters import FAMILIES, adm
     from exposure_bias.cli import output
     from exposure_bias.data import bundled
-    from exposure_bias.tables import Column, listed
+    from exposure_bias.results import Column
+    from exposure_bias.results.tables import listed
 
     rows = [
         {"family": family, "command_line": command_line, "python": python}
@@ -272,7 +285,7 @@ def models(options: Options) -> None:
         "presets": list(adm.PRESETS),
         "families": rows,
     }
-    output.say(options, "models", sentence, found, more, also=keys)
+    output.say(options, sentence, found, more, also=keys)
 
 
 # What is asked of data of one's own: bundled data have a split, a range and a size.
@@ -295,15 +308,15 @@ def _refuse_beside(options: Options, given: str, *names: str) -> None:
 def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
     """The dataset that was given, or that of a new run; with -o a run that was killed goes on."""
     if options.saved:
-        from exposure_bias.files import read_dataset
+        from exposure_bias.results import load_result
 
-        return read_dataset(options.saved, kind)
+        return load_result(options.saved, kind)
     from exposure_bias.cli import output
     from exposure_bias.experiments.rollouts import rollouts
     from exposure_bias.experiments.telescope import telescope
 
     options.checkpoint = options.unfinished = output.unfinished(options)
-    run: Any = {"rollout": rollouts, "telescope": telescope}[kind]
+    run: Any = {"rollouts": rollouts, "telescope": telescope}[kind]
     return run(
         _model(options),
         _images(options),
@@ -567,7 +580,7 @@ def report(options: Options) -> None:
     if not options.quiet:
         size = len(made.content) / 1e6
         output.message(f"wrote {options.out}: {len(found)} results in {size:.1f} MB")
-    output.say(options, "report", made.answer)
+    output.say(options, made.answer)
 
 
 def strip(options: Options) -> None:
@@ -590,7 +603,7 @@ def strip(options: Options) -> None:
     files.write_bytes(out, buffer.getvalue())
     if not options.quiet:
         output.message(f"wrote {out}: {options.samples} of {recording.n} samples")
-    output.say(options, "strip", output.recorded(recording))
+    output.say(options, output.recorded(recording))
 
 
 # Commands whose -o is one file, not a folder of results.

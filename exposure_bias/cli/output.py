@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ import pandas as pd
 import xarray as xr
 
 from exposure_bias import files
-from exposure_bias.cli import formats
 from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import kind_of
-from exposure_bias.headlines import details, headline
 from exposure_bias.recording import Recording
+from exposure_bias.results import Column, Table, drawings, name_of, save
+from exposure_bias.results.formats import FORMATS, View, view_of
+from exposure_bias.results.numbers import number
+from exposure_bias.results.tables import listed
 from exposure_bias.running.parallel import team
-from exposure_bias.sentences import number
-from exposure_bias.tables import Column, Table, listed, tables
 
 Pixel = tuple[int, int, int]
 
@@ -40,51 +40,50 @@ def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
 
 
 def show(
-    options: argparse.Namespace, name: str, dataset: xr.Dataset, *extra: Any, **beside: Any
+    options: argparse.Namespace,
+    result: xr.Dataset,
+    *,
+    beside: Sequence[Table] = (),
+    before: Sequence[Table] = (),
+    sentence: str | None = None,
+    **drawn: Any,
 ) -> None:
-    """With -o write the tables, the figures and the dataset; then say what the dataset says.
+    """With -o write the tables, the figures and the dataset; then say what the result says.
 
-    extra: for the figure; beside: for the tables and the sentence (`tables.tables`).
+    before, beside: further tables, before or after its own. sentence: in place of its own. drawn:
+    for its first figure.
     """
     if not team().first:
         return
-    kind = kind_of(dataset) or name
-    found = tables(dataset, **beside)
+    own = view_of(result, options.name, **_how(options))
+    found = [*before, *own.tables, *beside]
     if options.out:
-        _write(options.out, name, dataset, found, *extra)
+        name = name_of(result).replace("_", "-")
+        _write(options.out, name, result, found, drawn)
         if not options.quiet:
             message(f"wrote {options.out}/{name}.*")
-    sentence, attributes = headline(dataset, **beside), dict(dataset.attrs)
-    say(options, kind, sentence, found, details(dataset), attributes)
+    said = replace(own, tables=found)
+    print(FORMATS[options.format](replace(said, sentence=sentence) if sentence else said))
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("wide", "explain", "quiet")}
 
 
 def say(
     options: argparse.Namespace,
-    kind: str,
     sentence: str,
     found: Sequence[Table] = (),
     more: Sequence[str] = (),
-    attributes: dict[str, Any] | None = None,
-    also: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> None:
-    """Print one sentence, the tables and what else there is, in the format that was asked for.
+    """Print a sentence, tables and what else there is, in the format that was asked for.
 
-    also: further keys of the JSON.
+    fields: further ones of `View`.
     """
-    said = formats.Said(
-        options.name,
-        kind,
-        sentence,
-        found,
-        more,
-        attributes or {},
-        options.wide,
-        options.explain,
-        options.quiet,
-        also or {},
-    )
     if team().first:
-        print(formats.FORMATS[options.format](said))
+        said = View(options.name, sentence, found, more, **_how(options), **fields)
+        print(FORMATS[options.format](said))
 
 
 def say_recorded(options: argparse.Namespace, recording: Recording) -> None:
@@ -106,14 +105,14 @@ def say_recorded(options: argparse.Namespace, recording: Recording) -> None:
         Column("noisiest timestep", "noisiest"),
     )
     found = [listed("streams", rows, columns, main=True)]
-    say(options, "variance_gap", recorded(recording), found, (), recording.description)
+    say(options, recorded(recording), found, attributes=recording.description)
 
 
 def recorded(recording: Recording) -> str:
     """The gap that a recording's chain ends with, in words; or that it has none."""
     if "chain" not in recording or "data" not in recording or recording.n < 2:
         return f"{recording.n} samples are recorded: no chain's variance to tell, so no interval."
-    return headline(variance_gap(recording))
+    return str(variance_gap(recording).attrs["answer"])
 
 
 def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
@@ -134,7 +133,7 @@ def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
     who = f"{len(rows)} networks are trained; the last has" if many else "The network has"
     what = "a held-out loss" if known == "heldout_loss" else "a training loss"
     sentence = f"{who} {what} of {loss} (one run, so no interval)."
-    say(options, "training", sentence, [listed("networks", rows, columns, main=True)])
+    say(options, sentence, [listed("networks", rows, columns, main=True)])
 
 
 def unfinished(options: argparse.Namespace) -> str | None:
@@ -143,49 +142,21 @@ def unfinished(options: argparse.Namespace) -> str | None:
 
 
 def _write(
-    folder: str, name: str, dataset: xr.Dataset, found: Sequence[Table], *extra: Any
+    folder: str, name: str, result: xr.Dataset, found: Sequence[Table], drawn: dict[str, Any]
 ) -> None:
     from exposure_bias import plots
 
-    figures: dict[str, dict[str, Any]] = {
-        "spectrum": {"": plots.spectrum},
-        "state-error": {"": plots.state_error},
-        "gap": {"": plots.variance_gap},
-        "delta": {"": plots.published_delta},
-        "norms": {"": plots.epsilon_norm},
-        "normality": {"": plots.normality},
-        "rollout": (
-            {"": plots.rollouts} | ({"-ranks": plots.rank_histogram} if "ranks" in dataset else {})
-        ),
-        "telescope": {"": plots.telescope},
-        "compare": {"": plots.compare},
-        "errors": {"": plots.error_histograms, "-std": plots.error_std},
-        "chain-fid": {"": plots.chain_length_fid},
-        "budget": {"": plots.budget},
-        "diagnosis": {"": plots.diagnosis},
-    }
-    for suffix, function in figures[name].items():
-        figure = function(dataset, *(extra if not suffix else ()))
+    for drawing in drawings(result):
+        figure = drawing(result, **({} if drawing.suffix else drawn))
         for kind in ("png", "pdf"):
             buffer = io.BytesIO()
             metadata = {"CreationDate": None} if kind == "pdf" else None
             plots.save(figure, buffer, format=kind, metadata=metadata)
-            files.write_bytes(f"{folder}/{name}{suffix}.{kind}", buffer.getvalue())
+            files.write_bytes(f"{folder}/{name}{drawing.suffix}.{kind}", buffer.getvalue())
     for table in found:
         content = table.frame.to_csv(index=False).encode()
-        files.write_bytes(f"{folder}/{name}-{table.file}.csv", content)
-    kind = "chain errors" if name == "errors" else name
-    files.write_tree(
-        f"{folder}/{name}.nc", xr.DataTree(dataset), {"kind": kind, "attributes": dataset.attrs}
-    )
-
-
-def spread_pixels(shape: tuple[int, ...]) -> list[Pixel]:
-    """Three pixels (c, y, x) of a (C, H, W) image.
-
-    At a quarter, the middle and three quarters of both sides."""
-    channels, height, width = shape
-    return [(i % channels, (i + 1) * height // 4, (i + 1) * width // 4) for i in range(3)]
+        files.write_bytes(f"{folder}/{table.csv(name)}", content)
+    save(result, f"{folder}/{name}.nc")
 
 
 def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:
@@ -194,6 +165,8 @@ def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:
     Three spread over it by default."""
     channels, height, width = shape
     if not given:
+        from exposure_bias.plots.errors import spread_pixels
+
         return spread_pixels(shape)
     chosen = []
     for text in given:

@@ -19,9 +19,11 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import jackknife, sums_by_group, with_interval
 from exposure_bias.recording import Recording
+from exposure_bias.results import Column, Kind, Term, returns
+from exposure_bias.results.numbers import sentence_of
+from exposure_bias.results.terms import SHARE, SQUARE
 
 MIDDLE = (0.05, 0.95)
 WORSE = 1.25  # a right model of data without structure has 1
@@ -31,7 +33,29 @@ ADVICE = (
 )
 
 
-@explained("denoising_check")
+DENOISING_CHECK = Kind(
+    name="denoising_check",
+    title="Is it a denoiser of these data?",
+    question=(
+        "Does one call of the network predict the clean image better than a linear predictor does"
+        " that knows each pixel alone? If not, the model is called in the wrong way."
+    ),
+    variables={
+        "error": Term("one-step error", SQUARE, "Mean of (x_0 − x̂_0)² at true x_t."),
+        "linear_error": Term("linear predictor's error", SQUARE, "Of the best one by pixel."),
+        "ratio": Term("error over the linear predictor's", SHARE, "Above 1 it is no denoiser."),
+        "middle": Term("asked here", "1 or 0", "1 where signal and noise are alike."),
+    },
+    columns=(
+        Column("one-step error (data units²)", "error"),
+        Column("linear predictor's", "linear_error"),
+        Column("ratio", "ratio"),
+    ),
+    sentence=lambda result: sentence_of(str(result.attrs.get("sentence", "It was not asked"))),
+)
+
+
+@returns(DENOISING_CHECK)
 def denoising_check(recording: Recording) -> xr.Dataset:
     """Whether the model denoises the data better than a per-pixel linear predictor.
 

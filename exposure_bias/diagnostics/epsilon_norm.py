@@ -24,9 +24,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from exposure_bias.diagnostics.excess import reference_of, with_excess
+from exposure_bias.diagnostics.excess import EXCESS, reference_of, with_excess
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -39,13 +38,92 @@ from exposure_bias.jackknife import (
     with_interval,
 )
 from exposure_bias.recording import Recording
+from exposure_bias.results import Column, Drawing, Kind, Table, Term, returns
+from exposure_bias.results.numbers import farthest_from_one, missing, told
+from exposure_bias.results.tables import level_in_words, table_of, tidy
+from exposure_bias.results.terms import COUNT, SHARE
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 RELATIVE_TO = ("gaussian", "none")
 LEVEL = ("step",)
 
 
-@explained("epsilon_norm")
+COLUMNS = (
+    Column("noise norm, forward", "norm_forward"),
+    Column("noise norm, chain", "norm_chain"),
+    Column("chain over forward", "ratio"),
+    Column("Gaussian reference", "ratio_gaussian"),
+    Column("excess over it", "excess_over_gaussian", signed=True),
+)
+
+
+def _sentence(norms: xr.Dataset) -> str:
+    here = norms.isel(step=farthest_from_one(norms["ratio"].values))
+    ratio, where = told(here, "ratio"), level_in_words(here)
+    return (
+        f"The chain's noise norm is {ratio} times the true one at {where}{missing(here, 'ratio')}."
+    )
+
+
+def _tables(norms: xr.Dataset) -> list[Table]:
+    found = [table_of(norms, "epsilon_norm", "epsilon norm", COLUMNS)]
+    if "scale" in norms:
+        fits = [k for k in norms if str(k).startswith("scale_")]
+        shown = (
+            Column("uniform scaling λ", "scale_uniform"),
+            Column("linear: slope per call", "scale_slope", signed=True),
+            Column("linear: last call's λ", "scale_offset"),
+        )
+        frame = tidy(norms[fits])
+        found.append(Table("epsilon_scaling", "epsilon scaling (fits)", frame, shown))
+    return found
+
+
+EPSILON_NORM = Kind(
+    name="epsilon_norm",
+    title="Size of the predicted noise",
+    question=(
+        "Does the network see more or less noise in its own states than in true ones? A ratio above"
+        " one is the symptom that epsilon scaling treats."
+    ),
+    variables={
+        "excess_over_gaussian": EXCESS,
+        "norm_forward": Term(
+            "noise norm, forward", "‖ε‖₂", "Mean length of the predicted noise at true x_t."
+        ),
+        "norm_chain": Term(
+            "noise norm, chain", "‖ε‖₂", "Mean length of the predicted noise at the chain's x̂_t."
+        ),
+        "ratio": Term(
+            "norm ratio",
+            SHARE,
+            "Noise norm of the chain over the forward stream's: above 1 the chain's states look"
+            " noisier to the network than true ones.",
+            1,
+        ),
+        "quantile": Term("quantile", SHARE, "Which quantile over samples."),
+        "quantile_forward": Term(
+            "quantiles of the norm, forward", "‖ε‖₂", "Over samples, at true x_t."
+        ),
+        "quantile_chain": Term("quantiles of the norm, chain", "‖ε‖₂", "Over samples, at x̂_t."),
+        "call_index": Term("call, from the clean end", COUNT, "T′ − 1 at the first call, 0 last."),
+        "scale": Term(
+            "epsilon scaling λ", SHARE, "What to divide this call's noise prediction by (ADM-ES)."
+        ),
+        "scale_uniform": Term("uniform scaling", SHARE, "The b of the fit λ = b."),
+        "scale_slope": Term("slope of the scaling", SHARE, "The k of the fit λ_i = k·i + b."),
+        "scale_offset": Term("offset of the scaling", SHARE, "The b of the fit λ_i = k·i + b."),
+    },
+    columns=COLUMNS,
+    tables=_tables,
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:epsilon_norm"),),
+    needs={"norm_forward": ("step",), "norm_chain": ("step",), "ratio": ("step",)},
+    aliases=("norms",),
+)
+
+
+@returns(EPSILON_NORM)
 def epsilon_norm(recording: Recording, relative_to: str = "gaussian") -> xr.Dataset:
     """The norms ‖ε̂‖₂ per level in both streams, and their ratio.
 

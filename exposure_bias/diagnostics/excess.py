@@ -11,6 +11,13 @@ from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.jackknife import Estimate
 from exposure_bias.recording import Recording
 from exposure_bias.references import gaussian_of
+from exposure_bias.results.terms import SHARE, Term
+
+EXCESS = Term(
+    "excess over the Gaussian reference",
+    SHARE,
+    "The number less that of a perfect denoiser of Gaussian data with these very steps.",
+)
 
 
 def reference_of(recording: Recording) -> tuple[xr.Dataset | None, dict[str, str]]:

@@ -21,7 +21,6 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     GROUPS,
     Array,
@@ -33,11 +32,78 @@ from exposure_bias.jackknife import (
     why_no_interval,
     with_estimates,
 )
+from exposure_bias.results import Column, Drawing, Kind, Table, Term, returns
+from exposure_bias.results.numbers import missing, told
+from exposure_bias.results.tables import tidy
+from exposure_bias.results.terms import SHARE
 from exposure_bias.states import axes_of
 from exposure_bias.statistics.bands import dct
 
 
-@explained("isotropy")
+def _sentence(shape: xr.Dataset) -> str:
+    longest = shape.drop_dims("frequency", errors="ignore").isel(length=-1)
+    size, lack = told(longest, "correlation"), missing(longest, "correlation")
+    return f"Errors of two pixels have a squared correlation of {size}{lack}."
+
+
+def _tables(shape: xr.Dataset) -> list[Table]:
+    """The two questions apart: input perturbation's assumption, and the perfect sampler's."""
+    whole = tidy(shape, "length")
+    centred = [c for c in whole if c.startswith(("length", "bias", "skewness"))]
+    white = [c for c in whole if c not in centred[1:]]
+    length = Column("chain length T′", "length")
+    assumed = (
+        length,
+        Column("correlation of pixels", "correlation", signed=True),
+        Column("of neighbours in x", "autocorrelation_x", signed=True),
+        Column("of neighbours in y", "autocorrelation_y", signed=True),
+    )
+    perfect = (
+        length,
+        Column("squared bias over variance", "bias", signed=True),
+        Column("skewness", "skewness", signed=True),
+    )
+    title = "assumption of input perturbation, white (null: 0)"
+    return [
+        Table("white", title, whole[white], assumed, main=True),
+        Table("perfect_sampler", "perfect sampler (null: 0)", whole[centred], perfect),
+    ]
+
+
+ISOTROPY = Kind(
+    name="isotropy",
+    title="Shape of chain errors",
+    question=(
+        "Are errors white noise, as some corrections assume? Then their power is 1 at every"
+        " frequency; a correlation above zero means that pixels err together."
+    ),
+    variables={
+        "correlation": Term(
+            "correlation between pixels",
+            SHARE,
+            "Mean squared correlation of two pixels' errors, above chance; 0 for white errors.",
+        ),
+        "autocorrelation": Term(
+            "correlation of neighbours", SHARE, "Of errors at neighbouring pixels along an axis."
+        ),
+        "bias": Term(
+            "squared bias",
+            SHARE,
+            "Squared mean of e_t over its variance; 0 for a perfect sampler.",
+        ),
+        "skewness": Term("skewness", SHARE, "Pooled over pixels; 0 for a perfect sampler."),
+        "whiteness": Term(
+            "whiteness", SHARE, "Power of e_t per mode over its mean, by frequency; 1 if white."
+        ),
+    },
+    tables=_tables,
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:normality", needs=("whiteness",)),),
+    needs={"correlation": ("length",), "bias": ("length",), "skewness": ("length",)},
+)
+
+
+@returns(ISOTROPY)
 def isotropy(errors: xr.Dataset) -> xr.Dataset:
     """Whether the errors that `chain_errors` made are white and centred.
 

@@ -14,14 +14,18 @@ its e_t is a scale mixture.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from exposure_bias.diagnostics.shapiro import shapiro
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import Array
+from exposure_bias.results import Column, Kind, Table, Term, returns
+from exposure_bias.results.numbers import half_of, told
+from exposure_bias.results.tables import tidy
+from exposure_bias.results.terms import COUNT, SHARE, TEXT
 from exposure_bias.states import axes_of
 
 CLASSES = ("regular", "constant_x0", "atoms", "at_bound")
@@ -30,7 +34,103 @@ BOUND_TOLERANCE = 1e-6
 SIMULATIONS = 200
 
 
-@explained("normality")
+PER_TEST = Term("values in a test", COUNT, "How many values one normality test takes.")
+REJECTED = (
+    Column("chain length T′", "length"),
+    Column("values in a test", "n"),
+    Column("pixels rejected (%)", "rate", 100),
+    Column("effective tests", "effective_tests"),
+    Column("after FDR control (%)", "fdr_rate", 100),
+)
+
+
+def _sentence(tests: xr.Dataset) -> str:
+    longest = tests[["rate", "rate_low", "rate_high"]].isel(length=-1)
+    rate, alpha = told(longest, "rate", 100), 100 * float(tests.attrs["alpha"])
+    lack = "" if np.isfinite(half_of(longest, "rate")) else "; one block gives no interval"
+    where = f"at T′ = {int(longest['length'])}"
+    return f"Of the pixels {rate} % are not Gaussian {where} ({alpha:g} % by chance){lack}."
+
+
+def rejection_table(tests: Sequence[xr.Dataset], name: str, title: str) -> Table:
+    """The rejection rates of tests of several numbers of values, in one table."""
+    parts = [tidy(t, "length").assign(n=int(t.attrs["n_per_test"])) for t in tests]
+    return Table(name, title, pd.concat(parts), REJECTED, main=True)
+
+
+def _tables(tests: xr.Dataset) -> list[Table]:
+    classes = (
+        Column("chain length T′", "length"),
+        Column("class of pixels", "pixels"),
+        Column("pixels", "count"),
+        Column("rejected (%)", "rate_of", 100),
+    )
+    label = (
+        f"normality (Shapiro-Wilk, {tests.attrs['n_per_test']} values a test, level"
+        f" {tests.attrs['alpha']})"
+    )
+    return [
+        rejection_table([tests], "normality", label),
+        Table("pixel_classes", "pixel classes", tidy(tests, "length", "pixels"), classes),
+    ]
+
+
+NORMALITY = Kind(
+    name="normality",
+    title="Are chain errors Gaussian?",
+    question=(
+        "Input perturbation assumes that errors of chains are Gaussian. How many pixels reject"
+        " that? Some do by chance; where pixels err together, few tests are worth as much as many."
+    ),
+    variables={
+        "n": PER_TEST,
+        "statistic": Term("Shapiro–Wilk W", SHARE, "Near 1 for a Gaussian."),
+        "pvalue": Term("p-value", SHARE, "Of the Shapiro–Wilk test of one pixel in one block."),
+        "W": Term("Shapiro–Wilk W", SHARE, "Near 1 for a Gaussian."),
+        "p": Term("p-value", SHARE, "Of the Shapiro–Wilk test of a pixel."),
+        "block": Term("block", COUNT, "Disjoint sets of images, which are independent."),
+        "block_rate": Term(
+            "pixels rejected in a block", SHARE, "Share of a block's regular pixels."
+        ),
+        "count": Term("pixels", COUNT, "How many pixels are of a class."),
+        "rate_of": Term("pixels rejected in a class", SHARE, "Share of a class's pixels."),
+        "rate": Term(
+            "pixels rejected",
+            SHARE,
+            "Share of pixels where a Shapiro–Wilk test rejects that e_t is Gaussian. It is the"
+            " level of the test if all are Gaussian.",
+        ),
+        "effective_tests": Term(
+            "effective number of tests",
+            COUNT,
+            "How many independent tests the correlated pixels are worth.",
+        ),
+        "fdr_rate": Term(
+            "rejected after Benjamini–Hochberg",
+            SHARE,
+            "Share of pixels rejected with the false discovery rate held at the test's level.",
+        ),
+        "null_low": Term(
+            "lower end under normality",
+            SHARE,
+            "Of the 95 % range of the rate for Gaussian errors of the same covariance, simulated.",
+        ),
+        "null_high": Term("upper end under normality", SHARE, "Of the same range."),
+        "pixels": Term(
+            "class of pixels",
+            TEXT,
+            "Regular pixels, and those whose test means nothing: constant images, equal errors"
+            " (atoms), predictions at a clip bound.",
+        ),
+        "pixel": Term("pixel", TEXT, "Channel, row and column."),
+    },
+    tables=_tables,
+    sentence=_sentence,
+    needs={"rate": ("length",), "rate_of": ("length", "pixels")},
+)
+
+
+@returns(NORMALITY)
 def normality(errors: xr.Dataset, n: int = 50, alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
     """Shapiro–Wilk rejection rates of the errors that `chain_errors` made.
 
@@ -134,7 +234,32 @@ def check_test(n: int, alpha: float, samples: int) -> None:
         raise InputError(f"alpha is a probability between 0 and 1, got {alpha}")
 
 
-@explained("power")
+def _power_tables(power: xr.Dataset) -> list[Table]:
+    shown = (
+        Column("values in a test", "n"),
+        Column("what is tested", "alternative"),
+        Column("rejected (%)", "rate", 100),
+    )
+    return [
+        Table("power", "power of that test (simulated)", tidy(power, "n", "alternative"), shown)
+    ]
+
+
+POWER = Kind(
+    name="power",
+    title="Power of the normality test",
+    question="How often does a Shapiro–Wilk test of so many values notice what is not Gaussian?",
+    variables={
+        "n": PER_TEST,
+        "rate": Term("rejected", SHARE, "How often a test of n values rejects the alternative."),
+        "alternative": Term("what is tested", TEXT, "The law of the simulated values."),
+    },
+    tables=_power_tables,
+    needs={"rate": ("n", "alternative")},
+)
+
+
+@returns(POWER)
 def power(sizes: Sequence[int] = (50, 100, 500), alpha: float = 0.05, seed: int = 0) -> xr.Dataset:
     """How often a Shapiro–Wilk test of n values rejects what is not Gaussian.
 

@@ -25,14 +25,62 @@ import xarray as xr
 
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import Array, grouped, jackknife, why_no_interval, with_interval
 from exposure_bias.recording import Recording
+from exposure_bias.results import Column, Drawing, Kind, Term, returns
+from exposure_bias.results.numbers import missing, number, told
+from exposure_bias.results.tables import level_in_words
+from exposure_bias.results.terms import DATA, SQUARE
 
 MOMENTS = ("sum", "square", "cross")
 
 
-@explained("published_delta")
+def _sentence(deltas: xr.Dataset) -> str:
+    end = deltas.isel(step=-1)
+    perfect = number(float(end["delta_perfect"])) if "delta_perfect" in end else ""
+    beside = f", a perfect sampler's {perfect}" if perfect else ""
+    where = level_in_words(end)
+    return f"The published δ is {told(end, 'delta')} at {where}{beside}{missing(end, 'delta')}."
+
+
+PUBLISHED_DELTA = Kind(
+    name="published_delta",
+    title="Published variance error",
+    question=(
+        "The literature's δ, for comparison with papers. It is not zero for a perfect model: only"
+        " what lies beyond both lines could be the network's."
+    ),
+    variables={
+        "delta": Term(
+            "published variance error δ",
+            SQUARE,
+            "(Mean over pixels of std(x̂_t − α x_0) − σ)², as published. It is not 0 for a perfect"
+            " model: its floor stands beside it.",
+        ),
+        "delta_perfect": Term(
+            "δ of a perfect sampler", SQUARE, "The floor: what a perfect ancestral sampler shows."
+        ),
+        "root": Term(
+            "signed root of δ", DATA, "√δ with its sign: above 0 the chain strays from its x_0."
+        ),
+        "root_perfect": Term(
+            "signed root, perfect sampler", DATA, "What a perfect ancestral sampler shows."
+        ),
+    },
+    columns=(
+        Column("published δ (data units²)", "delta"),
+        Column("perfect sampler", "delta_perfect"),
+        Column("Gaussian reference", "delta_gaussian"),
+        Column("signed root (data units)", "root", signed=True),
+    ),
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:published_delta"),),
+    needs={"delta": ("step",), "root": ("step",)},
+    aliases=("delta",),
+)
+
+
+@returns(PUBLISHED_DELTA)
 def published_delta(recording: Recording) -> xr.Dataset:
     """The literature's δ_t per level, with the perfect sampler's and the same solver's.
 

@@ -17,7 +17,6 @@ import xarray as xr
 
 from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     Array,
@@ -32,6 +31,10 @@ from exposure_bias.jackknife import (
 )
 from exposure_bias.recording import Recording
 from exposure_bias.references import gaussian_power
+from exposure_bias.results import Column, Drawing, Kind, Table, Term, returns
+from exposure_bias.results.numbers import missing, told
+from exposure_bias.results.tables import table_of, tidy
+from exposure_bias.results.terms import COUNT, DECIBELS, SHARE, SQUARE
 from exposure_bias.statistics.bands import (
     BASES,
     COMPONENTS,
@@ -44,7 +47,102 @@ from exposure_bias.statistics.bands import (
 CURVE, BANDS = ("step", "frequency"), ("step", "band")
 
 
-@explained("spectrum")
+def _sentence(spectra: xr.Dataset) -> str:
+    if not np.isfinite(spectra["hf"]):
+        return "High frequencies cannot be compared: there is no mode or no power there."
+    high = told(spectra, "hf", 1, "dB")
+    return (
+        f"Power above ¼ cycle per pixel is off by {high} at the clean end{missing(spectra, 'hf')}."
+    )
+
+
+def _tables(spectra: xr.Dataset) -> list[Table]:
+    last = spectra.isel(step=-1).reset_coords(drop=True)
+    high = ("hf", "hf_se", "hf_low", "hf_high", "hf_gaussian")
+    decibel = "power over the data's (dB)"
+    columns = (
+        Column("frequency (cycles/pixel)", "frequency"),
+        Column("data (data units²)", "power_data"),
+        Column("chain (data units²)", "power_chain"),
+        Column("chain over forward", "ratio"),
+        Column("Gaussian reference", "ratio_gaussian"),
+    )
+    found = [
+        table_of(last, "spectrum", "spectrum at the clean end", columns),
+        Table(
+            "high_frequencies",
+            "high frequencies (dB at the clean end)",
+            tidy(spectra[[k for k in high if k in spectra]]),
+            (Column(decibel, "hf", signed=True), Column("Gaussian (dB)", "hf_gaussian", 1, True)),
+        ),
+    ]
+    for name, title, variable, dim in (
+        ("high_frequencies_by_channel", "high frequencies by channel", "hf_channel", "channel"),
+        ("haar", "Haar sub-bands", "haar", "band"),
+    ):
+        here = [k for k in last if str(k) == variable or str(k).startswith(f"{variable}_")]
+        here = [k for k in here if not str(k).startswith("haar_ratio")]
+        shown = (
+            Column(dim, dim),
+            Column(decibel, variable, signed=True),
+            Column("Gaussian (dB)", f"{variable}_gaussian", signed=True),
+        )
+        title = f"{title} (dB at the clean end)"
+        found.append(Table(name, title, tidy(last[here], dim), shown))
+    return found
+
+
+HIGH_FREQUENCIES = Term(
+    "high frequencies",
+    DECIBELS,
+    "Power of the samples at ¼ cycle per pixel and above over the data's, in decibels at the"
+    " clean end. Below 0 the samples are too smooth.",
+    0,
+)
+SPECTRUM = Kind(
+    name="spectrum",
+    title="Spectra",
+    question=(
+        "Which details are missing or too many? Power by spatial frequency: coarse shapes left,"
+        " fine texture right. A ratio below one means details that the chain loses."
+    ),
+    variables={
+        "hf": HIGH_FREQUENCIES,
+        "modes": Term("modes", COUNT, "How many modes a frequency band has."),
+        "power_data": Term("data", SQUARE, "Power per mode of the images themselves."),
+        "power_chain": Term("chain", SQUARE, "Power per mode of the chain's states."),
+        "power_forward": Term("forward", SQUARE, "Power per mode of true x_t."),
+        "power_expected": Term("expected", SQUARE, "α² S + σ²: power per mode of noised data."),
+        "power_gaussian": Term(
+            "Gaussian reference", SQUARE, "Power per mode of a perfect denoiser of Gaussian data."
+        ),
+        "signal_forward": Term("signal, forward", SQUARE, "(P − σ²)/α² of true x_t."),
+        "signal_chain": Term("signal, chain", SQUARE, "(P − σ²)/α² of the chain's states."),
+        "ratio": Term(
+            "chain over forward", SHARE, "Power of the chain over that of true states.", 1
+        ),
+        "prediction_ratio": Term(
+            "prediction, chain over forward", SHARE, "The same ratio of the predicted x_0.", 1
+        ),
+        "hf_channel": Term("high frequencies by channel", DECIBELS, "HF of one channel.", 0),
+        "haar": Term(
+            "Haar sub-bands", DECIBELS, "Power of the chain over the data's, at the end.", 0
+        ),
+        "haar_ratio": Term("Haar sub-band, chain over forward", SHARE, "Power ratio by level.", 1),
+    },
+    tables=_tables,
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:spectrum"),),
+    needs={
+        "power_data": ("frequency",),
+        "power_chain": ("step", "frequency"),
+        "ratio": ("step", "frequency"),
+        "hf": (),
+    },
+)
+
+
+@returns(SPECTRUM)
 def spectrum(recording: Recording, basis: str = "dct") -> xr.Dataset:
     """Radial power spectra of both streams per level, their ratio with a band, and HF.
 

@@ -13,7 +13,6 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -24,13 +23,58 @@ from exposure_bias.jackknife import (
 )
 from exposure_bias.recording import Recording
 from exposure_bias.references import gaussian_of
+from exposure_bias.results import Column, Drawing, Kind, Term, returns
+from exposure_bias.results.numbers import missing, told
+from exposure_bias.results.tables import level_in_words
+from exposure_bias.results.terms import COUNT, DATA
 from exposure_bias.states import dimensions
 from exposure_bias.statistics.histogram import error_edges
 
 NAMES = ("mean", "std", "rmse")
 
 
-@explained("state_error")
+def _sentence(states: xr.Dataset) -> str:
+    end = states.isel(step=-1)
+    size, where = told(end, "pooled_rmse"), level_in_words(end)
+    lack = missing(end, "pooled_rmse")
+    return f"State errors grow to an RMSE of {size} data units at {where}{lack}."
+
+
+STATE_ERROR = Kind(
+    name="state_error",
+    title="Distance from the true chain",
+    question=(
+        "How far is the chain from the true noisy image that it should have reached with the same"
+        " noise? A perfect network has some distance as well: it cannot know the image."
+    ),
+    variables={
+        "mean": Term("mean state error", DATA, "Mean over samples of x̂_t − x_t at a pixel."),
+        "std": Term("spread of state errors", DATA, "Standard deviation of x̂_t − x_t at a pixel."),
+        "rmse": Term("size of state errors", DATA, "Root mean square of x̂_t − x_t at a pixel."),
+        "pooled_mean": Term("mean state error", DATA, "Mean of x̂_t − x_t over all pixels."),
+        "pooled_std": Term("spread of state errors", DATA, "√ of the mean variance of x̂_t − x_t."),
+        "pooled_rmse": Term(
+            "size of state errors", DATA, "Root mean square of x̂_t − x_t over all pixels."
+        ),
+        "scale": Term("spread of a state", DATA, "√(α² σ̄² + σ²): how wide states are anyway."),
+        "histogram": Term("histogram of state errors", COUNT, "Samples in each bin; ends open."),
+        "histogram_pixel": Term("pixel", COUNT, "Flat index of a pixel that has a histogram."),
+        "bin_edges": Term("edges of the bins", DATA, "Of the histogram of x̂_t − x_t."),
+    },
+    columns=(
+        Column("mean (data units)", "pooled_mean", signed=True),
+        Column("std (data units)", "pooled_std"),
+        Column("RMSE (data units)", "pooled_rmse"),
+        Column("RMSE, Gaussian reference", "pooled_rmse_gaussian"),
+        Column("spread of a state", "scale"),
+    ),
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:state_error"),),
+    needs={"pooled_rmse": ("step",)},
+)
+
+
+@returns(STATE_ERROR)
 def state_error(recording: Recording) -> xr.Dataset:
     """Mean, standard deviation and RMSE of ξ_t per level and pixel.
 

@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from exposure_bias.diagnostics.excess import reference_of, with_excess
+from exposure_bias.diagnostics.excess import EXCESS, reference_of, with_excess
 from exposure_bias.diagnostics.target import (
     DataVariance,
     Pooling,
@@ -37,7 +37,6 @@ from exposure_bias.diagnostics.target import (
     pixel_variance,
 )
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     Array,
     Estimate,
@@ -48,13 +47,108 @@ from exposure_bias.jackknife import (
     with_interval,
 )
 from exposure_bias.recording import Recording
+from exposure_bias.results import Column, Drawing, Kind, Table, Term, returns
+from exposure_bias.results.numbers import missing, told
+from exposure_bias.results.tables import level_in_words, table_of, tidy
+from exposure_bias.results.terms import DATA, SHARE, SQUARE
 from exposure_bias.states import dimensions
 
 MOST_BIAS = 0.5  # of a standard error: a 95 % interval then holds the truth in 92 % at the worst
 LEVEL = ("step",)
 
 
-@explained("variance_gap")
+def _sentence(gaps: xr.Dataset) -> str:
+    end = gaps.isel(step=-1)
+    gap, where = told(end, "gap", 100, "%"), level_in_words(end)
+    return f"The samples' variance is off by {gap} at {where}{missing(end, 'gap')}."
+
+
+def _tables(gaps: xr.Dataset) -> list[Table]:
+    found = [table_of(gaps, "variance_gap", "variance gap", COLUMNS)]
+    last = gaps.isel(step=-1).reset_coords(drop=True)
+    for dim in ("channel", "direction"):
+        if f"gap_{dim}" in gaps:
+            shown = (
+                Column(dim, dim),
+                Column("variance gap (%)", f"gap_{dim}", 100, True),
+                Column("Gaussian reference (%)", f"gap_{dim}_gaussian", 100, True),
+            )
+            title = f"gap by {dim} (clean end)"
+            found.append(Table(f"gap_by_{dim}", title, tidy(last, dim), shown))
+    return found
+
+
+COLUMNS = (
+    Column("variance gap (%)", "gap", 100, True),
+    Column("Gaussian reference (%)", "gap_gaussian", 100, True),
+    Column("excess over it (%)", "excess_over_gaussian", 100, True),
+    Column("spread of the chain (data units)", "std_chain"),
+    Column("of noised data (data units)", "std_reference"),
+)
+GAP = Term(
+    "variance gap",
+    SHARE,
+    "Variance of the chain's states over what noised data have, less 1. Below 0 the samples are"
+    " too alike (too narrow); 0 for a perfect chain.",
+    0,
+)
+VARIANCE_GAP = Kind(
+    name="variance_gap",
+    title="Variance along the chain",
+    question=(
+        "Do the chain's states vary as much as true noisy images do? Below zero the samples are too"
+        " alike, above zero too spread; zero is right. The Gaussian reference is what the same"
+        " sampler does with a perfect network on Gaussian data."
+    ),
+    variables={
+        "gap": GAP,
+        "excess_over_gaussian": EXCESS,
+        "gap_forward": Term(
+            "variance gap to the forward stream",
+            SHARE,
+            "Variance of the chain's states over that of the forward stream's, less 1.",
+            0,
+        ),
+        "gap_channel": Term(
+            "variance gap by channel", SHARE, "The variance gap of one channel.", 0
+        ),
+        "gap_direction": Term(
+            "variance gap by direction", SHARE, "The gap along an eigen-direction of the data.", 0
+        ),
+        "gap_pixel": Term("variance gap by pixel", SHARE, "The variance gap of one pixel.", 0),
+        "gap_absolute": Term(
+            "absolute variance gap", SQUARE, "Variance of the chain less what noised data have.", 0
+        ),
+        "gap_absolute_pixel": Term(
+            "absolute variance gap by pixel", SQUARE, "The same of one pixel.", 0
+        ),
+        "mean_shift": Term(
+            "shift of the mean",
+            SQUARE,
+            "Squared distance per pixel of the chain's mean from α μ.",
+            0,
+        ),
+        "std_chain": Term("spread of the chain", DATA, "Mean over pixels of the std of x̂_t."),
+        "std_reference": Term(
+            "spread of noised data", DATA, "Mean over pixels of √(α² σ_i² + σ²), the target."
+        ),
+        "std_forward": Term(
+            "spread of the forward stream", DATA, "Mean over pixels of the std of x_t."
+        ),
+        "std_gaussian": Term(
+            "spread, Gaussian reference", DATA, "That of a perfect denoiser of Gaussian data."
+        ),
+    },
+    columns=COLUMNS,
+    tables=_tables,
+    sentence=_sentence,
+    figures=(Drawing("exposure_bias.plots:variance_gap", needs=("gap_direction",)),),
+    needs={"gap": ("step",), "gap_se": ("step",)},
+    aliases=("gap",),
+)
+
+
+@returns(VARIANCE_GAP)
 def variance_gap(recording: Recording) -> xr.Dataset:
     """The chain's variance and mean against what they should be.
 

@@ -45,8 +45,8 @@ from scipy.special import stdtr
 from exposure_bias.diagnostics.denoising import denoising_check
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.experiments.bench import Bench, Limits
+from exposure_bias.experiments.kinds.budgets import ERROR_BUDGET
 from exposure_bias.experiments.split import PARTS, SHIFT, Split, split, unit
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -60,6 +60,7 @@ from exposure_bias.jackknife import (
     with_estimates,
     with_interval,
 )
+from exposure_bias.results import returns
 from exposure_bias.run import Start, Stream
 from exposure_bias.running.setup import Setup, prepare, varied
 
@@ -87,7 +88,7 @@ class Answer:
     GUIDED = "guided: no target"
 
 
-@explained("error_budget")
+@returns(ERROR_BUDGET)
 def error_budget(
     model: Any,
     data: Any,

@@ -23,14 +23,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exposure_bias import files
 from exposure_bias.adapters import adapt
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.distribution import distribution
 from exposure_bias.errors import InputError, is_whole
-from exposure_bias.glossary import explained
+from exposure_bias.experiments.kinds.chain_errors import CHAIN_ERRORS
 from exposure_bias.references import Eigen, gaussian_chain
+from exposure_bias.results import load_result, returns, save
 from exposure_bias.running.loop import Turn, fill
 from exposure_bias.running.setup import Samples, Setup, made, prepare, with_options
 from exposure_bias.samplers import Sampler
@@ -46,7 +46,7 @@ KIND = "chain errors"
 CHECKED_STEPS = 10
 
 
-@explained("chain_errors")
+@returns(CHAIN_ERRORS)
 def chain_errors(
     model: Any,
     data: Any,
@@ -171,7 +171,7 @@ def _dataset(
 
 def save_errors(errors: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write the result of `chain_errors` to one file, atomically."""
-    files.write_tree(path, xr.DataTree(errors), {"kind": KIND, "made": made()})
+    save(errors, path, made())
 
 
 def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -179,13 +179,10 @@ def load_errors(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises InputError if it is missing, corrupt or something else.
     """
-    tree, provenance = files.read_tree(path)
-    if provenance.get("kind") != KIND or "error" not in tree:
-        raise InputError(
-            f"{path} holds no chain errors: give the errors.nc that `eb-analyze error-hist -o`"
-            " wrote"
-        )
-    return tree.to_dataset()
+    errors = load_result(path, CHAIN_ERRORS.name)
+    if not {"error", "x0"} <= set(errors):
+        raise InputError(f"{path} holds no errors by image: give what error-hist -o wrote")
+    return errors
 
 
 def checked_lengths(lengths: Sequence[int], model: Denoiser) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, is_whole, whole_number
 from exposure_bias.experiments.bench import Limit
 from exposure_bias.experiments.chain_errors import points
+from exposure_bias.experiments.kinds.chain_length_fid import CHAIN_LENGTH_FID, SPEED_UP
 from exposure_bias.experiments.limits import FACTORS, WEIGHTS
 from exposure_bias.experiments.split import CHECK, SLACK_SHARE
 from exposure_bias.fidelity import sets
@@ -54,7 +55,6 @@ from exposure_bias.fidelity.features import (
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.manifold import NEIGHBOURS
 from exposure_bias.fidelity.sets import FeatureSet
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DELETED,
     Groups,
@@ -63,6 +63,7 @@ from exposure_bias.jackknife import (
     sums_by_group,
     with_estimates,
 )
+from exposure_bias.results import load_result, returns, save
 from exposure_bias.run import Run
 from exposure_bias.running import parallel
 from exposure_bias.running.loop import SumsLedger, batches, write
@@ -77,7 +78,7 @@ DEFAULT_SAMPLES = 1024
 KIND = "chain-fid"
 
 
-@explained("chain_length_fid")
+@returns(CHAIN_LENGTH_FID)
 def chain_length_fid(
     model: Any,
     data: Any,
@@ -240,7 +241,7 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-@explained("chain_length_fid")
+@returns(SPEED_UP)
 def speed_up(
     candidate: xr.Dataset, baseline: xr.Dataset, along: str = "iteration", measure: str = "frechet"
 ) -> xr.Dataset:
@@ -270,7 +271,7 @@ def speed_up(
 
 def save_curve(curve: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write the result of `chain_length_fid` to one file, atomically."""
-    files.write_tree(path, xr.DataTree(curve), {"kind": KIND, "made": made()})
+    save(curve, path, made())
 
 
 def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -278,13 +279,7 @@ def load_curve(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises InputError if it is missing, corrupt or something else.
     """
-    tree, provenance = files.read_tree(path)
-    if provenance.get("kind") != KIND:
-        raise InputError(
-            f"{path} holds no chain-length curve: give the {KIND}.nc that `eb-analyze {KIND} -o`"
-            " wrote"
-        )
-    return tree.to_dataset()
+    return load_result(path, CHAIN_LENGTH_FID.name)
 
 
 @dataclass(frozen=True)

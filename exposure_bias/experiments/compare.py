@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from exposure_bias import sentences
 from exposure_bias.adapters import adapt
 from exposure_bias.data import bundled, load_data
 from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
@@ -46,9 +45,9 @@ from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
+from exposure_bias.experiments.kinds.compare import COMPARE
 from exposure_bias.experiments.split import PARTS, Split, split
 from exposure_bias.files.weights import read_json
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -63,6 +62,7 @@ from exposure_bias.jackknife import (
 )
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import Remedied, remedied
+from exposure_bias.results import returns
 from exposure_bias.run import Spacing, Start, Stream
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup, placed, prepare
@@ -112,7 +112,7 @@ class Entry:
     seeds: tuple[int, ...]
 
 
-@explained("compare")
+@returns(COMPARE)
 def compare(
     models: Sequence[Any],
     data: Any,
@@ -212,7 +212,7 @@ def compare(
         result = comparison.assigned(result, name)
     described = {k: v for k, v in recording.description.items() if k != "model"}
     result.attrs = described | why_no_interval(count) | left_out | {"against": entries[0].name}
-    return result.assign_attrs({"answer": said} if (said := sentences.compared(result)) else {})
+    return result
 
 
 def _no_budget(setups: Sequence[Setup], wanted: bool) -> str:
@@ -430,8 +430,8 @@ def _model(given: Any, speed: Speed) -> tuple[Denoiser, dict[str, Any]]:
         model = remedied(model, remedy)
     for folder in (
         bundled.FOLDER / name,
-        Path(name).expanduser() / "last",
-        Path(name).expanduser(),
+        Path(os.path.expanduser(name)) / "last",
+        Path(os.path.expanduser(name)),
     ):
         try:
             said = read_json(folder / "training.json").get("run")

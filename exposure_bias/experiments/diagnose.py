@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from exposure_bias import sentences
 from exposure_bias.data import Data, bundled, load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.excess import reference_of
@@ -28,12 +27,14 @@ from exposure_bias.experiments.budget import (
     checked_limit_n,
     planned,
 )
+from exposure_bias.experiments.kinds.budgets import DIAGNOSE, remedy, restarts_in_words
+from exposure_bias.experiments.kinds.rollouts import calibration
 from exposure_bias.experiments.rollouts import rollouts
-from exposure_bias.glossary import explained
 from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
 from exposure_bias.oracles import EmpiricalOracle
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
+from exposure_bias.results import returns
 from exposure_bias.run import Stream
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup, identities
@@ -44,7 +45,7 @@ FARTHEST = 4.0
 BLOW_UP = 10.0
 
 
-@explained("diagnose")
+@returns(DIAGNOSE)
 def diagnose(
     model: Any,
     data: Any = None,
@@ -118,10 +119,9 @@ def diagnose(
         result = _with_rollouts(result, desk, starts, left_out)
         result = _with_remedy(result, desk, base)
     words = {
-        "answer": sentences.budget(result),
-        "restarts": sentences.restarts(result),
-        "calibration": sentences.calibration(result) if "W_over_U" in result else "",
-        "remedy": sentences.remedy(result),
+        "restarts": restarts_in_words(result),
+        "calibration": calibration(result),
+        "remedy": remedy(result),
         "left_out": "; ".join(left_out),
     }
     return result.assign_attrs({k: v for k, v in words.items() if v})
@@ -207,7 +207,7 @@ def _with_rollouts(
         clip=setup.run.clip,
         seed=setup.run.seed,
         batch_size=desk.batch_size,
-        checkpoint=desk.path("rollouts"),
+        checkpoint=desk.path("calibration"),
     )
     names = [k for k in found.data_vars if str(k).startswith(("W_over_U", "U_minus_S_relative"))]
     chosen = found[names].rename({k: f"start_{k}" for k in ("timestep", "alpha", "sigma")})
@@ -298,10 +298,4 @@ def of_recording(recording: Recording) -> xr.Dataset:
         spectra = spectrum(recording)
         high = [k for k in ("hf", "hf_se", "hf_low", "hf_high", "hf_gaussian") if k in spectra]
         result = result.merge(spectra[high])
-    end = gaps.isel(step=-1)
-    gap = sentences.percent(float(end["gap"]), float(end["gap_se"]))
-    answer = (
-        f"The variance gap at the clean end is {gap}; how much of it is the sampler's and how much"
-        " the network's takes the network: diagnose MODEL --data IMAGES."
-    )
-    return result.assign_attrs(gaps.attrs | {"answer": answer})
+    return result.assign_attrs(gaps.attrs)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.glossary import explained
+from exposure_bias.experiments.kinds.rollouts import ROLLOUTS
 from exposure_bias.jackknife import (
     GROUPS,
     Array,
@@ -50,6 +50,7 @@ from exposure_bias.jackknife import (
     with_interval,
 )
 from exposure_bias.references import Eigen, gaussian_rollout
+from exposure_bias.results import returns
 from exposure_bias.running.loop import Turn, fill
 from exposure_bias.running.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.statistics.accumulator import Sums
@@ -63,7 +64,7 @@ UNBOUNDED = 1.1
 START = ("start",)
 
 
-@explained("rollouts")
+@returns(ROLLOUTS)
 def rollouts(
     model: Any,
     data: Any,

@@ -17,14 +17,15 @@ import xarray as xr
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.experiments.bench import Bench, Limits
 from exposure_bias.experiments.budget import MARGIN, budget_of, checked_limit_n, planned
-from exposure_bias.glossary import explained
+from exposure_bias.experiments.kinds.budgets import SOLVER_CURVE
+from exposure_bias.results import returns
 from exposure_bias.samplers import Prediction, Sampler
 from exposure_bias.schedules import Level
 
 STEPS = (10, 20, 50)
 
 
-@explained("error_budget")
+@returns(SOLVER_CURVE)
 def solver_curve(
     model: Any,
     data: Any,

@@ -30,7 +30,7 @@ import torch
 import xarray as xr
 
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import explained
+from exposure_bias.experiments.kinds.telescope import TELESCOPE
 from exposure_bias.jackknife import (
     DECIBEL,
     GROUPS,
@@ -45,6 +45,7 @@ from exposure_bias.jackknife import (
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import Recording
 from exposure_bias.references import Eigen, gaussian_chain, gaussian_power
+from exposure_bias.results import returns
 from exposure_bias.running.loop import Turn, fill
 from exposure_bias.running.setup import Samples, Setup, prepare, varied, with_options
 from exposure_bias.samplers import DDPM, Sampler
@@ -59,7 +60,7 @@ BEFORE, HERE = -2, -1
 NO_SPECTRUM = "vectors have no spectrum"
 
 
-@explained("telescope")
+@returns(TELESCOPE)
 def telescope(
     model: Any,
     data: Any,

@@ -14,19 +14,20 @@ from exposure_bias.plots.style import PALETTE, REFERENCE, grid, legend, panels, 
 
 def error_histograms(
     errors: xr.Dataset,
-    pixels: Sequence[tuple[int, int, int]],
+    pixels: Sequence[tuple[int, int, int]] | None = None,
     *,
     axes: Any = None,
     column: str = "double",
 ) -> Figure:
     """Histograms of e_t (the talk's Fig. 6), a row for each length.
 
-    A column for each pixel (c, y, x), then all pooled.
+    A column for each pixel (c, y, x), by default three spread over the image, then all pooled.
 
     The line is the Gaussian of the same mean and standard deviation. The pooled column leaves out
     pixels at which x_0 is constant, and its density is logarithmic: background pixels pile up at
     zero."""
     lengths = errors["length"].values
+    pixels = spread_pixels(errors["x0"].shape[1:]) if pixels is None else pixels
     varies = errors["x0"].std("sample").values > 0
     with style():
         figure, places = grid(len(lengths), len(pixels) + 1, axes, column, 1.35, sharex="row")
@@ -46,6 +47,14 @@ def error_histograms(
                 if row == len(lengths) - 1:
                     axis.set_xlabel(r"$e_t = x_0 - \hat x_0$")
     return figure
+
+
+def spread_pixels(shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Three pixels (c, y, x) of a (C, H, W) image.
+
+    At a quarter, the middle and three quarters of both sides."""
+    channels, height, width = shape
+    return [(i % channels, (i + 1) * height // 4, (i + 1) * width // 4) for i in range(3)]
 
 
 def _histogram(axis: Any, values: np.ndarray, pooled: bool) -> None:

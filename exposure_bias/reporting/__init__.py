@@ -24,15 +24,16 @@ from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.errors import InputError
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
-from exposure_bias.reporting.sections import ORDER, Section, of_recording, section
+from exposure_bias.reporting.sections import Section, of_recording, section
 from exposure_bias.reporting.sources import Source, in_folder, sources
+from exposure_bias.results import every_kind
 from exposure_bias.run import Spacing
 
 LARGEST = 5_000_000
 # What commands make the kinds of results that one model and one chain tell all of.
 COMMANDS = {
     RECORDING: "record",
-    "error_budget": "budget",
+    "error_budget": "error-budget",
     "variance_gap": "variance-gap",
     "spectrum": "spectrum",
     "epsilon_norm": "epsilon-norm",
@@ -119,14 +120,14 @@ def _sections(given: Sequence[Source]) -> list[Section]:
         name = made.name
         if name not in found or len(made.pictures) > len(found[name].pictures):
             found[name] = made
-    places = {name.replace("_", "-"): place for place, name in enumerate(ORDER)}
+    places = {kind.hyphened: place for place, kind in enumerate(every_kind())}
     return sorted(found.values(), key=lambda s: places.get(s.name, len(places)))
 
 
 def _more(shown: Sequence[Section]) -> list[str]:
     """What else the first result says; without a budget, how to come by one."""
     told = list(shown[0].details) if shown else []
-    if any(section.name == "error-budget" for section in shown):
+    if any(section.name in ("error-budget", "solver-curve", "diagnose") for section in shown):
         return told
     return [*told, "Whose fault it is, eb-analyze diagnose tells: it runs the network once more."]
 

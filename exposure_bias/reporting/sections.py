@@ -17,10 +17,19 @@ from exposure_bias.diagnostics.published_delta import published_delta
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.state_error import state_error
 from exposure_bias.diagnostics.variance_gap import variance_gap
-from exposure_bias.glossary import kind_of, term
-from exposure_bias.headlines import details, headline
 from exposure_bias.recording import Recording
-from exposure_bias.tables import MAKERS, Table
+from exposure_bias.results import (
+    Table,
+    Term,
+    details,
+    drawings,
+    kind_of,
+    name_of,
+    sentence,
+    tables,
+    title_of,
+)
+from exposure_bias.results.formats import terms_of
 
 LARGEST_SVG = 400_000
 
@@ -60,110 +69,6 @@ class Section:
     tables: list[Shown] = field(default_factory=list)
 
 
-Draw = Callable[..., Figure]
-
-
-@dataclass(frozen=True)
-class Topic:
-    """What a kind of result is about, and what draws it; without space no spectrum is drawn."""
-
-    title: str
-    asks: str
-    draw: tuple[Draw, ...] = ()
-
-
-TOPICS = {
-    "error_budget": Topic(
-        "Error budget",
-        "Whose fault is it? The gap between the samples' variance and the data's is split into what"
-        " the start, the sampler's steps and the network are each to blame for. Bars are 95 %"
-        " intervals; a part whose interval holds zero does not show.",
-        (plots.budget,),
-    ),
-    "variance_gap": Topic(
-        "Variance along the chain",
-        "Do the chain's states vary as much as true noisy images do? Below zero the samples are too"
-        " alike, above zero too spread; zero is right. The Gaussian reference is what the same"
-        " sampler does with a perfect network on Gaussian data.",
-        (plots.variance_gap,),
-    ),
-    "spectrum": Topic(
-        "Spectra",
-        "Which details are missing or too many? Power by spatial frequency: coarse shapes left,"
-        " fine texture right. A ratio below one means details that the chain loses.",
-        (plots.spectrum,),
-    ),
-    "epsilon_norm": Topic(
-        "Size of the predicted noise",
-        "Does the network see more or less noise in its own states than in true ones? A ratio above"
-        " one is the symptom that epsilon scaling treats.",
-        (plots.epsilon_norm,),
-    ),
-    "state_error": Topic(
-        "Distance from the true chain",
-        "How far is the chain from the true noisy image that it should have reached with the same"
-        " noise? A perfect network has some distance as well: it cannot know the image.",
-        (plots.state_error,),
-    ),
-    "published_delta": Topic(
-        "Published variance error",
-        "The literature's δ, for comparison with papers. It is not zero for a perfect model: only"
-        " what lies beyond both lines could be the network's.",
-        (plots.published_delta,),
-    ),
-    "rollouts": Topic(
-        "Rollouts",
-        "Started on true noisy images, are chains as uncertain as they are wrong? Spread over skill"
-        " is one for a perfect sampler.",
-        (plots.rollouts,),
-    ),
-    "telescope": Topic(
-        "Where it arises",
-        "Which part of the chain makes the gap? Each block's effect on the end, carried there by"
-        " the model's own chain.",
-        (plots.telescope,),
-    ),
-    "compare": Topic(
-        "Comparison",
-        "What does each model or remedy change, on the same images and noise? Intervals that hold"
-        " zero show no difference.",
-        (plots.compare,),
-    ),
-    "chain_length_fid": Topic(
-        "Quality by chain length",
-        "How many steps are worth taking? Distance of the samples' features from real ones; lower"
-        " is better, the grey band is what real images show against real images.",
-        (plots.chain_length_fid,),
-    ),
-    "chain_errors": Topic(
-        "Chain errors",
-        "What do chains from a noisy image miss of the clean one, by length?",
-        (),
-    ),
-    "isotropy": Topic(
-        "Shape of chain errors",
-        "Are errors white noise, as some corrections assume? Then their power is 1 at every"
-        " frequency; a correlation above zero means that pixels err together.",
-        (plots.normality,),
-    ),
-}
-OTHER = Topic("Result", "What this result holds.")
-ORDER = (
-    "error_budget",
-    "variance_gap",
-    "spectrum",
-    "epsilon_norm",
-    "state_error",
-    "published_delta",
-    "rollouts",
-    "telescope",
-    "compare",
-    "chain_length_fid",
-    "chain_errors",
-    "isotropy",
-)
-
-
 def of_recording(recording: Recording) -> list[xr.Dataset]:
     """What a recording says without the network: gap, spectra, norms, state errors, δ."""
     if "chain" not in recording or recording.n < 2:
@@ -183,28 +88,17 @@ def of_recording(recording: Recording) -> list[xr.Dataset]:
 
 def section(result: xr.Dataset) -> Section:
     """One result's part of the page."""
-    kind = str(kind_of(result))
-    kind = "error_budget" if kind == "diagnose" else kind
-    topic = TOPICS.get(kind, OTHER)
-    sentence = headline(result)
+    kind, title, said = kind_of(result), title_of(result), sentence(result)
+    term, name = terms_of(result), name_of(result).replace("_", "-")
     return Section(
-        kind.replace("_", "-"),
-        topic.title,
-        topic.asks,
-        sentence,
-        [line for line in details(result) if line != sentence],
-        [picture(draw(result), f"{topic.title}: {sentence}") for draw in _drawn(topic, result)],
-        [shown(table, kind) for table in MAKERS[kind](result)] if kind in MAKERS else [],
+        name,
+        title,
+        kind.question if kind else "This result's kind is not known here: this is what it holds.",
+        said,
+        [line for line in details(result) if line != said],
+        [picture(drawing(result), f"{title}: {said}") for drawing in drawings(result)],
+        [shown(table, name, term) for table in tables(result)],
     )
-
-
-def _drawn(topic: Topic, result: xr.Dataset) -> tuple[Draw, ...]:
-    """The figures that a result has: one that holds only a part of its kind has none."""
-    if "whiteness" not in result and topic.draw == (plots.normality,):
-        return ()  # vectors have no frequencies
-    if "step" in result.dims and "gap" in result and "direction" not in result.dims:
-        return topic.draw if "score" in result else ()
-    return topic.draw
 
 
 def picture(figure: Figure, alt: str) -> Picture:
@@ -222,9 +116,9 @@ def picture(figure: Figure, alt: str) -> Picture:
     return Picture(_uri(f"image/{kind}", buffer.getvalue()), alt, width, height)
 
 
-def shown(table: Table, kind: str) -> Shown:
+def shown(table: Table, kind: str, term: Callable[[str], Term | None]) -> Shown:
     """A table with its columns explained, and all of it as CSV."""
-    columns = [(column.heading, _explanation(kind, column.name)) for column in table.shown]
+    columns = [(column.heading, _explanation(term(column.name))) for column in table.shown]
     content = table.frame.to_csv(index=False).encode()
     return Shown(
         table.title[:1].upper() + table.title[1:],
@@ -232,15 +126,12 @@ def shown(table: Table, kind: str) -> Shown:
         table.cells if columns else [],
         tuple(table.notes),
         _uri("text/csv;charset=utf-8", content),
-        f"{kind}-{table.file}.csv",
+        table.csv(kind),
     )
 
 
-def _explanation(kind: str, name: str) -> str:
-    found = term(kind, name)
-    if found is None:
-        return ""
-    return found.text or found.words
+def _explanation(term: Term | None) -> str:
+    return "" if term is None else term.text or term.words
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -12,29 +12,11 @@ import xarray as xr
 
 from exposure_bias import files
 from exposure_bias.errors import InputError
-from exposure_bias.glossary import kind_of
 from exposure_bias.recording import RECORDING, Recording, load_partial
-from exposure_bias.tables import MAKERS
+from exposure_bias.results import every_kind, kind_of, load_result, name_of
 
 # What several results of one report must agree in.
 COMMON = ("model", "data")
-# What commands call the files that a report is made of, in its order.
-FILES = (
-    "diagnosis",
-    "budget",
-    "compare",
-    "gap",
-    "spectrum",
-    "norms",
-    "delta",
-    "state-error",
-    "rollout",
-    "telescope",
-    "errors",
-    "normality",
-    "chain-fid",
-    "recording",
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,14 @@ def sources(given: Sequence[Any]) -> list[Source]:
 
 def in_folder(folder: str | os.PathLike[str]) -> list[Path]:
     """The results in a folder that a command with `-o` wrote, and its recording."""
-    return [path for name in FILES if (path := Path(folder) / f"{name}.nc").is_file()]
+    names = dict.fromkeys(name for kind in every_kind() for name in (kind.hyphened, *kind.names))
+    found = (Path(folder) / f"{name}.nc" for name in (*names, RECORDING))
+    return [path for path in found if path.is_file() and not _unfinished(path)]
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a file keeps rows of a run that goes on, under the name of a result."""
+    return "rows" in files.read_groups(path)[1]
 
 
 def _source(item: Any) -> Source:
@@ -77,25 +66,16 @@ def _source(item: Any) -> Source:
             "a report takes recordings, results and their files, not"
             f" {type(item).__name__}: give what record, diagnose, … returned or wrote"
         )
-    tree, known = files.read_tree(item)
-    if known.get("kind") == RECORDING:
+    if files.read_groups(item)[1].get("kind") == RECORDING:
         recording = load_partial(item)
         return Source(str(item), RECORDING, recording, recording.description, recording.made)
-    dataset = tree.to_dataset()
-    attributes = known.get("attributes")
-    if isinstance(attributes, dict):
-        dataset.attrs = {**attributes, **dataset.attrs}
-    return _of_dataset(dataset, str(item))
+    return _of_dataset(load_result(item), str(item))
 
 
 def _of_dataset(dataset: xr.Dataset, name: str | None) -> Source:
-    kind = kind_of(dataset)
-    if kind not in MAKERS:
-        raise InputError(
-            f"{name or 'a dataset'} is no result that a report can show: give what"
-            f" {', '.join(MAKERS)} returned or wrote, or a recording"
-        )
+    kind_of(dataset)  # whose variables it must have
     said = {str(k): str(v) for k, v in dataset.attrs.items()}
+    kind = name_of(dataset)
     return Source(name or kind, kind, dataset, said)
 
 

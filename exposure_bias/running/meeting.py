@@ -55,6 +55,8 @@ def world() -> Team:
             f"WORLD_SIZE is {here.size}, but {', '.join(missing)} {are} not set, so that the"
             " processes cannot meet: start with torchrun, or unset WORLD_SIZE"
         )
+    if here.size > 1:
+        place()
     return here
 
 
@@ -74,8 +76,8 @@ def _numbers(rank_name: str, size_name: str) -> Team:
         rank, size = 0, 0
     if not 0 <= rank < max(size, 1) or size < 1:
         raise InputError(
-            f"{rank_name}={rank_text} and {size_name}={size_text} are no process number and number"
-            " of processes: start with torchrun or srun, or unset both"
+            f"{rank_name}={rank_text:.40} and {size_name}={size_text:.40} are no process number and"
+            " number of processes: start with torchrun or srun, or unset both"
         )
     return Team(rank, size)
 
@@ -102,7 +104,7 @@ def place() -> str:
     """
     host = os.environ.get("MASTER_ADDR") or _first_node()
     text = os.environ.get("MASTER_PORT") or str(_own_port())
-    if not text.isdigit() or not 0 < int(text) < 2**16:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
         raise InputError(f"MASTER_PORT={text!r:.40} is no port: give a number from 1 to 65535")
     return f"{host}:{text}"
 
@@ -135,6 +137,9 @@ def patience() -> timedelta:
     It must exceed the time that one batch takes."""
     text = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE)
     try:
-        return timedelta(seconds=float(text))
+        given = timedelta(seconds=float(text))
     except (ValueError, OverflowError):
-        raise InputError(f"{PATIENCE_VARIABLE}={text!r} is no number of seconds") from None
+        given = timedelta()
+    if given <= timedelta():
+        raise InputError(f"{PATIENCE_VARIABLE}={text!r:.40} is no number of seconds")
+    return given

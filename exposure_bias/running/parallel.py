@@ -17,10 +17,11 @@ its patience ends.
 
 import atexit
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
 FAREWELL = 30.0  # seconds that a process that failed waits for others that do
+LAST_LOOK, PAUSE = 1.0, 0.05  # seconds that it waits where one of them is gone, and between looks
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set where torchrun keeps the store
 
 Result = TypeVar("Result")
@@ -153,7 +155,7 @@ def joined() -> Iterator[Team]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        why = reason(error).partition(". ")[0]
+        why = re.sub(r"\[.*?\] ?", "", reason(error)).partition(". ")[0]  # places in gloo's source
         raise Gone(
             f"process {here.rank} of {here.size}: another process of this run is gone ({why})"
         ) from error
@@ -229,6 +231,22 @@ def once(function: Callable[[], Result]) -> Result:
         raise said[1]
     result: Result = said[0]
     return result
+
+
+@contextmanager
+def claimed(path: str | os.PathLike[str], folder: bool = False) -> Iterator[None]:
+    """Hold a file, or a folder of results, for this run while it writes there.
+
+    The first process holds it for all. Raises InputError in all where another run holds it."""
+    from exposure_bias import files  # it loads xarray, which --help does without
+
+    with ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(files.output(path, folder))
+
+        once(claim)
+        yield
 
 
 def add(arrays: Iterable[NDArray[Any]]) -> None:
@@ -354,10 +372,12 @@ def tells(error: InputError) -> bool:
         return True
     with suppress(RuntimeError):  # as it may be once all have looked
         store.add(f"{key}/seen", 1)
-        # Who keeps the store lets the others look.
-        until = time.monotonic() + (FAREWELL if AGENT_STORE not in os.environ else 0.0)
-        while store.add(f"{key}/seen", 0) < size and time.monotonic() < until:
-            time.sleep(0.05)
+        # Who keeps the store lets the others look; of them one may be gone.
+        wait = LAST_LOOK if isinstance(error, Gone) else FAREWELL
+        for _ in range(0 if AGENT_STORE in os.environ else round(wait / PAUSE)):
+            if store.add(f"{key}/seen", 0) >= size:
+                break
+            time.sleep(PAUSE)
     return first
 
 

@@ -95,11 +95,11 @@ NETWORK = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "record": (STEPS, ""),
     "train": (TRAIN, "last"),
-    "chain-fid": ([*RUN, "--lengths", "3", "5", "--features", "pixel"], "chain-fid.nc"),
-    "rollouts": (STEPS, "rollout.nc"),
+    "chain-fid": ([*RUN, "--lengths", "3", "5", "--features", "pixel"], "chain-length-fid.nc"),
+    "rollouts": (STEPS, "rollouts.nc"),
     "telescope": (STEPS, "telescope.nc"),
-    "error-hist": ([*RUN, "--lengths", "3", "6", "--per-test", "16"], "errors.nc"),
-    "diagnose": (STEPS, "diagnosis.nc"),
+    "error-hist": ([*RUN, "--lengths", "3", "6", "--per-test", "16"], "chain-errors.nc"),
+    "diagnose": (STEPS, "diagnose.nc"),
     "compare": (
         ["kills:model", "kills:model + es:1.01", *STEPS[2:], "--lengths", "4"],
         "compare.nc",

@@ -1,16 +1,23 @@
-"""What a command says on stdout, as text of 80 columns, CSV, LaTeX, Markdown or JSON.
+"""What a result says, as text of 80 columns, CSV, LaTeX, Markdown, HTML or JSON.
 
-Each format is a function from what is `Said` to text. The JSON is described by `schema.json`."""
+    print(view(result))          what the command of its name prints
+    view(result)                 in a notebook: the sentence and its tables
+
+Each format is a function from a `View` to text. The JSON is described by `schema.json`."""
 
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from textwrap import wrap
 from typing import Any
 
-from exposure_bias.glossary import term
-from exposure_bias.tables import Column, Table
+import xarray as xr
+
+from exposure_bias.results.kind import details, kind_of, name_of, sentence, tables
+from exposure_bias.results.tables import Column, Table
+from exposure_bias.results.terms import Term
 
 WIDTH = 80
 BETWEEN = 2  # blanks between columns
@@ -21,29 +28,36 @@ NO_BREAK = "\u00a0"
 # Attributes that say why something is missing: footnotes, once for the whole table.
 REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
 # What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
-TOLD = {"answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
+TOLD = {"kind", "answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
     f"denoising_{k}" for k in ("passes", "sentence")
 }
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command says: one sentence, its tables, further paragraphs, and what was run.
+class View:
+    """What a result or a command says: one sentence, its tables, further paragraphs, what was run.
 
-    kind: of the result, for its words (`glossary.KINDS`). wide: all columns and rows of all tables.
-    also: further keys of the JSON.
+    term: what a column of its tables is, by its name. wide: all columns and rows of all tables.
+    explain: also what is shown means. quiet: the sentence and the tables alone. also: further keys
+    of the JSON.
     """
 
     command: str
-    kind: str
     sentence: str
     tables: Sequence[Table] = ()
     details: Sequence[str] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    term: Callable[[str], Term | None] = lambda _: None
     wide: bool = False
     explain: bool = False
     quiet: bool = False
     also: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
     @property
     def shown(self) -> list[Table]:
@@ -73,27 +87,73 @@ class Said:
     def words(self) -> dict[str, str]:
         """What the columns that are shown mean, by their headings."""
         columns = [c for table in self.shown for c in table.shown]
-        found = {c.heading: term(self.kind, c.name) for c in columns}
+        found = {c.heading: self.term(c.name) for c in columns}
         return {heading: t.text for heading, t in found.items() if t is not None}
 
 
-def text(said: Said) -> str:
+def view(result: xr.Dataset, *, wide: bool = False, explain: bool = False) -> View:
+    """Show a result: in a notebook as a table, with `print` as its command prints it.
+
+    Parameters
+    ----------
+    result
+        What a public function returned, or any dataset of your own.
+    wide
+        Whether every column and every table is shown.
+    explain
+        Whether what is shown is explained.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> shown = eb.view(eb.variance_gap(eb.record("digits", "digits", steps=5, n=32)))
+    """
+    return view_of(result, wide=wide, explain=explain)
+
+
+def view_of(result: xr.Dataset, command: str = "", **how: Any) -> View:
+    """Return the view of a result; how: further fields of `View`."""
+    fields: dict[str, Any] = {
+        "command": command or name_of(result).replace("_", "-"),
+        "sentence": sentence(result),
+        "tables": tables(result),
+        "details": details(result),
+        "attributes": dict(result.attrs),
+        "term": terms_of(result),
+    }
+    return View(**fields | how)
+
+
+def terms_of(result: xr.Dataset) -> Callable[[str], Term | None]:
+    """Return what says what a variable is: the result's kind, or else its own attributes."""
+    kind = kind_of(result)
+    if kind is not None:
+        return kind.term
+    own = {
+        str(name): Term(v.attrs["long_name"], v.attrs["units"], v.attrs.get("description", ""))
+        for name, v in result.variables.items()
+        if "long_name" in v.attrs and "units" in v.attrs
+    }
+    return own.get
+
+
+def text(view: View) -> str:
     """For the terminal."""
-    parts = [_paragraph(said.sentence)]
-    parts += [_titled(said, table) for table in said.shown]
-    parts += ["\n".join(_paragraph(note, "* ") for note in said.footnotes)]
-    if said.explain:
-        parts += ["\n".join(_paragraph(f"{k}: {v}", "  ", "") for k, v in said.words.items())]
-    if not said.quiet:
-        parts += ["\n".join(map(_paragraph, said.details)), _paragraph(said.run)]
-        parts += [_more(said)]
+    parts = [_paragraph(view.sentence)]
+    parts += [_titled(view, table) for table in view.shown]
+    parts += ["\n".join(_paragraph(note, "* ") for note in view.footnotes)]
+    if view.explain:
+        parts += ["\n".join(_paragraph(f"{k}: {v}", "  ", "") for k, v in view.words.items())]
+    if not view.quiet:
+        parts += ["\n".join(map(_paragraph, view.details)), _paragraph(view.run)]
+        parts += [_more(view)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _paragraph(said: str, after: str = "", first: str | None = None) -> str:
+def _paragraph(words: str, after: str = "", first: str | None = None) -> str:
     begin = after if first is None else first
     hang = " " * len(after)
-    lines = wrap(said, WIDTH, initial_indent=begin, subsequent_indent=hang, break_on_hyphens=False)
+    lines = wrap(words, WIDTH, initial_indent=begin, subsequent_indent=hang, break_on_hyphens=False)
     return "\n".join(lines).replace(NO_BREAK, " ")
 
 
@@ -102,9 +162,9 @@ def _together(item: str) -> str:
     return item.replace(" ", NO_BREAK) if len(item) < WIDTH // 2 else item
 
 
-def _titled(said: Said, table: Table) -> str:
-    body = table.frame.to_string(index=False, float_format=_short, na_rep="-") if said.wide else ""
-    heading = f"{table.title}\n" if len(said.shown) > 1 else ""
+def _titled(view: View, table: Table) -> str:
+    body = table.frame.to_string(index=False, float_format=_short, na_rep="-") if view.wide else ""
+    heading = f"{table.title}\n" if len(view.shown) > 1 else ""
     return heading + (body or grid(table.shown, table.cells))
 
 
@@ -112,11 +172,11 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _more(said: Said) -> str:
+def _more(view: View) -> str:
     """What else there is to be seen."""
-    if said.wide or not said.tables:
+    if view.wide or not view.tables:
         return ""
-    hidden = ", ".join(t.title.split(" (")[0] for t in said.tables if t not in said.shown)
+    hidden = ", ".join(t.title.split(" (")[0] for t in view.tables if t not in view.shown)
     rest = f" and {hidden}" if hidden else ""
     return _paragraph(f"--wide shows every column{rest}; --explain says what they mean.")
 
@@ -195,9 +255,9 @@ def _row(cells: Sequence[str], widths: Sequence[int], worded: Sequence[bool]) ->
     return "\n".join(lines)
 
 
-def _content(said: Said, table: Table) -> tuple[list[str], list[list[str]]]:
+def _content(view: View, table: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and cells, of everything where it is wide."""
-    if not said.wide:
+    if not view.wide:
         return [c.heading for c in table.shown], table.cells
     rows = table.frame.to_numpy().tolist()
     return list(table.frame), [[_value(v) for v in row] for row in rows]
@@ -207,17 +267,17 @@ def _value(value: Any) -> str:
     return _short(value) if isinstance(value, float) else str(value)
 
 
-def markdown(said: Said) -> str:
+def markdown(view: View) -> str:
     """The sentence and the tables, for a document."""
-    parts = [said.sentence]
-    for table in said.shown:
-        headings, cells = _content(said, table)
+    parts = [view.sentence]
+    for table in view.shown:
+        headings, cells = _content(view, table)
         rule = ["---" if _is_words(cell) else "--:" for cell in (cells or [headings])[0]]
         rows = [headings, rule, *cells]
         parts += ["\n".join(f"| {' | '.join(map(_piped, row))} |" for row in rows)]
-    parts += ["\n".join(f"- {note}" for note in said.footnotes)]
-    if said.explain:
-        parts += ["\n".join(f"- *{k}*: {v}" for k, v in said.words.items())]
+    parts += ["\n".join(f"- {note}" for note in view.footnotes)]
+    if view.explain:
+        parts += ["\n".join(f"- *{k}*: {v}" for k, v in view.words.items())]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -257,11 +317,11 @@ def escaped(cell: str) -> str:
     return "".join(SPECIAL.get(c, c) for c in cell)
 
 
-def latex(said: Said) -> str:
+def latex(view: View) -> str:
     """Tables for a paper, which needs the package booktabs; the sentence is a comment."""
-    parts = [f"% {said.sentence}"]
-    for table in said.shown:
-        headings, cells = _content(said, table)
+    parts = [f"% {view.sentence}"]
+    for table in view.shown:
+        headings, cells = _content(view, table)
         places = "".join("l" if _is_words(cell) else "r" for cell in (cells or [headings])[0])
         body = [f"  {' & '.join(map(escaped, row))} \\\\" for row in cells]
         head = f"  {' & '.join(map(escaped, headings))} \\\\"
@@ -281,17 +341,17 @@ def latex(said: Said) -> str:
     return "\n\n".join(parts)
 
 
-def csv(said: Said) -> str:
+def csv(view: View) -> str:
     """Everything of the first table, for a program or a spreadsheet."""
-    first = said.tables[0].frame if said.tables else None
+    first = view.tables[0].frame if view.tables else None
     return "" if first is None else str(first.to_csv(index=False)).rstrip("\n")
 
 
-def as_json(said: Said) -> str:
+def as_json(view: View) -> str:
     """Everything, for a program; described by `schema.json` beside this file."""
-    rows = {t.name: _records(t) for t in said.tables}
-    names = {str(name) for t in said.tables for name in t.frame}
-    found = {name: term(said.kind, name) for name in sorted(names)}
+    rows = {t.name: _records(t) for t in view.tables}
+    names = {str(name) for t in view.tables for name in t.frame}
+    found = {name: view.term(name) for name in sorted(names)}
     columns = {
         snake(name): {"name": name, "words": t.words, "unit": t.unit, "meaning": t.text}
         for name, t in found.items()
@@ -299,14 +359,14 @@ def as_json(said: Said) -> str:
     }
     whole = {
         "schema_version": SCHEMA_VERSION,
-        "command": said.command,
-        "sentence": said.sentence,
-        "details": list(said.details),
-        "attributes": said.attributes,
+        "command": view.command,
+        "sentence": view.sentence,
+        "details": list(view.details),
+        "attributes": view.attributes,
         "tables": rows,
         "columns": columns,
     }
-    return json.dumps(whole | said.also, ensure_ascii=False)
+    return json.dumps(whole | view.also, ensure_ascii=False)
 
 
 def _records(table: Table) -> list[dict[str, Any]]:
@@ -320,10 +380,24 @@ def snake(name: Any) -> str:
     return re.sub(r"\W+", "_", str(name)).lower()
 
 
-FORMATS: dict[str, Callable[[Said], str]] = {
+def html(view: View) -> str:
+    """The sentence and the tables, for a notebook."""
+    parts = [f"<p>{escape(view.sentence)}</p>"]
+    for table in view.shown:
+        headings, cells = _content(view, table)
+        head = "".join(f"<th>{escape(h)}</th>" for h in headings)
+        rows = ["".join(f"<td>{escape(c)}</td>" for c in row) for row in cells]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    parts += [f"<p>{escape(note)}</p>" for note in (*view.footnotes, *view.details)]
+    return "\n".join(parts)
+
+
+FORMATS: dict[str, Callable[[View], str]] = {
     "text": text,
     "csv": csv,
     "latex": latex,
     "markdown": markdown,
+    "html": html,
     "json": as_json,
 }
