@@ -40,6 +40,7 @@ from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.drift import drift as drift
 from .experiments.drift import drift_budget as drift_budget
+from .experiments.network_error import network_error as network_error
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve
 from .experiments.telescope import telescope as telescope

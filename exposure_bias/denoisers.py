@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -135,6 +136,8 @@ class Denoiser:
             raise InputError(
                 f"a model is a torch module or a function (x, timestep) -> output, got {net!r:.80}"
             )
+        if type(net).__name__ == "ExportedProgram":
+            raise InputError("an ExportedProgram is no module: give program.module()")
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -305,7 +308,7 @@ class Denoiser:
         them.
         """
         whole = not self.schedule.continuous and float(level.timestep).is_integer()
-        with torch.no_grad(), evaluating(self.net):
+        with gradients(), evaluating(self.net):
             try:
                 dtype = torch.long if whole else self._label_dtype
                 output = self._fitting(x, level.timestep, dtype)
@@ -503,6 +506,26 @@ def weight_hash(net: torch.nn.Module) -> str:
 
 
 @contextmanager
+def differentiating() -> Iterator[None]:
+    """A context in which a denoiser's outputs can be differentiated with respect to its states.
+
+    Elsewhere no gradients are recorded."""
+    before = _DIFFERENTIATING.set(True)
+    try:
+        yield
+    finally:
+        _DIFFERENTIATING.reset(before)
+
+
+def gradients() -> AbstractContextManager[Any]:
+    """A context that records gradients inside `differentiating`, and none elsewhere."""
+    return torch.set_grad_enabled(_DIFFERENTIATING.get())
+
+
+_DIFFERENTIATING: ContextVar[bool] = ContextVar("differentiating", default=False)
+
+
+@contextmanager
 def evaluating(net: Any) -> Iterator[None]:
     """A context in which a module and all that it holds are in evaluation mode.
 
@@ -519,7 +542,11 @@ def evaluating(net: Any) -> Iterator[None]:
     _EVALUATED.add(id(net))
     try:
         if any(modes):
-            net.eval()
+            try:
+                net.eval()
+            except NotImplementedError:  # torch.export's, which keep the mode of their export
+                for module in modules:
+                    module.training = False
         yield
     finally:
         _EVALUATED.discard(id(net))

@@ -102,15 +102,15 @@ def _number(item: Any) -> float:
 
 def _of_numbers(schedule: Schedule, kind: str, numbers: list[float]) -> list[Level]:
     ends_clean = kind == "sigmas" or schedule.continuous
-    if numbers and numbers[-1] == 0 and ends_clean:
+    clean = 0.0 if kind == "sigmas" else schedule.clean.timestep
+    if numbers and numbers[-1] == clean and ends_clean:
         numbers = numbers[:-1]
     return [_of_sigma(schedule, n) if kind == "sigmas" else _of_label(schedule, n) for n in numbers]
 
 
 def _of_label(schedule: Schedule, label: float) -> Level:
-    low, high = float(schedule.timestep[0]), float(schedule.timestep[-1])
-    unbounded = schedule.curve is not None and schedule.curve.unbounded
-    if not (label > 0 if unbounded else low <= label <= high):
+    low, high = schedule.range
+    if not schedule.continuous and not low <= label <= high:
         raise InputError(
             f"timestep {label:g} lies outside the {schedule.name} schedule: allowed are {low:g} to"
             f" {high:g}"

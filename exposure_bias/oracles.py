@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from exposure_bias.autoregression import Autoregression, gain
-from exposure_bias.denoisers import Denoiser
+from exposure_bias.denoisers import Denoiser, gradients
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import Level, Schedule
 
@@ -113,7 +113,7 @@ class _Oracle(Denoiser):
         super().__init__(net, schedule=schedule, prediction_type="sample", shape=shape, name=name)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
-        with torch.no_grad():
+        with gradients():
             return self.net(x.to(self.device, torch.float64), level).view(x.shape).to(x.device)
 
 

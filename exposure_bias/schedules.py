@@ -11,6 +11,7 @@ and σ are tied:
     edm       α = 1                EDM, score_sde's ve
     flow      α = 1 − t, σ = t     flow matching
     sub-vp    σ = 1 − α²           score_sde's sub-vp
+    custom    any two functions    `from_functions`
 
 A schedule keeps T points, ascending in noise. A discrete one knows no more: between the points
 log(σ/α) and the label are interpolated linearly, as diffusers and k-diffusion do. A continuous one
@@ -33,9 +34,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exposure_bias.errors import InputError, whole_number
+from exposure_bias.errors import InputError, reason, whole_number
 
-Parameterisation = Literal["vp", "edm", "flow", "sub-vp"]
+Parameterisation = Literal["vp", "edm", "flow", "sub-vp", "custom"]
 TimestepSpacing = Literal["linspace", "leading", "trailing", "karras"]
 PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction", "score"]
 
@@ -46,6 +47,7 @@ KARRAS_RHO = 7.0
 CONTINUOUS_POINTS = 1000
 ROUND_OFF = 1e-9
 SAME_LEVEL = 1e-4  # of σ/α, relative: float32 labels and interpolated schedulers differ by less
+LABEL_SLACK = 1e-6  # of the range of labels: what a network's float32 makes of an end
 
 
 class Level(NamedTuple):
@@ -75,13 +77,20 @@ class Curve:
 
     (α, σ) of a label, and the label of a noise-to-signal ratio σ/α, its inverse.
 
-    power: ρ; the schedule's grids are even in label^(1/ρ). unbounded: any label above 0 is one.
+    power: ρ; the schedule's grids are even in label^(1/ρ). above, most: the law holds for labels
+    above the first, up to the second; None where it ends with the schedule's points.
     """
 
     alpha_sigma: Callable[[float], tuple[float, float]]
     label: Callable[[float], float]
     power: float = 1.0
-    unbounded: bool = False
+    above: float | None = None
+    most: float | None = None
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether any label above 0 is one."""
+        return self.most == np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +118,15 @@ class Schedule:
 
     @property
     def clean(self) -> Level:
-        """The noise-free end of every chain."""
-        return Level(0.0 if self.continuous else -1.0, CLEAN_ALPHA, CLEAN_SIGMA)
+        """The noise-free end of every chain, under a label that no noisy level has."""
+        first = float(self.timestep[0])
+        if not self.continuous:
+            label = -1.0
+        elif first > 0:
+            label = 0.0
+        else:
+            label = 2 * first - float(self.timestep[1])  # one point further
+        return Level(label, CLEAN_ALPHA, CLEAN_SIGMA)
 
     def level(self, index: float) -> Level:
         """The level at a (possibly fractional) index between 0, the least noise, and T − 1."""
@@ -132,22 +148,31 @@ class Schedule:
     def at(self, label: float) -> Level:
         """The level that the network knows under a label.
 
-        A discrete schedule clamps the label to its range; a continuous one raises InputError beyond
-        its own, but for EDM's, whose networks take any σ > 0.
+        A discrete schedule clamps the label to its range. A continuous one raises InputError beyond
+        its own range, both ends of which are levels; `edm` takes any σ > 0 and `flow` any t > 0.
         """
         if self.curve is None:
             index = float(np.interp(label, self.timestep, np.arange(len(self))))
             return self.level(round(index) if abs(index - round(index)) < 1e-3 else index)
-        low, high = float(self.timestep[0]), float(self.timestep[-1])
-        least, most = (
-            (0.0, np.inf) if self.curve.unbounded else (low * (1 - 1e-6), high * (1 + 1e-6))
-        )
-        if not least < label <= most:
+        low, high = self.range
+        slack = LABEL_SLACK * (high - low) if np.isfinite(high) else 0.0
+        is_open = self.curve.above is not None
+        if not (label > low if is_open else label >= low - slack) or label > high + slack:
             raise InputError(
-                f"label {label:g} lies outside the {self.name} schedule: allowed are {low:g} to"
-                f" {high:g}"
+                f"label {label:g} lies outside the {self.name} schedule: allowed are"
+                f" {'above ' * is_open}{low:g} to {high:g}"
             )
+        label = min(max(float(label), low), high)
         return Level(label, *self.curve.alpha_sigma(label))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest label that `at` takes; the least itself is none of `edm`'s."""
+        first, last = float(self.timestep[0]), float(self.timestep[-1])
+        if self.curve is None:
+            return first, last
+        low, high = self.curve.above, self.curve.most
+        return first if low is None else low, last if high is None else high
 
     def index_of_ratio(self, ratio: float) -> float:
         """The (fractional) index of the level whose noise-to-signal ratio σ/α is `ratio`.
@@ -400,7 +425,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
         np.linspace(sigma_min ** (1 / KARRAS_RHO), sigma_max ** (1 / KARRAS_RHO), CONTINUOUS_POINTS)
         ** KARRAS_RHO
     )
-    curve = Curve(lambda label: (1.0, label), lambda ratio: ratio, KARRAS_RHO, unbounded=True)
+    curve = Curve(lambda label: (1.0, label), lambda ratio: ratio, KARRAS_RHO, 0.0, np.inf)
     return Schedule("edm", "edm", sigma, np.ones_like(sigma), sigma, curve)
 
 
@@ -413,6 +438,7 @@ def flow(scale: float = 1.0) -> Schedule:
     curve = Curve(
         lambda label: (1.0 - label / scale, label / scale),
         lambda ratio: scale * ratio / (1 + ratio),
+        above=0.0,
     )
     return Schedule("flow", "flow", t * scale, 1 - t, t, curve)
 
@@ -490,6 +516,89 @@ def continuous(
         return float(found)
 
     return _from_curve(name, parameterisation, Curve(alpha_sigma, label), t_min, t_max)
+
+
+def from_functions(
+    alpha: Callable[[float], float],
+    sigma: Callable[[float], float],
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    name: str = "custom",
+) -> Schedule:
+    """Make a schedule in continuous time of any two functions α(t) and σ(t).
+
+    The label is t. Both ends of [t_min, t_max] are levels, unless σ(t_min) = 0: that is the clean
+    end itself. A label is found from its σ/α by Brent's method, to round-off.
+
+    Parameters
+    ----------
+    alpha, sigma : function
+        From a float t to a number at least 0, or to what `float` takes, such as a tensor of one
+        number. σ/α must rise with t.
+    t_min, t_max : float
+        The labels of the least and the most noise.
+    name : str
+        What reports call the schedule.
+
+    Returns
+    -------
+    Schedule
+        Of 1000 points, even in t.
+
+    Raises
+    ------
+    InputError
+        For a function that fails or returns no number, where σ/α does not rise between any two of
+        the points, where α is 0 anywhere but at t_max, and where σ(t_min) is 0 but α(t_min) not 1.
+
+    Examples
+    --------
+    Rectified flow with a little noise at the clean end, as `azula.noise.RectifiedSchedule` has it:
+
+    >>> schedule = from_functions(lambda t: 1 - 0.999 * t, lambda t: 0.001 + 0.999 * t)
+    >>> schedule.at(0.0).sigma
+    0.001
+    """
+    if not 0 <= t_min < t_max < np.inf:
+        raise InputError(
+            f"a schedule's labels run from t_min ≥ 0 up to t_max, got {t_min} and {t_max}"
+        )
+
+    def alpha_sigma(t: float) -> tuple[float, float]:
+        try:
+            found = float(alpha(t)), float(sigma(t))
+        except Exception as error:  # whatever the user's function raises
+            raise InputError(
+                f"alpha(t) or sigma(t) of the {name} schedule fails at t = {t:g}"
+                f" ({type(error).__name__}: {reason(error)}): give functions from a float to a"
+                " number"
+            ) from error
+        if not (np.isfinite(found).all() and min(found) >= 0):
+            raise InputError(
+                f"the {name} schedule has α = {found[0]:g} and σ = {found[1]:g} at t = {t:g}:"
+                " allowed are finite numbers of at least 0"
+            )
+        return found
+
+    def label(ratio: float) -> float:
+        from scipy.optimize import brentq
+
+        def beyond(t: float) -> float:
+            a, s = alpha_sigma(t)
+            return s - ratio * a
+
+        return float(brentq(beyond, t_min, t_max, xtol=1e-15 * t_max, rtol=1e-15))
+
+    first = Level(t_min, *alpha_sigma(t_min))
+    if first.sigma > 0:
+        return _from_curve(name, "custom", Curve(alpha_sigma, label), t_min, t_max)
+    if first.alpha != 1:
+        raise InputError(
+            f"the {name} schedule ends clean at α = {first.alpha:g}: divide both functions by it,"
+            " so that its end is x_0 itself"
+        )
+    low = t_min + (t_max - t_min) / CONTINUOUS_POINTS
+    return _from_curve(name, "custom", Curve(alpha_sigma, label, above=t_min), low, t_max)
 
 
 class _Form(NamedTuple):

@@ -7,15 +7,45 @@ beside the originals as well: NVlabs/edm and edm2, lucidrains/denoising-diffusio
 facebookresearch/ flow_matching and crowsonkb/k-diffusion. Samplers take their start and noise, so
 that a chain can share both."""
 
+import importlib
+import importlib.util
 import math
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 SHAPE = (3, 8, 8)
+
+
+def real(name: str, monkeypatch: pytest.MonkeyPatch, without: Sequence[str] = ()) -> Any:
+    """A module of a library that is installed, or skip the test.
+
+    The package's own `__init__` is not run, and libraries that are not wanted are stand-ins that
+    answer anything, such as torchvision, which has no build for this torch.
+    """
+    package = name.partition(".")[0]
+    if not hasattr(sys.modules.get(package), "is_bare"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            pytest.skip(f"{package} is not installed")
+        for loaded in [m for m in sys.modules if m.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, loaded)
+        bare: Any = ModuleType(package)
+        bare.__path__, bare.is_bare = list(spec.submodule_search_locations), True
+        monkeypatch.setitem(sys.modules, package, bare)
+    for other in without:
+        monkeypatch.setitem(sys.modules, other, MagicMock(__spec__=None))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} does not import here: {error}")
 
 
 class Net(nn.Module):
@@ -37,7 +67,7 @@ class Net(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, labels: Tensor | None = None, cond_drop_prob: float = 0.5
     ) -> Tensor:
-        h = self.head(x) + self.time(t.float()[:, None] / self.scale)[:, :, None, None]
+        h = self.head(x) + self.time(t.to(x.dtype)[:, None] / self.scale)[:, :, None, None]
         if self.classes_emb is not None:
             assert cond_drop_prob == 0
             h = h + self.classes_emb(labels)[:, :, None, None]
@@ -75,23 +105,71 @@ class EDMPrecond(nn.Module):
 
 
 def edm_sampler(
-    net: Any, epsilon: Tensor, steps: int, labels: Tensor | None = None, heun: bool = True
+    net: Any,
+    epsilon: Tensor,
+    steps: int,
+    labels: Tensor | None = None,
+    heun: bool = True,
+    churn: float = 0.0,
+    between: tuple[float, float] = (0.0, math.inf),
+    noise: float = 1.0,
 ) -> Tensor:
-    """Algorithm 1 of Karras et al.
+    """Algorithms 1 and 2 of Karras et al.
 
-    2022, deterministic, on their grid from 80 to 0.002 (eq. 5), as `generate.py`.
+    2022 on their grid from 80 to 0.002 (eq. 5), as `generate.py`. churn, between, noise: S_churn,
+    (S_tmin, S_tmax) and S_noise, drawn from torch's generator.
     """
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     grid = net.round_sigma((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
     x = epsilon * grid[0]
     for i in range(steps):
         now, then = grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(())
-        slope = (x - net(x, now, labels).double()) / now
-        ahead = x + (then - now) * slope
+        gamma = min(churn / steps, 2**0.5 - 1) if between[0] <= now <= between[1] else 0.0
+        hat = net.round_sigma(now + gamma * now)
+        x = x + (hat**2 - now**2).sqrt() * noise * torch.randn_like(x) if gamma else x
+        slope = (x - net(x, hat, labels).double()) / hat
+        ahead = x + (then - hat) * slope
         if heun and then > 0:
             slope = (slope + (ahead - net(ahead, then, labels).double()) / then) / 2
-            ahead = x + (then - now) * slope
+            ahead = x + (then - hat) * slope
         x = ahead
+    return x
+
+
+def restart_sampler(
+    net: Any, epsilon: Tensor, steps: int, low: float, high: float, times: int, heun: bool = True
+) -> Tensor:
+    """Restart (Xu et al. 2023, arXiv 2306.14878, Alg. 1): at the grid's level nearest to `low`
+    noise is added up to `high`, and the chain comes down again in three steps, `times` times."""
+    ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    grid = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    place = int((grid - low).abs().argmin())
+
+    def down(x: Tensor, now: Tensor, then: Tensor) -> Tensor:
+        slope = (x - net(x, now).double()) / now
+        ahead = x + (then - now) * slope
+        if heun and then > 0:
+            slope = (slope + (ahead - net(ahead, then).double()) / then) / 2
+            ahead = x + (then - now) * slope
+        return ahead
+
+    x = epsilon * grid[0]
+    for i in range(steps):
+        x = down(x, grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(()))
+        for _ in range(times if i + 1 == place else 0):
+            again = torch.linspace(high, float(grid[place]), 4, dtype=torch.float64)
+            x = x + (again[0] ** 2 - again[-1] ** 2).sqrt() * torch.randn_like(x)
+            for s, t in pairwise(again):
+                x = down(x, s, t)
+    return x
+
+
+def consistency_sampler(net: Any, epsilon: Tensor, sigmas: list[float]) -> Tensor:
+    """Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, Alg. 1)."""
+    x = net(epsilon * sigmas[0], torch.tensor(sigmas[0]))
+    for sigma in sigmas[1:]:
+        noisy = x + (sigma**2 - 0.002**2) ** 0.5 * torch.randn_like(x)
+        x = net(noisy, torch.tensor(sigma))
     return x
 
 
@@ -288,4 +366,22 @@ def k_sampler(model: Any, x: Tensor, sigmas: Tensor, heun: bool) -> Tensor:
             ahead = x + (then - now) * slope
             slope = (slope + (ahead - model(ahead, then.expand(len(x)))) / then) / 2
         x = x + (then - now) * slope
+    return x
+
+
+@torch.no_grad()
+def k_ancestral(model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0) -> Tensor:
+    """`sample_dpm_2_ancestral`: an ancestral step by a mid-point, even in log σ."""
+    for now, then in pairwise(sigmas):
+        slope = (x - model(x, now.expand(len(x)))) / now
+        spread = then**2 * (now**2 - then**2) / now**2
+        up = min(then, eta * spread**0.5)
+        down = (then**2 - up**2) ** 0.5
+        if down == 0:
+            x = x + (down - now) * slope
+            continue
+        middle = now.log().lerp(down.log(), 0.5).exp()
+        at = x + slope * (middle - now)
+        x = x + (at - model(at, middle.expand(len(x)))) / middle * (down - now)
+        x = x + torch.randn_like(x) * up
     return x

@@ -1,5 +1,7 @@
 """Tiny diffusers networks with random weights, and what text-conditioned ones are called with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -8,6 +10,13 @@ import torch
 from torch import Tensor
 
 import exposure_bias as eb
+
+
+@contextmanager
+def told(message: str) -> Iterator[None]:
+    """What `observe` cannot record is told while the loop goes on."""
+    with pytest.warns(UserWarning, match=f"not recorded, and the loop goes on: .*{message}"):
+        yield
 
 
 def fails(message: str) -> Any:
@@ -248,10 +257,9 @@ def vae(**options: Any) -> diffusers.AutoencoderKL:
         out_channels=3,
         block_out_channels=(8, 8),
         norm_num_groups=4,
-        latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        **options,
+        **{"latent_channels": 4} | options,
     ).eval()
 
 

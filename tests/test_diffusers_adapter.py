@@ -11,7 +11,6 @@ results agree to 1e-5 of the largest value."""
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from torch import Tensor
 
 import exposure_bias as eb
 from exposure_bias import streams
-from exposure_bias.adapters.diffusers import encode
 from exposure_bias.paths import Noise
 from exposure_bias.samplers import DDPM, parse
 from exposure_bias.statistics.collector import Collector
@@ -501,57 +499,6 @@ def test_ddpm_pipeline_with_a_scheduler_it_does_not_scale_for(
     eb.adapt(pipe.unet, pipe.scheduler)  # a warning here would be an error
 
 
-def test_encode() -> None:
-    x = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
-    coder = vae(scaling_factor=0.5, shift_factor=0.1)
-    coder.quant_conv.bias.data[4:] += 1.0  # the log-variance
-    mean = encode(coder, x, batch_size=2, labels=np.arange(5))
-    posterior = coder.encode(torch.from_numpy(x)).latent_dist
-    np.testing.assert_allclose(mean.images, (posterior.mean.detach() - 0.1) * 0.5, atol=1e-6)
-    assert (mean.value_range, mean.note, mean.shape) == (
-        None,
-        "latents (posterior mean)",
-        (4, 8, 8),
-    )
-    assert mean.labels.tolist() == [0, 1, 2, 3, 4]
-
-    drawn, again = (encode(coder, x, sample=True, batch_size=b) for b in (2, 5))
-    np.testing.assert_allclose(drawn.images, again.images, atol=1e-6)
-    assert np.abs(encode(coder, x, sample=True, seed=1).images - drawn.images).max() > 0.1
-    # 1280 standard normal numbers: 0.1 is five standard deviations of their mean and standard
-    # deviation
-    z = (drawn.images - mean.images) / (0.5 * posterior.std.detach().numpy())
-    assert abs(z.mean()) < 0.14
-    assert abs(z.std() - 1) < 0.1
-    assert drawn.note == "latents (posterior sample)"
-
-    each = encode(
-        vae(latents_mean=[1.0, 2, 3, 4], latents_std=[1.0, 2, 4, 8], scaling_factor=0.5), x
-    ).images
-    shift, spread = (v[:, None, None] for v in (np.arange(1, 5), 2.0 ** np.arange(4)))
-    expected = 0.5 * (posterior.mean.detach().numpy() - shift) / spread
-    np.testing.assert_allclose(each, expected, atol=1e-6)
-    recording = eb.record(
-        eb.adapt(dit(CLASSES), ddpm()), mean, sampler="ddpm:learned_range", steps=3
-    )
-    assert recording.description["note"] == mean.note
-    with fails("latents are never clipped"):
-        eb.record(
-            eb.adapt(dit(CLASSES), ddpm()),
-            replace(mean, images=mean.images * 9),
-            steps=3,
-            clip=True,
-        )
-    torch.manual_seed(6)
-    quantised = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4, scaling_factor=0.5)
-    expected = 0.5 * quantised.encode(torch.from_numpy(x)).latents.detach().numpy()
-    np.testing.assert_allclose(encode(quantised, x).images, expected, atol=1e-6)
-    with fails("no distribution to sample from"):
-        encode(quantised, x, sample=True)
-    with fails("takes 3 channels"):
-        encode(coder, x[:, :1])
-
-
 def ddpm(**options: Any) -> diffusers.DDPMScheduler:
     return diffusers.DDPMScheduler(**options)
 
@@ -809,29 +756,6 @@ def test_the_shifted_schedule_of_cogvideox(options: dict[str, Any]) -> None:
 
 def net_of(model: eb.Denoiser) -> Any:
     return model.net.eval()
-
-
-def test_latents_that_are_not_finite() -> None:
-    x = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
-    coder = vae()
-    coder.encoder.conv_in.weight.data.mul_(
-        1e5
-    )  # weights that half precision holds, and sums that it does not
-    with fails(
-        r"the autoencoder, in float16, made NaN or Inf of some of images 0 to 1: encode in float32,"
-        r" encode\(vae"
-    ):
-        encode(coder.half(), x, batch_size=2)
-    assert np.isfinite(encode(coder.float(), x).images).all()
-    for size in (0, 1.5, "2"):
-        with fails("batch_size is a whole number of at least 1"):
-            encode(coder, x, batch_size=size)
-
-
-def test_an_autoencoder_is_left_in_its_mode() -> None:
-    coder = vae().train()
-    encode(coder, np.zeros((1, 3, 16, 16), np.float32))
-    assert all(module.training for module in coder.modules())
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -22,5 +22,6 @@ def test_the_page_runs(
     without_time = re.compile(r"about \S+ s")
     assert without_time.sub("", said.strip()) == without_time.sub("", shown[1])
     rows = (tmp_path / "monitor.csv").read_text().splitlines()
-    assert rows[0] == "step,gap,gap_se,hf,hf_se,forward_loss,forward_loss_se"
+    values = "gap,gap_se,gap_perfect,hf,hf_se,hf_perfect,forward_loss,forward_loss_se"
+    assert rows[0] == f"step,{values},settings"
     assert [row.partition(",")[0] for row in rows[1:]] == ["10", "20"]

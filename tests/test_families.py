@@ -309,7 +309,10 @@ REFUSALS: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     ),
     "a function alone": (lambda: (lambda x, t: x,), r"cannot adapt function.*prediction_type="),
     "two EDM networks": (lambda: (EDMPrecond(), EDMPrecond()), "EDMPrecond, EDMPrecond: guidance"),
-    "other diffusions": (lambda: (elucidated(),), "one GaussianDiffusion.*got ElucidatedDiffusion"),
+    "other diffusions": (
+        lambda: (elucidated(),),
+        "one diffusion is supported.*got ElucidatedDiffusion",
+    ),
     "self-conditioning": (
         lambda: (self_conditioned(),),
         "self-conditioning is not supported.*not a function",
@@ -351,7 +354,7 @@ REFUSALS: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     ),
     "diffusion and net": (
         lambda: (GaussianDiffusion(Net()), Net()),
-        "one GaussianDiffusion.*got Gauss",
+        "one diffusion is supported.*got Gauss",
     ),
     "path without shape": (
         lambda: (Net(), Scheduler()),

@@ -375,3 +375,74 @@ def test_a_schedule_that_is_not_monotone_is_refused() -> None:
 def test_unknown_prediction_types_raise(source: str, target: str) -> None:
     with pytest.raises(InputError, match="epsilon, sample, v_prediction, flow_prediction"):
         convert(1.0, source, target, 1.0, LINEAR.level(500))
+
+
+CUSTOM = {
+    # azula's Rectified, Decay and VP, which are none of the other parameterisations
+    "rectified": (lambda t: 1 - 0.999 * t, lambda t: 0.001 + 0.999 * t),
+    "decay": (
+        lambda t: 1 - 0.999 * (1 - 0.1**t) / 0.9,
+        lambda t: 0.001 + 0.999 * (1 - 0.1**t) / 0.9,
+    ),
+    "vp with noise at the end": (
+        lambda t: 0.001 ** (t * t),
+        lambda t: math.sqrt(1 - 0.001 ** (2 * t * t) + 1e-6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_a_schedule_of_two_functions_is_those_functions(name: str) -> None:
+    """At every level of every spacing, between the points, and at both ends."""
+    alpha, sigma = CUSTOM[name]
+    schedule = schedules.from_functions(alpha, sigma)
+    for spacing in GRIDS:
+        levels = schedule.levels(23, spacing)
+        assert levels[-1] == schedule.clean
+        for level in levels[:-1]:
+            assert level.alpha == pytest.approx(alpha(level.timestep), rel=1e-13)
+            assert level.sigma == pytest.approx(sigma(level.timestep), rel=1e-13)
+    assert schedule.levels(5)[-2] == (0.0, alpha(0), sigma(0))
+    assert schedule.levels(5)[0] == (1.0, alpha(1), sigma(1))
+    assert [schedule.at(t) for t in (0.0, 1.0)] == [schedule.level(0), schedule.level(999)]
+    assert schedule.clean.timestep not in schedule.timestep
+    for t in (0.0004, 0.3, 0.77777):
+        assert schedule.at_ratio(schedule.at(t).ratio).timestep == pytest.approx(t, rel=1e-9)
+    for outside in (-0.01, 1.01):
+        with pytest.raises(InputError, match="allowed are 0 to 1"):
+            schedule.at(outside)
+
+
+def test_a_clean_end_of_two_functions_is_no_level() -> None:
+    """α = 1 − t and σ = t are `flow`: at t = 0 nothing is noise, and any t above it is a level."""
+    schedule, flow = schedules.from_functions(lambda t: 1 - t, lambda t: t), schedules.flow()
+    np.testing.assert_allclose(schedule.levels(9, "trailing"), flow.levels(9, "trailing"))
+    for each in (schedule, flow):
+        np.testing.assert_allclose(each.at(1e-9), (1e-9, 1 - 1e-9, 1e-9), rtol=1e-12)
+        assert each.at(1 + 1e-7) == (1.0, 0.0, 1.0)
+        with pytest.raises(InputError, match="allowed are above 0 to 1"):
+            each.at(0.0)
+
+
+def test_float32_labels_at_the_ends_are_the_ends() -> None:
+    vp = schedules.vp()
+    for end in (vp.timestep[0], vp.timestep[-1]):
+        assert vp.at(float(np.float32(end))).timestep == pytest.approx(end, rel=1e-6)
+
+
+def test_functions_that_make_no_schedule() -> None:
+    def fails(t: float) -> float:
+        raise TypeError("exp(): argument 'input' must be Tensor, not float")
+
+    cases = {
+        r"fails at t = 0 \(TypeError: exp\(\).*functions from a float": (fails, lambda t: t),
+        "α = nan": (lambda t: math.nan, lambda t: t),
+        "σ = -1": (lambda t: 1.0, lambda t: t - 1),
+        "not monotone": (lambda t: 1.0, lambda t: 1 + math.sin(9 * t) / 2),
+        "ends clean at α = 2": (lambda t: 2 - t, lambda t: t),
+    }
+    for message, (alpha, sigma) in cases.items():
+        with pytest.raises(InputError, match=message):
+            schedules.from_functions(alpha, sigma)
+    with pytest.raises(InputError, match="t_min ≥ 0 up to t_max"):
+        schedules.from_functions(lambda t: 1 - t, lambda t: t, 1.0, 0.0)

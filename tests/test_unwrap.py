@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import libraries
+import numpy as np
 import pytest
 import torch
 from libraries import SHAPE, EDMPrecond, GaussianDiffusion, Net
@@ -22,7 +23,7 @@ from exposure_bias.adapters.unwrap import unwrapped
 
 # torch's own, and diffusers 0.42.1's own use of numpy 2
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
 ]
 
@@ -51,11 +52,38 @@ class EMA(nn.Module):
         return self.ema_model(*inputs)
 
 
+class KarrasEMA(nn.Module):
+    """ema_pytorch's, which answers with its average and keeps the online network out of sight."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.online_model, self.ema_model = [Net(7)], model
+
+
+class LoraModel(nn.Module):
+    """As PEFT's tuner, a BaseTuner, which has put its adapters into the network's own layers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+BaseTuner = type("BaseTuner", (LoraModel,), {})
+
+
+class PeftModel(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = BaseTuner(model)
+
+
 WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "compiled": torch.compile,
     "DataParallel": nn.DataParallel,
     "AveragedModel": torch.optim.swa_utils.AveragedModel,
     "EMA": EMA,
+    "KarrasEMA": KarrasEMA,
+    "PEFT": PeftModel,
     "twice": lambda net: torch.compile(nn.DataParallel(net)),
     "thrice": lambda net: nn.DataParallel(torch.compile(torch.optim.swa_utils.AveragedModel(net))),
 }
@@ -154,6 +182,91 @@ def test_an_average_without_a_network() -> None:
         eb.adapt(ema, diffusers.DDPMScheduler())
     ema.copy_to(net.parameters())
     assert eb.adapt(net, ddpm()).weight_hash == eb.adapt(average, ddpm()).weight_hash
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("PostHocEMA", r"give one of them, ema\.synthesize_ema_model\(sigma_rel=0\.05\)"),
+        ("PowerFunctionEMA", r"give one of them, ema\.get\(\)\[0\]\[0\]"),
+    ],
+)
+def test_averages_of_several_lengths(name: str, cure: str) -> None:
+    with fails(f"{name} holds several averages of the weights: {cure}"):
+        eb.adapt(type(name, (), {})(), diffusers.DDPMScheduler())
+
+
+def test_ema_pytorch_itself(tmp_path: Path) -> None:
+    library = pytest.importorskip("ema_pytorch")
+    net = unet()
+    average = library.KarrasEMA(net, sigma_rel=0.1)
+    assert eb.adapt(average, ddpm()).weight_hash == eb.adapt(unet(), ddpm()).weight_hash
+    several = library.PostHocEMA(net, sigma_rels=(0.05, 0.1), checkpoint_folder=str(tmp_path))
+    several.checkpoint()
+    with fails("holds several averages") as e:
+        eb.adapt(several, ddpm())
+    cure = str(e.value).partition("give one of them, ")[2]
+    given = eval(cure, {"ema": several})
+    assert eb.adapt(given, ddpm()).shape == (1, 8, 8)
+
+
+def test_peft_itself() -> None:
+    """The adapters are part of the network, of its numbers and of its hash."""
+    peft = pytest.importorskip("peft")
+    lora = peft.get_peft_model(unet(), peft.LoraConfig(target_modules=["conv1"]))
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    model, plain = eb.adapt(lora, ddpm()), eb.adapt(unet(), ddpm())
+    level = plain.schedule.level(300)
+    assert (model.shape, model.name) == ((1, 8, 8), "UNet2DModel")
+    assert model.weight_hash != plain.weight_hash
+    timestep = torch.full((2,), 300)
+    torch.testing.assert_close(model(X, level), lora(X, timestep).sample.detach())
+    assert (model(X, level) - plain(X, level)).abs().max() > 1e-3
+
+
+class Called(nn.Module):
+    """A network of (x, t) that can be exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + 0 * t.view(-1, 1, 1, 1)
+
+
+def whole(net: nn.Module) -> eb.Denoiser:
+    return eb.Denoiser(
+        net, schedule=eb.schedules.linear(), prediction_type="epsilon", shape=(1, 8, 8)
+    )
+
+
+def test_files_of_whole_networks(tmp_path: Path) -> None:
+    """Answered with two lines, which load them; loaded they are recorded like the module itself."""
+    net, example = Called().eval(), (X, torch.zeros(2))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, example, dynamic_shapes=({0: batch}, {0: batch}))
+    torch.export.save(program, str(tmp_path / "net.pt2"))
+    torch.jit.save(torch.jit.trace(net, example), str(tmp_path / "net.pt"))
+    expected = eb.record(whole(net), "digits", steps=3, n=16)
+    for name, kind in (("net.pt", "TorchScript"), ("net.pt2", "torch.export")):
+        with fails(f"{name} is a {kind} file") as e:
+            eb.load_model(tmp_path / name)
+        lines = re.findall("`(.*?)`", str(e.value))
+        scope: dict[str, Any] = {"torch": torch, "eb": eb}
+        exec("\n".join(lines).replace("(3, 32, 32)", "(1, 8, 8)"), scope)
+        rec = eb.record(scope["model"], "digits", steps=3, n=16)
+        for variable in ("state_sum", "epsilon_norm"):
+            np.testing.assert_allclose(
+                rec["chain"][variable], expected["chain"][variable], rtol=1e-5, atol=1e-5
+            )
+    with fails(r"no module: give program\.module\(\)"):
+        whole(program)
+    given = unwrapped(program)
+    torch.testing.assert_close(given(*example), net(*example))
 
 
 def ddpm() -> diffusers.DDPMScheduler:

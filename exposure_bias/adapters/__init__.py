@@ -15,6 +15,7 @@ from exposure_bias.adapters import (
     ddpm_pytorch,
     diffusers,
     edm,
+    exported,
     flow_matching,
     guided_diffusion,
     hub,
@@ -106,7 +107,7 @@ def adapt(
     }
     given = {key: value for key, value in options.items() if value is not None}
     if _is_path(objects):
-        return diffusers.adapt(_place(objects[0]), **given) if given else load_model(objects[0])
+        return diffusers.adapt(place_of(objects[0]), **given) if given else load_model(objects[0])
     objects = tuple(unwrapped(o) for o in objects)
     if any(_is_of_diffusers(o) for o in objects):
         return diffusers.adapt(*objects, **given)
@@ -176,10 +177,12 @@ def load_model(
         text = os.fspath(name_or_path)
         _refuse_preset(preset, text)
         return adapt(strangers.made(text, "model"))
-    place = _place(name_or_path)
+    place = place_of(name_or_path)
     if isinstance(place, hub.Downloads):
         _refuse_preset(preset, place.name)
         return diffusers.adapt(place)
+    if place.is_file():
+        exported.refuse(place)
     if place.suffix in PICKLES:
         edm.refuse_pickle(place)
     if place.is_file() and place.suffix in CHECKPOINTS:
@@ -199,7 +202,7 @@ def load_model(
     return model
 
 
-def _place(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
+def place_of(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
     """The file or folder that a name means, or a repository of the hub.
 
     Raises InputError where there is none.

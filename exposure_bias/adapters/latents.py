@@ -88,7 +88,7 @@ def encode(
     else:
         latents = np.concatenate([z for _, z in batches])
     kind = "posterior sample" if sample else "posterior mean"
-    kind = f"latents ({kind})" if _has_posterior(vae) else "latents"
+    kind = f"latents ({kind})" if has_posterior(vae) else "latents"
     note = "; ".join(filter(None, (kind, data.note)))
     made = replace(data, images=latents, note=note, value_range=None)
     return replace(made, decode=lambda z: decode(vae, z))
@@ -191,7 +191,8 @@ def _mean_or_draw(
     return z
 
 
-def _has_posterior(vae: Any) -> bool:
+def has_posterior(vae: Any) -> bool:
+    """Whether an autoencoder makes a distribution of latents, of which models see draws."""
     return not any(word in type(vae).__name__ for word in ("VQ", "AutoencoderDC", "Tiny"))
 
 

@@ -26,6 +26,7 @@ import json
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
 from exposure_bias.levels import sigma_of
 from exposure_bias.oracles import EmpiricalOracle, MixtureOracle, Teacher
+from exposure_bias.remedies.steps import SEPARATOR, corrected
 from exposure_bias.samplers import Sampler
 from exposure_bias.schedules import Level, Schedule
 
@@ -135,6 +137,11 @@ def sampler_for(sampler: Any, model: Denoiser, steps: int, spacing: Any = "linsp
     Raises InputError for a class that is refused (`REFUSED` says why) or unknown, an unknown
     option, a scheduler whose T, betas or prediction type are not the model's, one that cannot work
     with that prediction type, and thresholding."""
+    if isinstance(sampler, str) and SEPARATOR in sampler:
+        sampler, *remedies = (part.strip() for part in sampler.split(SEPARATOR))
+        plain = sampler_for(sampler, model, steps, spacing)
+        wrapped = reduce(corrected, remedies, plain)
+        return samplers.prepared(wrapped, model.schedule, steps, spacing)
     name = sampler.partition(":")[0] if isinstance(sampler, str) else type(sampler).__name__
     if not (name.endswith("Scheduler") or hasattr(sampler, "set_timesteps")) or hasattr(
         sampler, "begin"
@@ -167,7 +174,7 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
 
     Its clipping is left out. Raises InputError for a class that is refused, as `sampler_for`.
     """
-    _check_class([c.__name__ for c in type(scheduler).__mro__], model)
+    check_class(scheduler, model)
     own = _unclipped(scheduler)
     vars(own).pop("step", None)  # an observer's
     try:
@@ -177,8 +184,15 @@ def observed(scheduler: Any, model: Denoiser, eta: float | None = None) -> "Sche
         raise InputError(
             f"cannot tell the levels of this {type(scheduler).__name__}: {reason(error)}"
         ) from error
-    _check_levels(rehearsed, own, model, int(scheduler.num_inference_steps), eta)
+    # Timesteps that were given one by one have no number of steps.
+    steps = scheduler.num_inference_steps or len(scheduler.timesteps)
+    _check_levels(rehearsed, own, model, int(steps), eta)
     return rehearsed
+
+
+def check_class(scheduler: Any, model: Denoiser) -> None:
+    """Raise InputError unless a scheduler's class, or a base of it, can sample from the model."""
+    _check_class([c.__name__ for c in type(scheduler).__mro__], model)
 
 
 def _check_class(names: Sequence[str], model: Denoiser) -> None:

@@ -1,8 +1,10 @@
 """The network inside a wrapper, for all families: under its own class and its own names of weights.
 
-    torch.compile, DataParallel, DistributedDataParallel,
-    AveragedModel, ema_pytorch's EMA                                    the network inside
-    FSDP, diffusers' EMAModel, weights that accelerate keeps elsewhere  refused, with the cure
+    torch.compile, DataParallel, DistributedDataParallel, AveragedModel,
+    ema_pytorch's EMA and KarrasEMA, PEFT's models                      the network inside
+    torch.export's ExportedProgram                                      its module
+    FSDP1, diffusers' EMAModel, ema_pytorch's PostHocEMA, EDM2's
+    PowerFunctionEMA, weights that accelerate keeps elsewhere           refused, with the cure
 
 What runs afterwards is the network itself: eagerly, on one device. Numbers do not depend on how it
 was wrapped, and hooks see every call. To run it compiled, compile it in place,
@@ -20,6 +22,16 @@ INSIDE = {
     "DistributedDataParallel": "module",
     "AveragedModel": "module",
     "EMA": "ema_model",
+    "KarrasEMA": "ema_model",
+    # With its adapters, which PEFT puts into the network's own layers.
+    "PeftModel": "base_model",
+    "PeftMixedModel": "base_model",
+    "BaseTuner": "model",
+}
+# Averages of several lengths, of which one has to be chosen.
+SEVERAL = {
+    "PostHocEMA": "ema.synthesize_ema_model(sigma_rel=0.05)",
+    "PowerFunctionEMA": "ema.get()[0][0], which is that of the first of ema.stds",
 }
 SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
@@ -30,6 +42,8 @@ def unwrapped(value: Any) -> Any:
     Raises InputError for a wrapper that holds no whole network.
     """
     while True:
+        if class_among(value, ("ExportedProgram",)):
+            return value.module()
         _refuse(value)
         wrapper = class_among(value, tuple(INSIDE))
         inside = getattr(value, INSIDE[wrapper], None) if wrapper else None
@@ -53,6 +67,11 @@ def _refuse(value: Any) -> None:
             f"{type(value).__name__} holds averaged weights without a network: copy them into it"
             " with ema.copy_to(net.parameters()) and give that network"
             " (ema.store(net.parameters()) first keeps its own weights for ema.restore)"
+        )
+    several = class_among(value, tuple(SEVERAL))
+    if several:
+        raise InputError(
+            f"{several} holds several averages of the weights: give one of them, {SEVERAL[several]}"
         )
     if class_among(value, SHARDED):
         raise InputError(

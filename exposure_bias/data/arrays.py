@@ -15,16 +15,22 @@ from numpy.typing import NDArray
 
 from exposure_bias import files
 from exposure_bias.data import zips
-from exposure_bias.data.dataset import UNIT_RANGE, Data, Range, checked_labels, unreadable
+from exposure_bias.data.dataset import (
+    ROUND_OFF,
+    UNIT_RANGE,
+    Data,
+    Range,
+    checked_labels,
+    unreadable,
+)
 from exposure_bias.data.limits import Limit
 from exposure_bias.errors import InputError
 
 RANKS = "(N, D), (N, C, H, W) or (N, H, W), (N, C, F, H, W)"
 SOURCES = (
-    "a folder of images, an .npy, an .npz, a .zip, an array or tensor, or the bundled 'digits',"
-    " 'patches' or 'fashion'"
+    "a folder of images, an .npy, an .npz, a .zip, a .parquet, a .tar, an array or tensor, a"
+    " torch Dataset, a name of the hub (org/name), or the bundled 'digits', 'patches' or 'fashion'"
 )
-ROUND_OFF = 1e-6  # 255 · float32(2/255) − 1 already exceeds 1
 TURNED = 64
 HEADER = 2**16  # an .npy's header is a line of at most 10,000 characters
 HEADERS = {
@@ -37,7 +43,7 @@ NPZ = "an .npz of plain arrays"
 def from_npy(path: Path, value_range: Range | None, limit: Limit) -> Data:
     """The array of an .npy file."""
     with files.opened(path) as file:
-        array = _array(file, path, limit)
+        array = array_in(file, path, limit)
     return from_array(array, value_range, path.stem)
 
 
@@ -74,7 +80,7 @@ def members(
     for name in names:
         if f"{name}.npy" in archive.namelist():
             with _member(archive, f"{name}.npy", path) as stream:
-                found[name] = _array(stream, path, limit, f"'{name}'", kinds)
+                found[name] = array_in(stream, path, limit, f"'{name}'", kinds)
     return found
 
 
@@ -100,7 +106,7 @@ def _head(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _array(
+def array_in(
     stream: IO[bytes],
     path: Path,
     limit: Limit,
@@ -148,7 +154,7 @@ def from_array(
     source: Any, value_range: Range | None, name: str = "array", prefix: str = ""
 ) -> Data:
     """States of an array or tensor; (N, H, W) are grey images."""
-    images = _plain(source)
+    images = plain(source)
     if images.dtype.kind == "c":
         raise InputError(
             f"{prefix}data are {images.dtype}: allowed are uint8 in 0..255 and float in [-1, 1];"
@@ -181,14 +187,14 @@ def from_array(
     return Data(images, name, value_range=bounded)
 
 
-def _plain(source: Any) -> NDArray[Any]:
+def plain(source: Any, what: str = "images") -> NDArray[Any]:
     """A numpy array of an array or a tensor, without importing torch."""
     if all(hasattr(source, name) for name in ("detach", "cpu", "numpy")):
         source = source.detach().cpu()
         source = source.float() if source.is_floating_point() else source  # numpy has no bfloat16
         source = source.resolve_conj().resolve_neg().numpy()
     if not hasattr(source, "__array__"):
-        raise InputError(f"cannot read images from a {type(source).__name__}: give {SOURCES}")
+        raise InputError(f"cannot read {what} from a {type(source).__name__}: give {SOURCES}")
     if np.ma.is_masked(source):
         raise InputError(
             "data are a masked array with masked values, and a mask would be lost: fill them,"
@@ -204,6 +210,12 @@ def checked(images: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
     if images.size == 0:
         raise InputError(f"there are no images in shape {images.shape}: give at least one")
     if images.dtype == np.uint8:
+        if images.max() == 1:
+            warnings.warn(
+                "uint8 images hold nothing but 0 and 1, which are both nearly black in 0..255: if 1"
+                " is white, give 255 * x",
+                stacklevel=5,
+            )
         return images
     with np.errstate(over="ignore"):  # becomes infinite, and is reported below
         images = images.astype(np.float32, copy=False)

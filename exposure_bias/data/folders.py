@@ -4,23 +4,23 @@ import json
 import operator
 import os
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from exposure_bias import files
-from exposure_bias.data import zips
-from exposure_bias.data.dataset import Data, Labels, unreadable
+from exposure_bias.data import edm2, zips
+from exposure_bias.data.dataset import UNIT_RANGE, Data, Labels, unreadable
 from exposure_bias.data.limits import JSON, PICTURES, Limit
+from exposure_bias.data.pictures import JPEG_NOTE as JPEG_NOTE
 from exposure_bias.data.pictures import SUFFIXES, decoded, described
 from exposure_bias.errors import InputError
 
-JPEG_NOTE = "JPEG images: high frequencies are quantised"
 # Folders that file managers and archivers make.
 HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
 # Kinds of images that are not read: that some are left out must be said.
@@ -30,46 +30,138 @@ OTHER = (
 )
 LISTING = "dataset.json"
 
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
+FOLDERS = "folders"  # what labels= says where they are the names of top folders
+
 Identity = tuple[int, int]
+Read = Callable[[str], bytes]
 
 
-def from_folder(path: Path, limit: Limit) -> Data:
-    """Pictures at any depth of a folder, ordered by path."""
-    names = picture_names(*_walked(path, limit), path)
+def from_folder(path: Path, limit: Limit, labels: str | None = None) -> Data:
+    """Pictures at any depth of a folder, ordered by path; or latents, as EDM2 writes them."""
+    names, broken = _walked(path, limit)
 
     def read(name: str) -> bytes:
         with files.opened(path / name) as file:
             limit.check(os.fstat(file.fileno()).st_size, name, path, PICTURES)
             return file.read()
 
-    images, note = read_pictures(names, read, path, limit)
-    return Data(images, path.resolve().name, note=note)
+    return _read_all(names, broken, read, path, path.resolve().name, limit, labels)
 
 
-def from_zip(path: Path, limit: Limit) -> Data:
-    """Pictures of an archive, as EDM writes them."""
+def from_zip(path: Path, limit: Limit, labels: str | None = None) -> Data:
+    """Pictures of an archive, as EDM writes them, or latents, as EDM2 does."""
     with zips.opened(path, "a .zip archive", limit) as archive:
-        names = picture_names(archive.namelist(), 0, path)
+        names = archive.namelist()
         if len(set(names)) < len(names):
             raise InputError(f"{path} holds several files of one name: pack it anew")
-        sizes = [archive.getinfo(name).file_size for name in names]
-        limit.check(max(sizes), "a file", path, PICTURES)
+        read_as = [*_read_as(names), *(n for n in names if n == LISTING)]
+        sizes = [archive.getinfo(name).file_size for name in read_as]
+        limit.check(max(sizes, default=0), "a file", path, PICTURES)
         limit.check(sum(sizes), "what is packed", path)
-        labels = _labels(archive, names, path, limit)
-        images, note = read_pictures(names, archive.read, path, limit)
-    return Data(images, path.stem, labels=labels, note=note)
+
+        def read(name: str) -> bytes:
+            share = JSON if name == LISTING else PICTURES
+            limit.check(archive.getinfo(name).file_size, name, path, share)
+            return archive.read(name)
+
+        return _read_all(names, 0, read, path, path.stem, limit, labels)
 
 
-def _labels(archive: zipfile.ZipFile, names: list[str], path: Path, limit: Limit) -> Labels:
-    if LISTING not in archive.namelist():
+def _read_as(names: Sequence[str]) -> list[str]:
+    """The files that states are read from: pictures, or EDM2's latents where there are none."""
+    pictures = [name for name in names if name.lower().endswith(SUFFIXES)]
+    return pictures or [name for name in names if edm2.is_latent(name)]
+
+
+def _read_all(
+    names: list[str],
+    broken: int,
+    read: Read,
+    path: Path,
+    title: str,
+    limit: Limit,
+    labels: str | None,
+) -> Data:
+    latents = sorted(name for name in names if edm2.is_latent(name) and not _hidden(name))
+    if latents and not any(name.lower().endswith(SUFFIXES) for name in names):
+        chosen, value_range = latents, None
+        images: Any = edm2.read(latents, read, path, limit)
+        note = edm2.NOTE
+    else:
+        chosen, value_range = picture_names(names, broken, path), UNIT_RANGE
+        images, note = read_pictures(chosen, read, path, limit)
+    folders = top_folders(chosen)
+    _warn_of_splits(folders, path)
+    if labels == FOLDERS:
+        classes: Labels = _classes(chosen, folders, path)
+    elif labels is not None:
+        raise InputError(
+            f"labels={labels!r}, but {path} has no columns: give {FOLDERS!r}, for the names of its"
+            " top folders, or an array"
+        )
+    else:
+        classes = _listed(names, chosen, read, path)
+    if folders and classes is None:
+        note = "; ".join(filter(None, (note, _unread(folders))))
+    return Data(
+        images,
+        title,
+        labels=classes,
+        note=note,
+        value_range=value_range,
+        names=tuple(chosen),
+        folders=folders,
+    )
+
+
+def top_folders(names: Sequence[str]) -> tuple[str, ...]:
+    """The folders that all of the files lie in, at the top; none where some lie beside them.
+
+    EDM's numbered folders are not meant."""
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names}
+    numbered = all(len(top) == 5 and top.isdecimal() for top in tops)
+    return () if "" in tops or len(tops) < 2 or numbered else tuple(sorted(tops))
+
+
+def _unread(folders: Sequence[str]) -> str:
+    """What is said of top folders that nobody asked to read as classes."""
+    few = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
+    return f"images lie in {len(folders)} top folders ({few}), which are not read as labels"
+
+
+def _warn_of_splits(folders: Sequence[str], path: Path) -> None:
+    splits = [folder for folder in folders if folder.lower() in SPLITS]
+    if len(splits) > 1:
+        warnings.warn(
+            f"{path} holds {', '.join(f'{s}/' for s in splits)}, whose images are read together:"
+            f" give the one you mean, such as {path / splits[-1]}",
+            stacklevel=8,
+        )
+
+
+def _classes(names: Sequence[str], folders: Sequence[str], path: Path) -> Labels:
+    """The place of each file's top folder among them, in order of name, as torchvision has it."""
+    if not folders:
+        raise InputError(
+            f"labels='folders', but the images of {path} do not lie in folders of several names:"
+            " give labels as an array"
+        )
+    place = {folder: i for i, folder in enumerate(folders)}
+    return np.array([place[name.partition("/")[0]] for name in names], dtype=np.int64)
+
+
+def _listed(names: Sequence[str], chosen: Sequence[str], read: Read, path: Path) -> Labels:
+    """The classes that `dataset.json` lists, if it is there."""
+    if LISTING not in names:
         return None
-    limit.check(archive.getinfo(LISTING).file_size, LISTING, path, JSON)
+    content = _content(LISTING, read, path)
     try:
-        pairs = (json.loads(archive.read(LISTING)) or {}).get("labels")
+        pairs = (json.loads(content) or {}).get("labels")
         if pairs is None:
             return None
         label_of = dict(pairs)
-        return np.array([operator.index(label_of[name]) for name in names], dtype=np.int64)
+        return np.array([operator.index(label_of[name]) for name in chosen], dtype=np.int64)
     except Exception as error:  # malformed JSON fails in many ways, all with the same cure
         wanted = "{'labels': [[file, integer], ...]} with every image, or null labels"
         raise InputError(
@@ -135,7 +227,7 @@ def picture_names(names: Sequence[str], broken: int, where: Path) -> list[str]:
         looked = f"no images in {str(where)!r}: looked for {', '.join(SUFFIXES)} at any depth"
         raise InputError(f"{looked}; {said}" if any(left_out) else looked)
     if any(left_out):
-        warnings.warn(said, stacklevel=4)
+        warnings.warn(said, stacklevel=8)
     return sorted(found)
 
 
@@ -144,16 +236,17 @@ def _hidden(name: str) -> bool:
 
 
 def read_pictures(
-    names: list[str], read: Callable[[str], bytes], where: Path, limit: Limit
+    names: list[str], read: Read, where: Path, limit: Limit
 ) -> tuple[NDArray[np.uint8], str]:
     """uint8 (N, C, H, W) of the named files and a note.
 
     Raises InputError unless they agree in size and mode."""
-    jpeg = False
+    notes: set[str] = set()
     for i, name in enumerate(
         tqdm(names, f"reading {where.name}", unit="image", delay=1, disable=None)
     ):
-        pixels, format_ = decoded(_content(name, read, where), name, where, limit)
+        picture = decoded(_content(name, read, where), name, where, limit)
+        pixels = picture.pixels
         if i == 0:
             limit.check(len(names) * pixels.size, f"{len(names):,} images", where)
             images = np.empty((len(names), *pixels.shape), dtype=np.uint8)
@@ -163,11 +256,11 @@ def read_pictures(
                 f"{differ}: all images of {where} must be alike; resize or convert them"
             )
         images[i] = pixels
-        jpeg |= format_ in ("JPEG", "MPO")
-    return images, JPEG_NOTE if jpeg else ""
+        notes |= picture.notes
+    return images, "; ".join(sorted(notes))
 
 
-def _content(name: str, read: Callable[[str], bytes], where: Path) -> bytes:
+def _content(name: str, read: Read, where: Path) -> bytes:
     try:
         return read(name)
     except InputError:

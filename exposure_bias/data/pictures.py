@@ -5,7 +5,7 @@ Pillow is imported only here."""
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,30 @@ BITS_PER_SAMPLE = 258  # of a TIFF
 PNG_DEPTH = 24  # where a PNG's header says its bit depth
 
 
-def decoded(
-    content: bytes, name: str, where: Path, limit: Limit
-) -> tuple[NDArray[np.uint8], str | None]:
-    """uint8 (C, H, W), C = 1 or 3, and the file format.
+ORIENTATION = 0x0112  # of EXIF: 1 is upright
+JPEG_NOTE = "JPEG images: high frequencies are quantised"
+TURNED_NOTE = "images are turned as their EXIF orientation says"
+
+
+class Picture(NamedTuple):
+    """uint8 (C, H, W), C = 1 or 3, the file's format, and whether EXIF had it turned."""
+
+    pixels: NDArray[np.uint8]
+    format: str | None
+    turned: bool
+
+    @property
+    def notes(self) -> set[str]:
+        """What a reader of the data must know."""
+        jpeg = {JPEG_NOTE} if self.format in ("JPEG", "MPO") else set()
+        return jpeg | ({TURNED_NOTE} if self.turned else set())
+
+
+def decoded(content: bytes, name: str, where: Path, limit: Limit) -> Picture:
+    """A picture as people see it: turned as its EXIF orientation says.
 
     Palettes become RGB and an opaque alpha channel is dropped."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -36,7 +53,8 @@ def decoded(
         with opened:
             _check_header(opened, content, name, where, limit)
             format_ = opened.format
-            image = opened.copy()
+            turned = opened.getexif().get(ORIENTATION, 1) not in (0, 1)
+            image = (ImageOps.exif_transpose(opened) if turned else None) or opened.copy()
         if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
             opaque = rgba.getchannel("A").getextrema() == (255, 255)
@@ -56,7 +74,8 @@ def decoded(
         what = "is transparent" if image.mode == "RGBA" else f"has mode {image.mode}"
         raise _refused(name, where, what)
     array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1), format_
+    upright = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Picture(upright, format_, turned)
 
 
 def _check_header(opened: Any, content: bytes, name: str, where: Path, limit: Limit) -> None:
@@ -94,3 +113,21 @@ def described(pixels: NDArray[np.uint8]) -> str:
     """A picture's kind and size, for people."""
     channels, height, width = pixels.shape
     return f"{'greyscale' if channels == 1 else 'RGB'} of {width}x{height} pixels"
+
+
+def of_pillow(image: Any, what: str) -> Picture:
+    """A picture that another library opened, turned as its EXIF orientation says.
+
+    Raises InputError for what is neither 8-bit grey nor RGB."""
+    from PIL import ImageOps
+
+    if image.mode not in ("L", "RGB"):
+        raise InputError(
+            f"{what} has mode {image.mode}: allowed are 8-bit greyscale (L) and RGB; convert the"
+            " dataset"
+        )
+    turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
+    upright = (ImageOps.exif_transpose(image) if turned else None) or image
+    array = np.asarray(upright, dtype=np.uint8)
+    pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Picture(pixels, getattr(image, "format", None), turned)

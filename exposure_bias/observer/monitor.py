@@ -10,11 +10,13 @@ Training goes on as if nothing had been: modules are in the mode they were in, t
 torch, numpy and Python are put back, no gradient is touched, and a GPU's cache is given back.
 """
 
+import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,39 +24,49 @@ import torch
 
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import Denoiser
-from exposure_bias.diagnostics.spectra import spectrum
-from exposure_bias.diagnostics.variance_gap import pooled_gap
-from exposure_bias.errors import InputError, whole_number
-from exposure_bias.jackknife import (
-    GROUPS,
-    MINIMUM_PER_GROUP,
-    jackknife,
-    mean_of,
-    sums_by_group,
-)
+from exposure_bias.errors import InputError, reason, whole_number
+from exposure_bias.jackknife import GROUPS, MINIMUM_PER_GROUP
+from exposure_bias.observer.card import card, put
+from exposure_bias.observer.lightning import LightningHooks
+from exposure_bias.observer.measures import MEASURES, columns, measured
 from exposure_bias.observer.sinks import Sink, sinks
-from exposure_bias.recording import RECORDING, Recording
+from exposure_bias.recording import RECORDING
 from exposure_bias.run import Stream
-from exposure_bias.running.parallel import world
+from exposure_bias.running.parallel import is_first
 from exposure_bias.running.recorder import recorded
-from exposure_bias.running.setup import Setup, prepare
-
-# A value and its standard error.
-Measured = tuple[float, float]
+from exposure_bias.running.setup import Setup, prepare, with_model
 
 
-class Monitor:
+class Monitor(LightningHooks):
     """Records a model every so many steps of its training and logs what shows.
 
-    every: steps between checks. data: held-out images, as `load_data` takes them. what: any of gap
-    (the samples' relative variance gap), hf (their high frequencies against the data's, dB) and
-    forward_loss (the error of ε̂ per pixel, mean over the levels of the chain, as an ε-network is
-    trained on). log: where it goes: a .csv file, "tensorboard:DIR", "wandb", a function of (step,
-    values), an object with add_scalar or log, or several of these. model: for Lightning, a function
-    from its module to a `Denoiser`. n, sampler, steps, seed, batch_size: as in `record`; always the
-    same images and noise, so that checks can be compared.
+    A Lightning trainer takes it among its callbacks.
 
-    A Lightning trainer takes it among its callbacks."""
+    Parameters
+    ----------
+    data : object
+        Held-out images, as `load_data` takes them.
+    every : int
+        Steps between checks.
+    what : sequence of str
+        Any of gap (the samples' relative variance gap), hf (their high frequencies against the
+        data's, dB) and forward_loss (the error of ε̂ per pixel, mean over the levels of the chain,
+        as an ε-network is trained on). Beside gap and hf stands what a perfect network shows with
+        the same sampler and steps (`gap_perfect`, `hf_perfect`).
+    log : object
+        Where it goes: a .csv file, "tensorboard:DIR", "wandb", "mlflow", a function of (step,
+        values), an object with add_scalar, log_metrics or log, or several of these.
+    model : function
+        For Lightning: from its module to a `Denoiser`. It is asked at every check, so that a
+        network which was replaced is the one that is measured.
+    n, sampler, steps, seed, batch_size
+        As in `record`; always the same images and noise, so that checks can be compared.
+
+    Raises
+    ------
+    InputError
+        For an option that is none, and for a log that cannot be written.
+    """
 
     def __init__(
         self,
@@ -78,25 +90,33 @@ class Monitor:
         self.n = min(len(self.data), GROUPS * MINIMUM_PER_GROUP) if n is None else n
         self.what = tuple(what)
         self.model = model
-        self.sinks: list[Sink] = sinks(log, self.columns)
         self._options = {
             "sampler": sampler,
             "steps": steps,
             "seed": seed,
             "batch_size": batch_size,
         }
-        self._objects: tuple[Any, ...] = ()
         self._setup: Setup | None = None
+        self._latest: tuple[int, dict[str, float]] | None = None
+        self.sinks: list[Sink] = sinks(log, self.columns, self._settings)
 
     @property
     def columns(self) -> list[str]:
         """The names of the values that are logged."""
-        return [f"{name}{end}" for name in self.what for end in ("", "_se")]
+        return columns(self.what)
 
     def begin(self, *model: Any) -> str:
         """Check that a model and the data fit, and say what each check will cost.
 
-        model: a `Denoiser`, or what `adapt` takes. Raises InputError for what does not fit.
+        Parameters
+        ----------
+        *model : object
+            A `Denoiser`, or what `adapt` takes.
+
+        Raises
+        ------
+        InputError
+            For what does not fit.
         """
         with undisturbed():
             setup = self._prepared(model)
@@ -112,92 +132,95 @@ class Monitor:
         return said
 
     def __call__(self, step: int, *model: Any) -> dict[str, float] | None:
-        """The values and their standard errors, logged; else None.
+        """Check the model at a multiple of `every` (not 0); elsewhere return None."""
+        return None if step == 0 or step % self.every else self.check(step, *model)
 
-        They are measured at a multiple of `every` (not 0).
+    def check(self, step: int, *model: Any) -> dict[str, float]:
+        """Measure the model now, and log what was measured.
 
-        A network that returns NaN or infinity is warned about, and its values are NaN.
+        A network that returns NaN or infinity, or does not fit the device's memory, is warned
+        about, and its values are NaN.
+
+        Parameters
+        ----------
+        step : int
+            The step of the training that is logged.
+        *model : object
+            A `Denoiser`, or what `adapt` takes.
+
+        Returns
+        -------
+        dict
+            The values and their standard errors, by the names in `columns`.
         """
-        if step == 0 or step % self.every:
-            return None
         with undisturbed():
             values = self._measured(self._prepared(model))
-        if world()[0] == 0:
+        self._latest = step, values
+        if is_first():
             for sink in self.sinks:
                 sink(step, values)
         return values
 
+    def model_card(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Make a block of Markdown for a model card from the last check.
+
+        Parameters
+        ----------
+        path : path
+            The model card, usually README.md. The block is put at its end, or in place of the one
+            that an earlier call put there.
+
+        Returns
+        -------
+        str
+            The block.
+
+        Raises
+        ------
+        InputError
+            Before the first check, and for a file that cannot be read or written.
+        """
+        if self._latest is None:
+            raise InputError("nothing was measured yet: a model card takes a check")
+        step, values = self._latest
+        block = card(step, self._settings(), values, self.what)
+        if path is not None and is_first():
+            put(Path(path), block)
+        return block
+
     def _prepared(self, model: tuple[Any, ...]) -> Setup:
-        """The chain of these objects; the same as before as long as they are the same."""
-        same = len(model) == len(self._objects) and all(
-            a is b for a, b in zip(model, self._objects, strict=True)
+        """The chain of this model; that of the last check where only the network is another."""
+        denoiser = _adapted(model)
+        if self._setup is not None and _is_like(denoiser, self._setup.model):
+            self._setup = with_model(self._setup, denoiser)
+            return self._setup
+        self._setup = prepare(
+            denoiser,
+            self.data,
+            kind=RECORDING,
+            n=self.n,
+            streams=(Stream.CHAIN, Stream.FORWARD),
+            options={"keep": 0},
+            **self._options,
         )
-        if self._setup is None or not same:
-            self._setup = prepare(
-                model[0] if len(model) == 1 else _adapted(model),
-                self.data,
-                kind=RECORDING,
-                n=self.n,
-                streams=(Stream.CHAIN, Stream.FORWARD),
-                options={"keep": 0},
-                **self._options,
-            )
-            self._objects = model
-            if "hf" in self.what and not self._setup.model.shape[1:]:
-                raise InputError("hf needs states with space; these are vectors: leave it out")
+        if "hf" in self.what and not self._setup.model.shape[1:]:
+            raise InputError("hf needs states with space; these are vectors: leave it out")
         return self._setup
+
+    def _settings(self) -> str:
+        """What the values depend on, in words."""
+        sampler = self._options["sampler"] if self._setup is None else self._setup.run.sampler
+        return (
+            f"{sampler}, {self._options['steps']} steps, {self.n} images {self.data.hash[:8]},"
+            f" seed {self._options['seed']}"
+        )
 
     def _measured(self, setup: Setup) -> dict[str, float]:
         try:
-            recording = recorded(setup, batch_size=self._options["batch_size"])
-        except InputError as error:
-            warnings.warn(f"this check has no numbers: {error}", stacklevel=3)
+            return measured(recorded(setup, batch_size=self._options["batch_size"]), self.what)
+        except (InputError, torch.OutOfMemoryError) as error:
+            warnings.warn(f"this check has no numbers: {reason(error)}", stacklevel=3)
             return dict.fromkeys(self.columns, float("nan"))
-        found = {name: MEASURES[name](recording) for name in self.what}
-        return {
-            f"{name}{end}": value
-            for name, both in found.items()
-            for end, value in zip(("", "_se"), both, strict=True)
-        }
-
-    # What Lightning calls.
-
-    def setup(self, trainer: Any, module: Any, stage: str = "fit") -> None:
-        """Refuse what does not fit before training starts, and say what a check costs."""
-        print(self.begin(self._of_module(module)))
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """A check, where one is due."""
-        if trainer.global_step % self.every == 0:
-            self(trainer.global_step, self._of_module(module))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: a monitor has no state that training could resume."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    @property
-    def state_key(self) -> str:
-        """Its name among a trainer's callbacks."""
-        return "exposure_bias.Monitor"
-
-    def __getattr__(self, name: str) -> Any:
-        # A trainer calls every hook of every callback; those that mean nothing here do nothing.
-        if name.startswith("on_") or name == "teardown":
-            return lambda *_, **__: None
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _of_module(self, module: Any) -> Any:
-        if self.model is None:
-            raise InputError(
-                "a Lightning module is no denoiser by itself: Monitor(model=lambda module:"
-                " eb.adapt(module.unet, module.scheduler))"
-            )
-        if getattr(self, "_module", None) is not module:
-            self._module, self._denoiser = module, self.model(module)
-        return self._denoiser
 
 
 @contextmanager
@@ -224,6 +247,20 @@ def _adapted(model: tuple[Any, ...]) -> Denoiser:
     return found
 
 
+def _is_like(one: Denoiser, other: Denoiser) -> bool:
+    """Whether two models differ in their networks alone."""
+    a, b = one.schedule, other.schedule
+    same = [
+        getattr(one, name) == getattr(other, name)
+        for name in ("shape", "prediction_type", "classes", "guidance", "learned_variance")
+    ]
+    arrays = ("timestep", "alpha", "sigma")
+    return all(same) and (
+        a is b
+        or (a.name == b.name and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in arrays))
+    )
+
+
 def _seconds_of_a_batch(setup: Setup, size: int) -> float:
     """How long the network takes for one batch at the first level."""
     batch = setup.samples(slice(0, min(size, setup.n)))
@@ -234,31 +271,4 @@ def _seconds_of_a_batch(setup: Setup, size: int) -> float:
         return time.perf_counter() - start
 
 
-def _gap(recording: Recording) -> Measured:
-    found = pooled_gap(recording).estimated()
-    return float(found.value[-1]), float(found.error[-1])
-
-
-def _hf(recording: Recording) -> Measured:
-    found = spectrum(recording)
-    return float(found["hf"]), float(found["hf_se"])
-
-
-def _forward_loss(recording: Recording) -> Measured:
-    """Mean over levels of E(ε̂ − ε)² = (α/σ)² E(x̂_0 − x_0)², per pixel."""
-    forward = recording["forward"]
-    error = forward["prediction_error"].transpose("sample", "step").values.astype(np.float64)
-    asked = np.isfinite(error).any(0)
-    alpha, sigma = (forward[k].values[asked] for k in ("alpha", "sigma"))
-    loss = (error[:, asked] * (alpha / sigma) ** 2).mean(1, keepdims=True)
-    sums = sums_by_group(loss, forward["image"].values)
-    found = jackknife(mean_of, forward["count"].values, sums)
-    return float(found.value[0]), float(found.error[0])
-
-
-MEASURES: dict[str, Callable[[Recording], Measured]] = {
-    "gap": _gap,
-    "hf": _hf,
-    "forward_loss": _forward_loss,
-}
 __all__ = ["MEASURES", "Monitor", "undisturbed"]

@@ -1,26 +1,25 @@
 """Any other loop, watched at the network by a forward hook."""
 
-import inspect
-from collections.abc import Sequence
-from copy import copy
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.data import Data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
+from exposure_bias.observer.labels import Labels, inputs, standing_in
+from exposure_bias.observer.noise import CALLS, added, goes_on
 from exposure_bias.observer.observation import Observation, Seen, compiled, plainly
 from exposure_bias.schedules import Level
 
 OBSERVED_LOOP = "observed loop"
-# What networks of other libraries call their label of the noise level.
-TIMES = ("timestep", "timesteps", "t", "sigma", "sigmas", "noise_labels", "time", "times")
 ANOTHER_STATE = 0.5
+ONE_LEVEL = 1e-6  # float32 round-off of one level that is computed in two ways
+MARK = "mark the beginning of each batch with begin()"
 
 
 class NetworkLoop(Observation):
@@ -40,10 +39,15 @@ class NetworkLoop(Observation):
             )
         self._why_nothing = (
             f"the network {type(net).__name__} was never called: is it the module that the loop"
-            " calls?"
+            " calls? A loop that calls net.forward(...) passes all hooks by: let it call net(...)"
         )
         self._pending: Seen | None = None
-        self._labels, self._times = self._table()
+        self._end_state: Tensor | None = None
+        self._first_level: Level | None = None
+        self._marked = self._begun = False
+        self._labels = Labels(model)
+        self._memory: list[tuple[Tensor, Tensor]] = []
+        self._power = 0.0
 
     def _install(self) -> None:
         self._pending = None
@@ -55,13 +59,31 @@ class NetworkLoop(Observation):
     def _close(self) -> None:
         self._end()
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._pending = self._end_state = None
+
+    def _begin_marked(self) -> None:
+        self._end()
+        self._marked = self._begun = True
+
     def finish(self, x0: Tensor) -> None:
-        """End the batch under way with its clean images (B, C, H, W).
+        """End the batch under way with its clean images.
 
-        Otherwise its last x̂_0 is taken.
+        Otherwise its last x̂_0 is taken, or the state of a call where nothing is noise.
 
-        Raises InputError where none is under way, or for images of another shape.
+        Parameters
+        ----------
+        x0 : Tensor
+            The images (B, *shape).
+
+        Raises
+        ------
+        InputError
+            Where no batch is under way, or for images of another shape.
         """
+        if self.failed:
+            return  # told already; the loop goes on
         if self._pending is None or x0.shape != self._pending.x.shape:
             expected = (
                 "none: no batch is under way"
@@ -69,39 +91,90 @@ class NetworkLoop(Observation):
                 else tuple(self._pending.x.shape)
             )
             raise InputError(f"finish was given images {tuple(x0.shape)}, expected are {expected}")
-        self._end(x0)
+        self._end_state = x0
+        with self._apart():
+            self._end()
 
-    def _end(self, x0: Tensor | None = None) -> None:
+    def _end(self) -> None:
+        """Keep the batch under way, if there is one."""
         if self._pending is None:
             return
         last, self._pending = self._pending, None
+        end, self._end_state = self._end_state, None
         with plainly(last.x):
             self._take(last)
-            self._complete(
-                self._read(last, last.x.to(self._device(last.x), torch.float64)).x0
-                if x0 is None
-                else x0
-            )
+            if end is None:
+                end = self._read(last, last.x.to(self._device(last.x), torch.float64)).x0
+            self._complete(end)
 
     def _saw(
         self, net: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        x, time = _inputs(net, args, kwargs)
-        self._note_autocast(x)
-        with plainly(x):
-            self._next(self._decoded(x, time, output))
+        with self._apart():
+            x, time = inputs(net, args, kwargs)
+            self._note_autocast(x)
+            level = self._level(time)
+            with plainly(x):
+                if level is not None:
+                    self._next(x, level, output)
 
-    def _next(self, seen: Seen) -> None:
+    def _next(self, x: Tensor, level: Level, output: Any) -> None:
         before = self._pending
-        if before is not None and seen.level.snr < before.level.snr:
+        if self.failed and not self._recovers(level):
+            return
+        if level.sigma == 0:  # no step: some solvers look at where they have arrived
+            if before is not None:
+                self._end_state = self._state(x, level).clone()
+            return
+        seen = self._decoded(x, level, output)
+        if before is None or self._begins(seen, before):
             self._end()
-        elif before is not None and seen.level == before.level:
-            self._check_repeated(seen, before)
-        elif before is not None:
-            self._take(before)
-        if self._pending is None:
             self._open(seen.x)
-        self._pending = seen
+            self._memory, self._first_level, self._begun = [], seen.level, False
+        elif _alike(seen.level, before.level):
+            self._check_repeated(seen, before)
+        else:
+            self._check_size(seen.x)
+            self._take(before)
+            self._power = 0.0
+        self._remember(seen)
+        self._pending, self._end_state = seen, None
+
+    def _remember(self, seen: Seen) -> None:
+        """Keep a call for what follows, and note what was added since those before it."""
+        x = seen.x.to(self._device(seen.x), torch.float64)
+        power, _ = added(x, self._lately)
+        self._power = power if not self._memory else self._power + power
+        self._memory = [*self._memory[1 - CALLS :], (x, self._read(seen, x).x0)]
+
+    @property
+    def _lately(self) -> list[Tensor]:
+        """The states and predictions of the last calls."""
+        return list(chain.from_iterable(self._memory))
+
+    def _recovers(self, level: Level) -> bool:
+        """Whether a batch begins after one that failed: at the first level of those before it."""
+        first = None if self._levels is None or self._marked else self._levels[0]
+        self.failed = level != first
+        return not self.failed
+
+    def _begins(self, seen: Seen, before: Seen) -> bool:
+        """Whether another batch begins with this call."""
+        if self._marked:
+            return self._begun
+        if _alike(seen.level, before.level) or seen.level.snr > before.level.snr:
+            return False  # the noise falls, or a solver corrects
+        if len(seen.x) != len(before.x):
+            return True
+        batch = self._under_way()
+        if self._levels is not None:  # the batch before this one says how the noise goes
+            following = self._levels[batch.count + 1 : -1]
+            return not following or not _alike(following[0], seen.level)
+        if seen.level == self._first_level:
+            return True
+        if any(_alike(s.level, seen.level) and torch.equal(s.x, seen.x) for s in batch.held):
+            return False  # a step that an adaptive solver takes back
+        return not goes_on(seen.x, seen.level, before.level, before.x, self._lately)
 
     def _check_repeated(self, seen: Seen, before: Seen) -> None:
         where = f"twice at timestep {seen.level.timestep:g}"
@@ -117,92 +190,44 @@ class NetworkLoop(Observation):
         if not same_size or (first and (seen.x - before.x).norm() > ANOTHER_STATE * seen.x.norm()):
             raise InputError(
                 f"the network saw different states {where}: loops that split their batch are not"
-                " observed"
+                f" observed; if these are two batches, {MARK}"
             )
 
-    def _decoded(self, x: Tensor, time: Any, output: Any) -> Seen:
-        """What a call of the network means, through the model's own way of calling it."""
+    def _take(self, seen: Seen) -> None:
+        """Add the next step of the batch under way, and what was added to its state."""
+        super()._take(seen)
+        self._note_added(self._power)
+
+    def _level(self, time: Any) -> Level | None:
         times = torch.as_tensor(time, dtype=torch.float64).flatten()
-        if (times != times[0]).any():
+        if torch.isfinite(times).all() and (times != times[0]).any():
             raise InputError(
                 "the network was called at several noise levels at once, which is no step of a"
                 " chain"
             )
-        level = self._level(float(times[0]))
-        given, _ = self._asked(level)
-        rows = len(x) // len(given)
-        if tuple(x.shape[1:]) != self.model.shape or rows * len(given) != len(x):
+        return self._labels.level(float(times[0]))
+
+    def _decoded(self, x: Tensor, level: Level, output: Any) -> Seen:
+        """What a call of the network means, through the model's own way of calling it."""
+        state = self._state(x, level)
+        said = standing_in(self.model, output, len(state))(state, level)
+        return Seen(level, state, said.detach().clone())
+
+    def _state(self, x: Tensor, level: Level) -> Tensor:
+        """The loop's states in what its network was given."""
+        factor, copies = self._labels.given(level.timestep)
+        rows = len(x) // copies
+        if tuple(x.shape[1:]) != self.model.shape or rows * copies != len(x):
             raise InputError(
                 f"the network saw {tuple(x.shape)}, where states of {self.model.shape} were"
                 " expected"
             )
-        if not all(
-            torch.equal(x[:rows], x[k * rows : (k + 1) * rows]) for k in range(1, len(given))
-        ):
+        if not all(torch.equal(x[:rows], x[k * rows : (k + 1) * rows]) for k in range(1, copies)):
             raise InputError(
                 "the model is guided, but the two halves of the network's batch are not the same"
                 " states"
             )
-        scale = float(given.flatten()[0])
-        state = x[:rows].detach() / scale  # a copy: the loop may go on in place
-        return Seen(level, state, self._standing_in(output, rows)(state, level).detach().clone())
-
-    def _level(self, time: float) -> Level:
-        labels, times = self._labels, self._times
-        if not self.model.schedule.continuous and not times[0] - 0.5 <= time <= times[-1] + 0.5:
-            raise InputError(
-                f"the network was called at timestep {time:g}, but knows {times[0]:g} to"
-                f" {times[-1]:g}"
-            )
-        i = int(np.clip(np.searchsorted(times, time), 1, len(times) - 1))
-        share = (time - times[i - 1]) / (times[i] - times[i - 1])
-        return self.model.schedule.at(float(labels[i - 1] + share * (labels[i] - labels[i - 1])))
-
-    def _table(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The schedule's labels, and what the network is given for each of them.
-
-        The latter ascending."""
-        schedule = self.model.schedule
-        levels = sorted({schedule.level(i) for i in range(len(schedule))})
-        labels = np.array([level.timestep for level in levels])
-        some = np.unique(np.linspace(0, len(levels) - 1, 9).round().astype(int))
-        if np.allclose(self._times_of([levels[i] for i in some]), labels[some], rtol=1e-6):
-            return labels, labels  # not rounded to the network's float32
-        times = self._times_of(levels)
-        order = np.argsort(times)
-        if len(np.unique(times)) < len(times):
-            raise InputError(
-                f"{self.model.name} calls its network alike at different levels: a hook cannot tell"
-                " them apart"
-            )
-        return labels[order], times[order]
-
-    def _times_of(self, levels: Sequence[Level]) -> NDArray[np.float64]:
-        return np.array(
-            [float(torch.as_tensor(self._asked(level)[1]).flatten()[0]) for level in levels]
-        )
-
-    def _asked(self, level: Level) -> tuple[Tensor, Any]:
-        """The state and label that the network is given.
-
-        When the model is asked about a state of ones."""
-        ones = torch.ones(1, *self.model.shape, device=self.model.device)
-        try:
-            self._standing_in(None, 1)(ones, level)
-        except _Asked as asked:
-            return asked.x, asked.time
-        raise InputError(f"{self.model.name} does not call its network: a hook on it sees nothing")
-
-    def _standing_in(self, output: Any, rows: int) -> Denoiser:
-        """The model, with a network that returns `output` whatever it is given."""
-        standing = (
-            self.model
-            if self.model.classes is None
-            else self.model.given(torch.zeros(rows, dtype=torch.long))
-        )
-        standing = copy(standing)
-        standing.net = _StandIn(self.model.net, output)
-        return standing
+        return x[:rows].detach() / factor  # a copy: a loop may go on in place
 
     def _sampler_name(self) -> str:
         return OBSERVED_LOOP
@@ -211,53 +236,9 @@ class NetworkLoop(Observation):
         return Clipping(Convention.LOOP)
 
 
-class _Asked(Exception):
-    """What a stand-in was given."""
-
-    def __init__(self, x: Tensor, time: Any) -> None:
-        self.x, self.time = x, time
-
-
-class _StandIn(torch.nn.Module):
-    """Takes a network's place: it has its attributes, and returns `output`.
-
-    Where that is None it raises `_Asked`."""
-
-    def __init__(self, net: torch.nn.Module, output: Any) -> None:
-        super().__init__()
-        self.net, self.output = net, output
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("net"), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.output is None:
-            raise _Asked(*_inputs(self.net, args, kwargs))
-        return self.output
-
-
-def _inputs(
-    net: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, Any]:
-    """A network's state and label.
-
-    Its first argument, and the one that bears a label's name, or else the second."""
-    names = list(inspect.signature(net.forward).parameters)
-    given = dict(zip(names, args, strict=False)) | kwargs
-    given = {
-        name: given[name]
-        for name in (*(n for n in names if n in given), *(n for n in given if n not in names))
-    }
-    values = list(given.values())
-    time = next(
-        (given[name] for name in TIMES if name in given), values[1] if len(values) > 1 else None
-    )
-    if not values or not isinstance(values[0], Tensor) or time is None:
-        raise InputError(
-            f"cannot tell state and timestep among the arguments {', '.join(given) or '(none)'} of"
-            " the network"
-        )
-    return values[0], time
+def _alike(one: Level, other: Level) -> bool:
+    """Whether two levels are one, up to the round-off of the loop's own numbers."""
+    if one == other:
+        return True
+    ratios = one.ratio, other.ratio
+    return bool(np.isfinite(ratios).all()) and abs(ratios[0] / ratios[1] - 1) < ONE_LEVEL

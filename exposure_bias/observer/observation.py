@@ -5,7 +5,7 @@ Batches under way, the chain's sums, and the recording made of them."""
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -20,7 +20,7 @@ from exposure_bias.clipping import Clipping
 from exposure_bias.data import Data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 from exposure_bias.paths import Noise
 from exposure_bias.recording import Recording
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Spacing, Start, Stream
@@ -56,17 +56,30 @@ class Seen(NamedTuple):
 class Batch:
     """A batch that is under way.
 
-    collector: None while the levels are unknown; then its calls are held.
+    collector: None while the levels are unknown; then its calls are held. added: the mean square of
+    what each step added to the state before it, where that is looked at.
     """
 
     subjects: Subjects
     collector: Collector | None
     held: list[Seen] = field(default_factory=list)
     count: int = 0
+    added: list[float] = field(default_factory=list)
 
 
 class Observation(ABC):
-    """What was seen so far: the statistics of the finished batches. `observe` makes one."""
+    """What was seen so far: the statistics of the finished batches. `observe` makes one.
+
+    Nothing that goes wrong here stops the loop. It is told in a warning, the first time, and again
+    by `recording`; the batch that it happened in is left out.
+
+    Attributes
+    ----------
+    n : int
+        How many samples were recorded.
+    error : Exception or None
+        What went wrong first.
+    """
 
     def __init__(self, model: Denoiser, data: Data | None, seed: int, first: int) -> None:
         self.model, self.data, self.seed, self.first = model, data, seed, first
@@ -78,7 +91,11 @@ class Observation(ABC):
         self._largest = 0
         self._example: Seen | None = None
         self._autocast: tuple[str, torch.dtype] | None = None
+        self._added: NDArray[np.float64] | None = None
         self._active = self._guided = False
+        self.error: Exception | None = None
+        self.failed = False  # the batch under way has failed: what follows of it is not looked at
+        self._left_out = 0
         self._why_nothing = "nothing was observed: run the loop inside `with eb.observe(...)`"
 
     def __enter__(self) -> Self:
@@ -99,16 +116,67 @@ class Observation(ABC):
         self._active = False
         self._remove()
         if kind is None:
-            self._close()
-        self._batch = None
-        if kind is None and not self.n:
+            with self._apart():
+                self._close()
+        self._forget()
+        if kind is None and not self.n and self.error is None:
             warnings.warn(self._why_nothing, stacklevel=2)
 
-    def finish(self, x0: Tensor) -> None:
-        """End the batch under way with its clean images (B, C, H, W).
+    def begin(self) -> None:
+        """Mark that the next call of the network begins a batch.
 
-        This is for loops whose network alone is watched."""
+        A loop whose noise rises within a chain, such as Restart, or whose chain is one call, may
+        not show where its batches begin. Once this was called, batches begin nowhere else.
+
+        Raises
+        ------
+        InputError
+            Outside the `with` block.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import exposure_bias as eb
+        >>> net = torch.nn.Conv2d(1, 1, 3, padding=1)
+        >>> model = eb.Denoiser(
+        ...     net, schedule=eb.schedules.edm(), prediction_type="sample", shape=(1, 8, 8),
+        ...     call=lambda net, x, sigma: net(x),
+        ... )
+        """
+        if not self._active:
+            raise InputError("begin marks a batch of the loop: call it inside the `with` block")
+        with self._apart():
+            self._begin_marked()
+        self.failed = False
+
+    def finish(self, x0: Tensor) -> None:
+        """End the batch under way with its clean images.
+
+        This is for loops whose network alone is watched.
+
+        Parameters
+        ----------
+        x0 : Tensor
+            The images (B, *shape).
+        """
         raise InputError("a scheduler's last state is seen: leave finish out")
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Keep what goes wrong of ours from the loop: tell it once, and leave the batch out."""
+        try:
+            yield
+        except Exception as error:
+            told = error if isinstance(error, InputError) else _unexpected(error)
+            self.failed = True
+            self._left_out += 1
+            self._forget()
+            if self.error is None:
+                self.error = told
+                with suppress(UserWarning):  # where warnings are errors: the loop goes on
+                    warnings.warn(
+                        f"this batch is not recorded, and the loop goes on: {told}", stacklevel=5
+                    )
 
     def recording(self) -> Recording:
         """What was observed, as a `Recording` that starts from noise.
@@ -118,22 +186,35 @@ class Observation(ABC):
         class-conditional model meets each image's own class there, whatever classes the loop was
         asked for.
 
-        Raises InputError while the loop is being observed and where no batch was finished. Warns
-        where the model does not say what the loop's network said: another prompt, guidance scale or
-        dropout."""
+        Raises InputError while the loop is being observed and where no batch was recorded. Warns of
+        batches that could not be, and where the model does not say what the loop's network said:
+        another prompt, guidance scale or dropout."""
         if self._active:
             raise InputError(
                 "the loop is still being observed: call recording() after the `with` block"
             )
         if self._chain is None or self._levels is None:
-            raise InputError(self._why_nothing)
+            raise InputError(str(self.error or self._why_nothing)) from self.error
+        how = made(batch_size=self._largest, device=str(self.model.device))
+        if self.error is not None:
+            how |= {"left_out": self._left_out, "left_out_because": str(self.error)}
+            batches = "1 batch is" if self._left_out == 1 else f"{self._left_out} batches are"
+            warnings.warn(
+                f"{batches} not in this recording of {self.n} samples: {self.error}", stacklevel=2
+            )
         ids = np.arange(self.first, self.first + self.n)
         streams = {} if self.data is None else self._forward(self.data, ids, self._levels)
-        streams["chain"] = self._chain.to_dataset(ids, self._images(ids))
-        how = made(batch_size=self._largest, device=str(self.model.device))
+        streams["chain"] = self._chain_of(ids, self._chain)
         return warn_unless_denoises(
             Recording(streams, self._run(self._levels, streams), self.n, how)
         )
+
+    def _chain_of(self, ids: NDArray[np.int64], collector: Collector) -> xr.Dataset:
+        """The chain's statistics, with the power that each step added where that was looked at."""
+        chain = collector.to_dataset(ids, self._images(ids))
+        if self._added is not None and np.isfinite(self._added).all():
+            chain["noise_power"] = ("step", self._added[list(collector.row)])
+        return chain
 
     def _run(self, levels: tuple[Level, ...], streams: dict[str, xr.Dataset]) -> Run:
         known = identities(self.model, self.data)
@@ -256,11 +337,7 @@ class Observation(ABC):
     def _take(self, seen: Seen) -> None:
         """Add the next step of the batch under way."""
         batch = self._under_way()
-        if len(seen.x) != len(batch.subjects.images):
-            raise InputError(
-                f"a batch of {len(batch.subjects.images)} states went on with {len(seen.x)}:"
-                " observe whole batches"
-            )
+        self._check_size(seen.x)
         if self._example is None:
             self._example = Seen(
                 seen.level, *(t[:2].detach().to(self._device(t), torch.float64) for t in seen[1:])
@@ -278,6 +355,14 @@ class Observation(ABC):
             )
         if index in batch.collector.row:
             batch.collector.update(self._step(index, seen), batch.subjects)
+
+    def _check_size(self, x: Tensor) -> None:
+        """Raise InputError unless these are as many states as the batch under way has."""
+        size = len(self._under_way().subjects.images)
+        if len(x) != size:
+            raise InputError(
+                f"a batch of {size} states went on with {len(x)}: observe whole batches"
+            )
 
     def _complete(self, x: Tensor) -> None:
         """End the batch under way at state x, and keep it."""
@@ -301,9 +386,17 @@ class Observation(ABC):
             self._chain = collector
         else:
             self._chain.merge(collector)
+        if batch.added:
+            # of the start first, of the end nothing
+            power = len(end) * np.array([*batch.added, 0.0])
+            self._added = power if self._added is None else self._added + power
         self.n += len(end)
         self._largest = max(self._largest, len(end))
         self._batch = None
+
+    def _note_added(self, power: float) -> None:
+        """Note what the step that was just taken added to its state."""
+        self._under_way().added.append(power)
 
     def _under_way(self) -> Batch:
         if self._batch is None:
@@ -347,10 +440,25 @@ class Observation(ABC):
         """The loop has ended without an error."""
 
     @abstractmethod
+    def _begin_marked(self) -> None:
+        """The user says that a batch begins."""
+
+    def _forget(self) -> None:
+        """Drop the batch under way."""
+        self._batch = None
+
+    @abstractmethod
     def _sampler_name(self) -> str: ...
 
     @abstractmethod
     def _clip(self) -> Clipping: ...
+
+
+def _unexpected(error: Exception) -> InputError:
+    return InputError(
+        f"observing failed where it should not ({type(error).__name__}: {reason(error)}): please"
+        " report this with the loop that was watched"
+    )
 
 
 def compiled(net: torch.nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exposure_bias.adapters.schedulers import SchedulerSampler, observed
+from exposure_bias.adapters.schedulers import SchedulerSampler, check_class, observed
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.data import Data
 from exposure_bias.denoisers import Denoiser
@@ -30,6 +30,7 @@ class SchedulerLoop(Observation):
         networks: list[torch.nn.Module],
     ) -> None:
         super().__init__(model, data, seed, first)
+        check_class(scheduler, model)
         self._scheduler, self._networks = scheduler, networks
         self._why_nothing = (
             f"the step of this {type(scheduler).__name__} was never called: is it the loop's own?"
@@ -49,12 +50,13 @@ class SchedulerLoop(Observation):
         def step(*args: Any, **kwargs: Any) -> Any:
             if not self._active:  # somebody wrapped this in turn, and put it back
                 return original(*args, **kwargs)
-            given = signature.bind(*args, **kwargs).arguments
-            self._note_autocast(given["sample"])
-            with plainly(given["sample"]):
-                self._before(given)
+            with self._apart():
+                given = signature.bind(*args, **kwargs).arguments
+                self._note_autocast(given["sample"])
+                with plainly(given["sample"]):
+                    self._before(given)
             result = original(*args, **kwargs)
-            with plainly(result[0]):
+            with self._apart(), plainly(result[0]):
                 self._after(self._state(result[0]))
             return result
 
@@ -84,7 +86,10 @@ class SchedulerLoop(Observation):
         x, output = (self._state(given[name]) for name in ("sample", "model_output"))
         place = self._place(given["timestep"])
         if place == 0:
+            self.failed = False
             self._begin(x, output, given.get("eta"))
+        elif self.failed:
+            return
         elif self._batch is None or place != self._at:
             raise InputError(
                 f"the loop is at place {place} of its scheduler's timesteps, where {self._at} was"
@@ -104,6 +109,8 @@ class SchedulerLoop(Observation):
         return self.model.from_loop(x, self.model.shape)
 
     def _after(self, x: Tensor) -> None:
+        if self.failed:
+            return
         self._at, self._network_rows = self._at + 1, 0
         if self._at == self._calls:
             self._complete(x[: self._rows])
@@ -168,6 +175,9 @@ class SchedulerLoop(Observation):
             f"the model is guided (scale {self.model.guidance:g}), but the loop is not: adapt it"
             " without"
         )
+
+    def _begin_marked(self) -> None:
+        self._batch = None  # its timesteps tell where the next one begins
 
     def _guides(self) -> bool:
         """Whether the model calls its network on two conditionings."""

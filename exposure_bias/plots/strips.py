@@ -4,6 +4,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -78,11 +79,32 @@ def kept(recording: Recording) -> tuple[dict[str, NDArray[Any]], NDArray[np.int6
             "this recording keeps no samples as they are: record again with keep=8, from the first"
             " sample on"
         )
-    return {n: chain[f"kept_{n}"].values[:here] for n in names}, chain["kept_step"].values
+    return {n: as_drawn(chain, n)[:here] for n in names}, chain["kept_step"].values
+
+
+def as_drawn(stream: xr.Dataset, field: str) -> NDArray[Any]:
+    """Kept samples (sample, level, *shape) as they are drawn: of latents, their pictures.
+
+    Pictures of what the network never said, at the clean end, are NaN."""
+    kept = stream[f"kept_{field}"].values
+    if f"picture_{field}" not in stream:
+        return kept
+    pictures = stream[f"picture_{field}"].values / np.float32(127.5) - 1
+    said = np.isfinite(kept).reshape(*kept.shape[:2], -1).all(axis=2)
+    pictures[~said] = np.nan
+    found: NDArray[Any] = pictures
+    return found
+
+
+def decoded(recording: Recording) -> bool:
+    """Whether what is drawn are pictures of latents, in [−1, 1] at every level."""
+    return "picture_state" in recording["chain"]
 
 
 def limits(recording: Recording) -> float:
     """The largest absolute value to draw of clean states: 1 for images in [−1, 1]."""
+    if decoded(recording):
+        return 1.0
     kept = recording["data"].get("kept_state") if "data" in recording else None
     largest = 1.0 if kept is None else float(np.abs(kept.values).max(initial=0))
     return 1.0 if 0.25 < largest <= 1.05 else largest or 1.0
@@ -91,6 +113,8 @@ def limits(recording: Recording) -> float:
 def bounds(recording: Recording) -> NDArray[np.float64]:
     """The same of states at every kept level: α times that of clean ones, and 2 σ."""
     chain = recording["chain"]
+    if decoded(recording):
+        return np.ones(chain.sizes["kept_step"])
     alpha, sigma = (chain[k].values[chain["kept_step"].values] for k in ("alpha", "sigma"))
     found: NDArray[np.float64] = alpha * limits(recording) + 2 * sigma
     return found

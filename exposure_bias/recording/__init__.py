@@ -208,7 +208,11 @@ def _add(datasets: list[xr.Dataset]) -> xr.Dataset:
     samples = xr.concat([d[["sample", "image"]] for d in datasets], dim="sample")
     order = np.argsort(samples["sample"].values, kind="stable")
     result = result.drop_dims("sample") if "sample" in result.dims else result
+    unshared = [name for name in result if any(name not in d for d in datasets)]  # pictures
+    result = result.drop_vars(unshared)
     for name, variable in datasets[0].data_vars.items():
+        if name in unshared:
+            continue
         if "sample" in variable.dims:
             joined = np.concatenate([d[name].values for d in datasets])[order]
             result[name] = (variable.dims, joined)

@@ -18,12 +18,14 @@ from exposure_bias.states import axes_of, dimensions
 from exposure_bias.statistics.bands import COMPONENTS
 from exposure_bias.statistics.histogram import BINS
 
+PICTURE_AXES = ("kept", "kept_step", "picture_channel", "picture_y", "picture_x")
 # Every variable's dimensions; * stands for the state's axes.
 POWER = "step group channel"
 DIMENSIONS = {
     r"count": "group",
     r"(state|prediction|error)_(sum|square|cross)": "step *",
     r"kept_(state|prediction|truth)": "kept kept_step *",
+    r"picture_(state|prediction|truth)": " ".join(PICTURE_AXES),
     r"kept_step": "kept_step",
     r"state_cell_(sum|square)": "step group cell",
     r"(state|prediction|error)_group_(sum|square|cross)": "step group pixel",
@@ -42,7 +44,7 @@ DIMENSIONS = {
     r"mean|variance": "*",
     r"eigenvalue": "mode",
     r"eigenvector": "mode *",
-    r"timestep|alpha|sigma": "step",
+    r"timestep|alpha|sigma|noise_power": "step",
     r"image": "sample",
     r"step": "step",
     r"sample": "sample",
@@ -59,6 +61,7 @@ DTYPES = {
     r"step|sample|image|pixel|histogram_pixel|kept_step": ("int64",),
     r"band": ("object",),
     r"kept_(state|prediction|truth)": ("float32", "float16"),
+    r"picture_(state|prediction|truth)": ("uint8",),
     r".*": ("float64", "float32"),
 }
 COORDINATES = ("step", "sample", "image", "timestep", "alpha", "sigma", "pixel")
@@ -69,7 +72,7 @@ ROUND_OFF, TINY = 1 + 1e-6, 1e-200
 # What is a sum of squares, or a norm.
 POSITIVE = re.compile(
     r".*_(square|spectrum|haar|high|fft|hann|luma|plane|frames|histogram)|variance|eigenvalue"
-    r"|.*_modes|epsilon_norm|outside|prediction_error|error_norm"
+    r"|.*_modes|noise_power|epsilon_norm|outside|prediction_error|error_norm"
 )
 
 
@@ -188,6 +191,9 @@ def _check_sizes(run: Run, name: str, stream: Mapping[str, Header]) -> None:
         "cell": (1, size),
         "kept": (1, 2**20),
         "kept_step": (1, steps),
+        "picture_channel": (1, 3),
+        "picture_y": (1, 2**12),
+        "picture_x": (1, 2**12),
         "histogram_pixel": (1, size),
         "direction": (1, size),
         "mode": (0, size),

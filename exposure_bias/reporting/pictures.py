@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from exposure_bias.plots import limits, pictures
+from exposure_bias.plots.strips import as_drawn, decoded
 from exposure_bias.recording import Recording
 
 MOST_NUMBERS = 2_000_000
@@ -47,7 +48,7 @@ def slider(recording: Recording) -> Slider | None:
     if count == 0 or len(space) not in (2, 3):
         return None
     steps = chain["kept_step"].values
-    size = len(steps) * len(found) * int(np.prod(chain["kept_state"].shape[2:]))
+    size = len(steps) * len(found) * int(np.prod(found["state"].shape[2:]))
     shown = int(np.clip(MOST_NUMBERS // size, 1, count))
     frames = [_frame(recording, found, k, shown) for k in range(len(steps))]
     return Slider({k: ROWS[k] for k in found}, frames, shown)
@@ -56,20 +57,20 @@ def slider(recording: Recording) -> Slider | None:
 def _fields(recording: Recording) -> dict[str, NDArray[Any]]:
     """The rows that a recording has, (kept, kept_step, *shape)."""
     chain = recording["chain"]
-    found = {"state": _plain(chain["kept_state"])}
+    found = {"state": _plain(chain, "state")}
     if "kept_truth" in chain:
-        truth = _plain(chain["kept_truth"])
+        truth = _plain(chain, "truth")
         found = {"truth": truth, **found, "difference": found["state"] - truth}
     if "kept_prediction" in chain:
-        found["prediction"] = _plain(chain["kept_prediction"])
+        found["prediction"] = _plain(chain, "prediction")
     if "forward" in recording and "kept_prediction" in recording["forward"]:
-        found["forward"] = _plain(recording["forward"]["kept_prediction"])
+        found["forward"] = _plain(recording["forward"], "prediction")
     return found
 
 
-def _plain(kept: xr.DataArray) -> NDArray[Any]:
-    """Half precision is for keeping, not for computing."""
-    return kept.values.astype(np.float64)
+def _plain(stream: xr.Dataset, field: str) -> NDArray[Any]:
+    """Half precision is for keeping, not for computing. Of latents the pictures are shown."""
+    return as_drawn(stream, field).astype(np.float64)
 
 
 def _frame(
@@ -79,7 +80,7 @@ def _frame(
     here = chain.isel(step=int(chain["kept_step"][k]))
     level = {name: float(here[name]) for name in ("timestep", "alpha", "sigma")}
     clean = limits(recording)
-    bound = level["alpha"] * clean + 2 * level["sigma"]
+    bound = 1.0 if decoded(recording) else level["alpha"] * clean + 2 * level["sigma"]
     apart = float(np.std(found["difference"][:shown, k])) if "difference" in found else 0.0
     bounds = {
         "truth": bound,

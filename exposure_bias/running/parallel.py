@@ -93,6 +93,16 @@ def world() -> Team:
     return Team(rank, size)
 
 
+def is_first() -> bool:
+    """Whether this is the first process of a training, whoever started it; never raises."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return bool(dist.get_rank() == 0)
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 def share(count: int, rank: int, size: int) -> range:
     """A rank's items out of range(count), contiguous.
 

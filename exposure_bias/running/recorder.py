@@ -13,6 +13,7 @@ from exposure_bias.errors import InputError, whole_number
 from exposure_bias.oracles import Teacher
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.run import Stream
+from exposure_bias.running.decoding import with_pictures
 from exposure_bias.running.loop import batches
 from exposure_bias.running.parallel import team
 from exposure_bias.running.setup import MEMORY, Samples, Setup, made, prepare
@@ -160,6 +161,7 @@ class _Ledger:
 
     def __init__(self, setup: Setup, statistics: Sequence[Statistic]) -> None:
         self.setup, run = setup, setup.run
+        self.pictures: dict[str, xr.Dataset] | None = None
         self.kept = setup.kept
         levels = [run.levels[i] for i in self.kept]
         self.collectors = {
@@ -206,7 +208,16 @@ class _Ledger:
         images = ids % len(self.setup.data)
         datasets = {name: c.to_dataset(ids, images, rows) for name, c in self.collectors.items()}
         datasets["data"] = datasets["data"].merge(self.setup.law.to_dataset())
-        return datasets
+        decode = self.setup.data.decode
+        if decode is None or len(rows) < self.setup.n:  # not of what is only on its way
+            return datasets
+        if self.pictures is None:
+            pictured = with_pictures(datasets, decode, self.setup.first, self.setup.n)
+            self.pictures = {
+                name: stream[[v for v in stream if str(v).startswith("picture_")]]
+                for name, stream in pictured.items()
+            }
+        return {name: stream.merge(self.pictures[name]) for name, stream in datasets.items()}
 
     def to_tree(self, rows: NDArray[np.int64]) -> xr.DataTree:
         return xr.DataTree.from_dict({f"/{name}": d for name, d in self.datasets(rows).items()})

@@ -339,6 +339,13 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
             f"the model works on states {described(model.shape)}, but {data.name} holds"
             f" {described(data.shape)}: give data of the model's channel count and size"
         )
+    if model.classes is not None and data.labels is None and data.folders:
+        few = ", ".join(data.folders[:3]) + (", …" if len(data.folders) > 3 else "")
+        raise InputError(
+            f"{model.name} is {model.chosen_by}-conditional, but no labels are given: give them"
+            f" with load_data(images, labels=...) or, since {data.name} lies in"
+            f" {len(data.folders)} top folders ({few}), labels='folders' (--labels folders)"
+        )
     model.given(data.labels)
     if clip and data.value_range is None and beyond(data, clip.bound):
         raise InputError(
@@ -387,6 +394,16 @@ def kept_steps(steps: int, most: int = MAX_LEVELS) -> list[int]:
 def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     """The setup of a run with these settings of its own."""
     return replace(setup, run=replace(setup.run, options={**setup.run.options, **options}))
+
+
+def with_model(setup: Setup, model: Denoiser) -> Setup:
+    """The setup with another network of the same kind, without learning the data's law again.
+
+    Its run still names the first network: for numbers that are not kept with their provenance.
+    """
+    changed = replace(setup, model=model)
+    changed.__dict__["law"] = setup.law  # where `cached_property` keeps it
+    return changed
 
 
 def placed(model: Any, device: str | None, speed: Speed = AS_IT_IS) -> Denoiser:

@@ -75,10 +75,12 @@ def checked(sampler: Any) -> Sampler:
 def named(sampler: str) -> Sampler | None:
     """One of ours by its recorded name.
 
-    None for anybody else's, and for edm, whose steps do not follow from a chain's levels alone.
+    None for anybody else's, for a corrected one, and for edm, whose steps do not follow from a
+    chain's levels alone.
     """
     name, _, options = sampler.partition(":")
-    return _ours(sampler, name, options) if name in OURS and name != "edm" else None
+    known = name in OURS and name != "edm" and " + " not in sampler
+    return _ours(sampler, name, options) if known else None
 
 
 def _ours(sampler: str, name: str, rest: str) -> Sampler:

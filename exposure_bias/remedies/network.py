@@ -1,10 +1,12 @@
-"""Remedies at sampling time: denoisers that correct what a trained denoiser says.
+"""Remedies of the network: denoisers that correct what a trained denoiser says.
 
 None needs training.
 
     es    epsilon scaling     ε̂(x, t) → ε̂(x, t) / λ_t         (Ning et al. 2024, arXiv 2308.15321)
     ip    input perturbation  ε̂(x, t) → ε̂(x α'/α, t') / √(1 + γ²)   (Ning et al. 2023, 2301.11706)
     ts    time shift          ε̂(x, t) → ε̂(x, t_s)             (Li et al. 2023, arXiv 2305.15583)
+    tsr   temporal score      ε̂(x, t) → ε̂(x, t) (SNR s² + 1)/(SNR s²/k + 1)     (arXiv 2510.01184)
+          rescaling
 
 Input perturbation trains on y = α x_0 + σ (ε + γ ξ) with target ε. As ε + γ ξ is √(1 + γ²) times a
 unit normal n and E[ε | y] = E[n | y] / √(1 + γ²), its optimum is, for any data, that of plain
@@ -16,10 +18,14 @@ being each sample's own over all its numbers: the published rule, which matches 
 signal and all. Here it changes the level that the network is told; the sampler keeps the
 coefficients of t.
 
+Temporal score rescaling makes of the exact denoiser of N(μ, s²) that of N(μ, s²/k): of data that
+are lumps of size s far apart, it narrows the lumps for k > 1 and widens them for k < 1, and leaves
+their weights. ComfyUI's setting is k = 0.95, s = 1.
+
 A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its
 `weight_hash` differs from the model's, so that recordings of the two never merge. As text
 (`remedied`, the command line's --remedy): `es:1.005`, `es:linear:K,B[,STEPS]`, `ip:GAMMA`,
-`ts:WINDOW,CUTOFF`; the command line also has `es:fit`."""
+`ts:WINDOW,CUTOFF`, `tsr:K,S`; the command line also has `es:fit`."""
 
 import hashlib
 import warnings
@@ -39,8 +45,8 @@ from exposure_bias.samplers import Prediction
 from exposure_bias.schedules import Level, convert, prediction_coefficients
 
 SPECIFICATIONS = (
-    "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF, or"
-    " module:NAME of yours"
+    "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF,"
+    " tsr:K,S, or module:NAME of yours"
 )
 PLAUSIBLE_SCALE = (0.8, 1.25)
 BLOW_UP = 10.0
@@ -268,13 +274,70 @@ class _TimeShifted(Remedied):
         return [level, *(self.schedule.level(place + k) for k in offsets)]
 
 
+def tsr(model: Denoiser, k: float, s: float) -> Denoiser:
+    """Rescale a model's score by temporal score rescaling (module docstring).
+
+    Parameters
+    ----------
+    model : Denoiser
+        The model that is corrected.
+    k : float
+        Above 0. The lumps of the data get the variance s²/k in place of s²; 1 is the model itself,
+        bit for bit.
+    s : float
+        Above 0, in the data's units: the size of a lump.
+
+    Returns
+    -------
+    Denoiser
+
+    Raises
+    ------
+    InputError
+        For numbers that are not above 0, and for a sampler in place of a model.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> eb.remedies.tsr(eb.load_model("digits"), 0.95, 1).remedy
+    'tsr:0.95,1'
+    """
+    if not isinstance(model, Denoiser):
+        raise InputError(
+            f"tsr corrects what a model says, and {type(model).__name__} is no Denoiser: give a"
+            " model"
+        )
+    if not (0 < k < np.inf and 0 < s < np.inf):
+        raise InputError(f"tsr takes k > 0 and s > 0, got {k} and {s}")
+    return _TSR(model, float(k), float(s))
+
+
+class _TSR(Remedied):
+    def __init__(self, model: Denoiser, k: float, s: float) -> None:
+        super().__init__(model, f"tsr:{k:g},{s:g}")
+        self._k, self._variance = k, s**2
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        raw = self._inner()(x, level)
+        if self._k == 1 or level.alpha == 0:
+            return raw
+        signal = level.alpha**2 * self._variance
+        factor = (signal + level.sigma**2) / (signal / self._k + level.sigma**2)
+        return self._restated(x, level, factor * self._read(raw, "epsilon", x, level), raw)
+
+
 def remedied(model: Denoiser, text: str) -> Denoiser:
     """The model with the remedy that `text` describes (module docstring).
 
     Raises InputError for anything else, naming what is allowed.
     """
     kind, _, rest = text.partition(":")
-    if kind not in ("es", "ip", "ts") and strangers.is_name(text):
+    if kind == "dcw":
+        raise InputError(
+            f"{text} corrects the steps of a sampler, not a network: give it with the sampler, as"
+            f" in 'ddim + {text}'"
+        )
+    if kind not in ("es", "ip", "ts", "tsr") and strangers.is_name(text):
         made = strangers.made(text, "remedy", model)
         if not isinstance(made, Denoiser):
             raise InputError(
@@ -298,6 +361,9 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
         if kind == "ts":
             window, cutoff = rest.split(",")
             return time_shifted(model, int(window), float(cutoff))
+        if kind == "tsr":
+            k, s = rest.split(",")
+            return tsr(model, float(k), float(s))
     except InputError:
         raise
     except (TypeError, ValueError):  # too many or too few numbers, or not numbers
