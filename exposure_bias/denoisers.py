@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention, clipping
 from exposure_bias.contexts import Context
-from exposure_bias.errors import InputError, reason, whole_number
+from exposure_bias.errors import InputError, reason, shown, whole_number
 from exposure_bias.paths import Noise
 from exposure_bias.run import Probe
 from exposure_bias.samplers import Prediction
@@ -107,7 +108,8 @@ class Denoiser:
     chosen_by: what a label stands for, "class" or "prompt". any_size: whether the network takes
     states of other sizes (`fitted`). guidance_embedded: whether the network is told the guidance
     scale, so that it is called once and not twice. from_loop: (B, *shape) of what a pipeline's own
-    loop holds, a function (tensor, shape) -> tensor.
+    loop holds, a function (tensor, shape) -> tensor. sampling: the options of the scheduler in its
+    folder, of which `record` says what it leaves out.
 
     A plain function's `device` is where it wants its inputs, by default the CPU. The modules it
     calls are its own business: put them into evaluation mode first. Its weights cannot be seen, and
@@ -138,6 +140,7 @@ class Denoiser:
             )
         if type(net).__name__ == "ExportedProgram":
             raise InputError("an ExportedProgram is no module: give program.module()")
+        check_arguments(Denoiser.__init__, locals())
         if prediction_type not in PREDICTION_TYPES:
             allowed = ", ".join(PREDICTION_TYPES)
             raise InputError(f"unknown prediction type {prediction_type!r}: allowed are {allowed}")
@@ -164,6 +167,7 @@ class Denoiser:
         self.name = str(name or getattr(net, "__name__", type(net).__name__))
         self.classes, self.guidance, self.context = classes, guidance, context
         self.source: dict[str, Any] | None = None
+        self.sampling: dict[str, Any] = {}
         self.note = self.computed = self.conditions = ""
         self.chosen_by = "class"
         self.any_size = self.guidance_embedded = False
@@ -405,12 +409,18 @@ class Denoiser:
                 f"{self.name} returned {type(output).__name__} where a tensor was expected: say"
                 " with call=lambda net, x, timestep: ... how to call it"
             )
+        if output.is_meta or output.is_nested or output.layout is not torch.strided:
+            kind = "no numbers (on the meta device)" if output.is_meta else "a sparse tensor"
+            raise InputError(
+                f"{self.name} returned {kind} where a plain tensor was expected: say with call="
+                "lambda net, x, timestep: ... how to make one of it"
+            )
         if not output.is_floating_point():
             raise InputError(
                 f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
                 " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
-        return output
+        return output.detach()
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:
@@ -498,6 +508,11 @@ def weight_hash(net: torch.nn.Module) -> str:
     # are.
     state = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
     for key, value in sorted(state.items()):
+        if value.is_meta or value.layout is not torch.strided:
+            raise InputError(
+                f"the network's {key} has no numbers (on the meta device) or is sparse: load its"
+                " weights first"
+            )
         digest.update(key.encode())
         digest.update(
             value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
@@ -595,6 +610,8 @@ def probe(model: Denoiser) -> Probe:
 
 def on_device(device: torch.device | str | None) -> Tensor:
     """An empty float32 tensor there. Raises InputError for a device that is not there."""
+    if not isinstance(device, str | torch.device | None):
+        raise InputError(f"a device is named by a text such as 'cuda', got {shown(device)}")
     try:
         return torch.empty(0, device=device)
     except (

@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from typing import Any
 
 REASON = 400  # characters of another library's message that are repeated
+LONGEST = 2000  # characters of a message of ours, which may repeat what came
 
 
 class InputError(ValueError):
@@ -16,7 +17,10 @@ class InputError(ValueError):
     bug."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 500]} … {text[-490:]}"
+        super().__init__(text)
 
 
 def printable(text: str) -> str:
@@ -24,21 +28,34 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def whole_number(value: Any, what: str, least: int = 1) -> int:
+def whole_number(value: Any, what: str, least: int = 1, most: int = 2**63 - 1) -> int:
     """`value` as an int.
 
-    Raises InputError unless it is a whole number of at least `least`; True is none.
+    Raises InputError unless it is a whole number from `least` to `most`; True is none.
     """
     if not is_whole(value) or value < least:
-        raise InputError(f"{what} must be a whole number of at least {least}, got {value!r:.60}")
+        raise InputError(f"{what} must be a whole number of at least {least}, got {shown(value)}")
+    if value > most:
+        raise InputError(f"{what} must be at most {most:,}, got {shown(value)}: take fewer")
     return int(value)
+
+
+def shown(value: Any) -> str:
+    """What came, in at most 60 characters."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number, of whatever type; True is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return isinstance(value, Integral) or float(value).is_integer()
+    try:
+        return isinstance(value, Integral) or float(value).is_integer()
+    except OverflowError:
+        return False
 
 
 def reason(error: BaseException | str) -> str:

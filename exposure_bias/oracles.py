@@ -17,7 +17,7 @@ from torch import Tensor
 
 from exposure_bias.autoregression import Autoregression, gain
 from exposure_bias.denoisers import Denoiser, gradients
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, shown
 from exposure_bias.schedules import Level, Schedule
 
 Values = Any  # whatever torch.as_tensor takes
@@ -185,7 +185,7 @@ class Teacher(_Oracle):
     """
 
     def __init__(self, x0: Values, schedule: Schedule) -> None:
-        x0 = torch.as_tensor(x0, dtype=torch.float64)
+        x0 = _real(x0)
         super().__init__(_Constant(x0), schedule, tuple(x0.shape[1:]), "teacher")
 
 
@@ -293,7 +293,14 @@ class _Autoregressive(torch.nn.Module):
 
 def _real(values: Values) -> Tensor:
     """Values as float64. Raises InputError for complex ones, whose imaginary part would go."""
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values)
+    except Exception as error:  # torch raises a dozen kinds for what are no numbers
+        raise InputError(
+            f"an oracle's numbers are an array or a tensor, got {shown(values)}: correct it"
+        ) from error
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise InputError("an oracle's numbers are a plain tensor, not a sparse or an empty one")
     if tensor.is_complex():
         raise InputError("an oracle's numbers are real, got complex ones: give their real part")
     return tensor.to(torch.float64)

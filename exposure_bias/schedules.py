@@ -34,6 +34,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exposure_bias.checking import check_arguments, numbers
 from exposure_bias.errors import InputError, reason, whole_number
 
 Parameterisation = Literal["vp", "edm", "flow", "sub-vp", "custom"]
@@ -47,6 +48,7 @@ KARRAS_RHO = 7.0
 CONTINUOUS_POINTS = 1000
 ROUND_OFF = 1e-9
 SAME_LEVEL = 1e-4  # of σ/α, relative: float32 labels and interpolated schedulers differ by less
+MOST_POINTS = 10**6  # of a schedule, and steps of a chain
 LABEL_SLACK = 1e-6  # of the range of labels: what a network's float32 makes of an end
 
 
@@ -224,7 +226,7 @@ class Schedule:
             raise InputError(
                 f"unknown timestep spacing {spacing!r}: allowed are {', '.join(SPACINGS)}"
             )
-        steps = whole_number(steps, "steps")
+        steps = whole_number(steps, "steps", most=MOST_POINTS)
         if steps > len(self) and (not self.continuous or spacing in ("leading", "trailing")):
             raise InputError(
                 f"{steps} steps were asked of a schedule of {len(self)} levels: use at most"
@@ -364,6 +366,7 @@ def timestep_spacing(grid: str, spacing: str | None) -> str:
 
     Raises InputError if they differ.
     """
+    check_arguments(timestep_spacing, locals())
     if spacing is not None and grid not in ("linspace", spacing):
         raise InputError(
             f"grid={grid!r} and timestep_spacing={spacing!r} name one thing: give one of them"
@@ -380,7 +383,7 @@ def from_alphas_cumprod(
 
     timestep: the network's labels of the levels, shape (T,), increasing; by default 0 … T − 1.
     """
-    abar = np.asarray(alphas_cumprod, dtype=np.float64)
+    abar = numbers(alphas_cumprod, "alphas_cumprod")
     if (
         abar.ndim != 1
         or len(abar) == 0
@@ -394,7 +397,7 @@ def from_alphas_cumprod(
     label = (
         np.arange(len(abar), dtype=np.float64)
         if timestep is None
-        else np.asarray(timestep, dtype=np.float64)
+        else numbers(timestep, "timestep")
     )
     if label.shape != abar.shape or (np.diff(label) <= 0).any():
         raise InputError(
@@ -405,11 +408,15 @@ def from_alphas_cumprod(
 
 def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """DDPM's β from `beta_start` to `beta_end` over T = `steps` levels (Ho et al. 2020, §4)."""
-    return from_alphas_cumprod(np.cumprod(1 - np.linspace(beta_start, beta_end, steps)), "linear")
+    check_arguments(linear, locals())
+    betas = np.linspace(beta_start, beta_end, whole_number(steps, "steps", most=MOST_POINTS))
+    return from_alphas_cumprod(np.cumprod(1 - betas), "linear")
 
 
 def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """Improved DDPM's cosine ᾱ with β clipped at `max_beta` (Nichol & Dhariwal 2021, eq. 17)."""
+    check_arguments(cosine, locals())
+    steps = whole_number(steps, "steps", most=MOST_POINTS)
     f = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
     return from_alphas_cumprod(np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], max_beta)), "cosine")
 
@@ -419,6 +426,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
 
     Karras et al. 2022, eq. 5.
     """
+    check_arguments(edm, locals())
     if not 0 < sigma_min < sigma_max < np.inf:
         raise InputError(f"edm needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     sigma = (
@@ -434,6 +442,9 @@ def flow(scale: float = 1.0) -> Schedule:
 
     diffusers uses scale=1000.
     """
+    check_arguments(flow, locals())
+    if not 0 < scale < np.inf:
+        raise InputError(f"flow needs a scale above 0, got {scale}")
     t = np.arange(1, CONTINUOUS_POINTS + 1) / CONTINUOUS_POINTS
     curve = Curve(
         lambda label: (1.0 - label / scale, label / scale),
@@ -450,6 +461,7 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
 
     The label is t; score_sde's own networks are told σ(t), which their `call` has to compute.
     """
+    check_arguments(ve, locals())
     if not 0 < sigma_min < sigma_max < np.inf:
         raise InputError(f"ve needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     growth = float(np.log(sigma_max / sigma_min))
@@ -470,11 +482,13 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Sc
 
     ᾱ = exp(−β_min t − ½ (β_max − β_min) t²), α = √ᾱ, σ = √(1 − ᾱ); the label is t.
     """
+    check_arguments(vp, locals())
     return _from_curve("vp", "vp", _linear_beta(beta_min, beta_max, _vp), t_min, 1.0)
 
 
 def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Schedule:
     """score_sde's sub-vp: ᾱ as in `vp`, α = √ᾱ, σ = 1 − ᾱ (Song et al. 2021, eq. 12 and 29)."""
+    check_arguments(sub_vp, locals())
     return _from_curve("sub-vp", "sub-vp", _linear_beta(beta_min, beta_max, _sub_vp), t_min, 1.0)
 
 
@@ -492,6 +506,7 @@ def continuous(
     A label is found from its α by Brent's method, to round-off. Raises InputError where log α is
     not below 0 or does not decrease between any two of the schedule's points.
     """
+    check_arguments(continuous, locals())
     if parameterisation not in ("vp", "sub-vp"):
         raise InputError(
             f"log alpha makes a vp or a sub-vp schedule, not {parameterisation!r}: see edm, ve and"

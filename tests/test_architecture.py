@@ -18,6 +18,7 @@ ROOT = Path(eb.__file__).parent
 # free.
 ORDER = (
     "errors",
+    "checking",
     "strangers",
     "states",
     "files",

@@ -253,6 +253,25 @@ def test_progress_in_a_log(monkeypatch: Any) -> None:
     ]
 
 
+def test_clocks_that_no_progress_can_be_told_by(monkeypatch: Any) -> None:
+    """One that stands still, runs backwards, or jumps a year; and no call that is made yet."""
+    from exposure_bias.running import progress
+
+    said: list[str] = []
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    watch = progress.Watch(lambda _: progress.Plan(256, 10.0), said.append, lines=True)
+    watch.expect(4000, "calls")
+    now[0] += 4  # a busy machine, before the first call
+    watch.add(0)
+    for step in (0.0, -50.0, 3.2e7, *[2.0] * 35):
+        now[0] += step
+        watch.add(40)
+    assert said[1] == "about 0 s to go"  # the clock stood still
+    assert said[-1] == "33 % done, about 2 min to go"
+    assert not any(" h to go" in line for line in said[1:])
+
+
 def test_config(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     same = ["--model", OURS[1], "--data", OURS[3]]
     Path("run.toml").write_text(

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from exposure_bias.data import Data, load_data
 from exposure_bias.data.bundled import FASHION
-from exposure_bias.data.limits import limit_of
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import limit_of
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import attacks
@@ -272,7 +273,10 @@ def test_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{"labels": [["img0.png", 1]]}, {"labels": [["img1.png", [0, 1]]]}, {"labels": 3}, [1]],
+    [
+        *({"labels": [["img0.png", 1]]}, {"labels": [["img1.png", [0, 1]]]}, {"labels": 3}, [1]),
+        *({"labels": [["img1.png", True]]}, {"labels": [["img1.png", 1.0]]}),
+    ],
 )
 def test_bad_labels_in_a_zip(tmp_path: Path, content: object) -> None:
     png = encoded(to_image(pixels()[0]))
@@ -281,6 +285,36 @@ def test_bad_labels_in_a_zip(tmp_path: Path, content: object) -> None:
     )
     with fails("dataset.json", "l.zip", "[[file, integer], ...]", "correct it"):
         load_data(archive)
+
+
+def test_contradictions_in_an_archive(tmp_path: Path) -> None:
+    """Neither of two labels, lists or arrays of one name is taken for the true one."""
+    png = encoded(to_image(pixels()[0]))
+    for content, message in (
+        (b'{"labels": [["a.png", 1], ["a.png", 2]]}', "a.png has the labels 1 and 2"),
+        (b'{"labels": [["a.png", 1]], "labels": null}', "'labels' stands there twice"),
+    ):
+        with fails("dataset.json", message):
+            load_data(write_zip(tmp_path / "l.zip", {"a.png": png, "dataset.json": content}))
+    same = b'{"labels": [["a.png", 1], ["a.png", 1]]}'
+    archive = write_zip(tmp_path / "l.zip", {"a.png": png, "dataset.json": same})
+    assert load_data(archive).labels.tolist() == [1]
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for value in (1, 2):
+            buffer = io.BytesIO()
+            np.save(buffer, np.full((2, 4, 4), value, np.uint8))
+            made.writestr("arr_0.npy", buffer.getvalue())
+    with fails("several files of one name"):
+        load_data(tmp_path / "twice.npz")
+
+
+def test_a_link_to_itself_among_images_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(to_image(pixels()[0])))
+    (tmp_path / "b.png").symlink_to("b.png")
+    (tmp_path / "c").symlink_to("c")
+    with pytest.warns(UserWarning, match="1 that are no files"):
+        assert len(load_data(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from test_data import encoded, pixels, to_image, write_folder, write_zip
 
 import exposure_bias as eb
 from exposure_bias.data import Lazy, edm2, hub
-from exposure_bias.data.limits import limit_of
+from exposure_bias.files.limits import limit_of
 
 IMAGES = pixels()
 CLASSES = np.arange(6) % 4

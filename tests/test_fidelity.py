@@ -507,11 +507,42 @@ def test_inception_as_extractor(tmp_path, monkeypatch, random_inception):
         atol=1e-6,
     )
     assert len(list(tmp_path.glob("features-*.npz"))) == 1
-    silent = feature.Extractor(
-        taken.identity, "FID", lambda _: pytest.fail("computed again"), costly=True
-    )
-    again = feature.extract_real(silent, eb.load_data(images), np.arange(2))
+    again = feature.extract_real(taken, eb.load_data(images), np.arange(2))
     assert np.array_equal(again.spatial.features, found.spatial.features)
+
+
+def test_a_cache_is_used_only_where_it_holds_the_features_of_the_images(tmp_path, monkeypatch):
+    """A few images are looked at again, whatever the file says."""
+    monkeypatch.setenv(feature.CACHE, str(tmp_path))
+    data = eb.load_data(np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), dtype=np.uint8))
+    asked = []
+
+    def call(images):
+        asked.append(len(images))
+        found = images.float().flatten(1) / 255
+        return found, found[:, :3]
+
+    extractor = feature.Extractor("mine", "FID", call, costly=True)
+    honest = feature.extract_real(extractor, data, np.arange(64))
+    asked.clear()
+    feature.extract_real(extractor, data, np.arange(64))
+    assert asked == [feature.CHECKED]
+    (path,) = tmp_path.glob("features-*.npz")
+    pool, spatial = honest.pool.features, honest.spatial.features
+    for wrong in (
+        *({"pool": pool[:10], "spatial": spatial[:10]}, {"pool": pool}, {}),
+        *({"pool": np.tile(pool, (2, 1)), "spatial": np.tile(spatial, (2, 1))},),
+        *({"pool": pool[:, :4], "spatial": spatial}, {"pool": 0 * pool, "spatial": spatial}),
+        *({"pool": pool[::-1], "spatial": spatial[::-1]}, {"pool": pool * np.nan}),
+    ):
+        for signed in (True, False):
+            digest = {feature.DIGEST: np.array(feature._digest(wrong))} if signed else {}
+            np.savez(path, **wrong, **digest)
+            asked.clear()
+            again = feature.extract_real(extractor, data, np.arange(64))
+            assert np.array_equal(again.pool.features, pool)
+            assert np.array_equal(again.spatial.features, spatial)
+            assert 64 in asked  # made anew, and kept
 
 
 def test_quantisation_is_guided_diffusions():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -91,28 +92,108 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
+HOLDS = """
+import os, sys, time
+from exposure_bias import files
+with files.output(sys.argv[1], sys.argv[2] == "folder"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def held(path: Path, folder: bool = False) -> subprocess.Popen[str]:
+    """A process that holds an output until its standard input is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path), "folder" if folder else "file"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
 def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
-    """By the next writer of that file; of a writer that lives, of another machine's and of another
-    file's it stays."""
+    """By the next writer of that file; another file's stays, and what is none of ours."""
     script = (
         "import os, sys; from exposure_bias import files; os.replace = lambda *_: os._exit(9);"
         " files.write_bytes(sys.argv[1], b'half')"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "x.nc")])
     assert killed.returncode == 9
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob(".x.nc.*.partial")
     others = [
         left.with_name(left.name.replace(".x.nc.", ".y.nc.")),
-        left.with_name(f".x.nc.elsewhere-{os.getpid()}.partial"),
-        left.with_name(f".x.nc.{files._HOST}-{os.getppid()}.partial"),
+        left.with_name(".x.nc.mine.partial"),
+        left.with_name(".x.nc.partial"),
     ]
     for other in others:
         other.write_bytes(b"half")
-    old = left.with_name(".x.nc.elsewhere-1.partial")
-    old.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    folder = left.with_name(f".x.nc.{'0' * 16}.partial")
+    folder.mkdir()
     files.write_bytes(tmp_path / "x.nc", b"whole")
-    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "x.nc"])
+    assert sorted(tmp_path.iterdir()) == sorted([*others, folder, tmp_path / "x.nc"])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_output_has_one_writer_whose_lock_dies_with_it(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "x"
+    with held(path, folder) as first:
+        with pytest.raises(InputError, match=rf"process {first.pid} of .* writes it now"):
+            files.output(path, folder).__enter__()
+        if not folder:
+            with pytest.raises(InputError, match="writes it now"):
+                files.write_bytes(path, b"second")
+        first.kill()
+    assert [p.name for p in tmp_path.rglob("*.writing")]  # the file stays, the lock does not
+    with files.output(path, folder), files.output(path, folder):  # twice by one run
+        if not folder:
+            files.write_bytes(path, b"second")
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_threads_are_two_writers(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def write() -> None:
+        try:
+            files.write_bytes(tmp_path / "x", b"second")
+        except InputError as error:
+            said.append(str(error))
+
+    with files.output(tmp_path / "x"):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert len(said) == 1
+    assert f"process {os.getpid()}" in said[0]
+
+
+FORKS = """
+import os, sys, time
+from exposure_bias import files
+with files.output(sys.argv[1]):
+    if os.fork():
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+def test_a_fork_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
+    """As a worker does that outlives a killed run."""
+    subprocess.run([sys.executable, "-c", FORKS, str(tmp_path / "x")], check=True)
+    files.write_bytes(tmp_path / "x", b"second")
+
+
+def test_names_of_files_that_are_being_written_are_refused(tmp_path: Path) -> None:
+    for name in (f".x.nc.{'0' * 16}.partial", ".x.nc.writing", ".writing"):
+        with pytest.raises(InputError, match="belong to files that are being written"):
+            files.write_bytes(tmp_path / name, b"")
+    (tmp_path / ".x.nc.writing").write_text("my notes")
+    with pytest.raises(InputError, match="did not make"):
+        files.write_bytes(tmp_path / "x.nc", b"")
+    assert (tmp_path / ".x.nc.writing").read_text() == "my notes"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -186,8 +267,8 @@ def test_an_interrupt_is_one_line_and_nothing_half_written(moment: str, tmp_path
     assert done.stderr.splitlines() == ["eb-analyze: interrupted"]
     # The second leaves what a kill does, which the next writer removes.
     left = {p.name for p in tmp_path.iterdir() if p.is_file()} - {"tiny.py"}
-    assert len(left) == ("twice" in moment)
-    assert all(name.startswith(".") and name.endswith(".partial") for name in left)
+    assert len(left) == 2 * ("twice" in moment)
+    assert all(name.startswith(".") and name.endswith((".partial", ".writing")) for name in left)
 
 
 TINY = """

@@ -270,6 +270,11 @@ print(meet(work))
         ({"WORLD_SIZE": "2", "RANK": "2"}, "no process number"),
         ({"WORLD_SIZE": "many"}, "no process number"),
         ({"WORLD_SIZE": "0"}, "no process number"),
+        ({"RANK": "x"}, "no process number"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+            "is no port",
+        ),
     ],
 )
 def test_a_world_without_a_meeting_place(
@@ -279,12 +284,14 @@ def test_a_world_without_a_meeting_place(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(eb.InputError, match=expected):
+    with pytest.raises(eb.InputError, match=expected) as caught:
         parallel.world()
+    assert parallel.tells(caught.value)  # whoever reads a file on a login node is told, too
 
 
-def test_patience_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXPOSURE_BIAS_PATIENCE", "soon")
+@pytest.mark.parametrize("value", ["soon", "nan", "inf", "-1", "0"])
+def test_patience_is_a_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPOSURE_BIAS_PATIENCE", value)
     with pytest.raises(eb.InputError, match="no number of seconds"):
         parallel.patience()
 

@@ -8,12 +8,14 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from networks import PROMPT, dit, fails, sd3, text_unet
@@ -399,6 +401,53 @@ def test_absurd_positions(tmp_path: Path) -> None:
         eb.load_model(where)
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "said"),
+    [
+        ({}, {}, r"clip x_0 to ±1 .*, space its timesteps by leading"),
+        ({"clip_sample_range": 2.0}, {"clip": True, "timestep_spacing": "leading"}, ""),
+        ({"clip_sample": False, "timestep_spacing": "trailing"}, {}, "by trailing"),
+        ({"clip_sample": False, "timestep_spacing": "linspace"}, {}, ""),
+        (
+            {"thresholding": True, "timestep_spacing": "linspace"},
+            {"clip": True},
+            "would clip x_0 by dynamic thresholding, which no sampler does here:",
+        ),
+        (
+            {"variance_type": "fixed_large", "timestep_spacing": "linspace"},
+            {"clip": True},
+            "would use the variance fixed_large ",
+        ),
+        (
+            {"variance_type": "fixed_large", "timestep_spacing": "linspace"},
+            {"clip": True, "sampler": "ddpm:fixed_large"},
+            "",
+        ),
+        ({"timestep_spacing": "leading"}, {"clip": True, "sampler": "DDIMScheduler"}, ""),
+    ],
+)
+def test_what_a_scheduler_would_do_is_done_or_said_to_be_left_out(
+    options: dict[str, Any], given: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder(tmp_path, "DDPMPipeline", diffusers.DDPMScheduler(**options), unet=attending())
+    model = eb.load_model(tmp_path)
+    data = eb.load_data(np.zeros((2, *model.shape), np.float32))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        eb.record(model, data, steps=2, n=2, streams=("chain",), **given)
+    found = [str(w.message) for w in caught if "follows its own options" in str(w.message)]
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0])
+
+
+def test_a_network_that_builds_and_does_not_compute(tmp_path: Path) -> None:
+    """diffusers takes the number; torch does not."""
+    config(ddpm_folder(tmp_path), freq_shift=[0])
+    model = eb.load_model(tmp_path)
+    with fails(r"the network of .* fails when it is called \(TypeError: .*config.json"):
+        model(X, model.schedule.level(300))
+
+
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "layers as text": (
         lambda f: config(f, layers_per_block="2"),
@@ -431,11 +480,20 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "unet" / "config.json").unlink(),
         "has no config.json: save the whole pipeline",
     ),
-    "a pipe": (lambda f: pipe(f / "unet" / "config.json"), "is no regular file"),
+    "a pipe": (lambda f: pipe(f / "unet" / "config.json"), "a device or a pipe"),
     "T as text": (
         lambda f: scheduler_config(f, num_train_timesteps="1000"),
         "is 1000: a whole number",
     ),
+    "an unknown variance": (
+        lambda f: scheduler_config(f, variance_type="fixed_medium"),
+        "variance_type='fixed_medium': allowed are fixed_small",
+    ),
+    "an unknown spacing": (
+        lambda f: scheduler_config(f, timestep_spacing="even"),
+        "timestep_spacing='even': allowed are linspace, leading, trailing",
+    ),
+    "not a number": (lambda f: config(f, norm_eps=float("nan")), "NaN is no JSON number"),
     "T zero": (lambda f: scheduler_config(f, num_train_timesteps=0), "is 0: a whole number"),
     "beta as text": (lambda f: scheduler_config(f, beta_start="x"), "diffusers makes nothing"),
     "beta above 1": (

@@ -303,7 +303,7 @@ def test_labels_follow_their_samples():
         ("es:linear:1,-2", "must be positive: got -2"),
         ("es:linear:1", r"'es:linear:1'.*es:linear:K,B"),
         ("ip:-0.1", "gamma must be at least 0"),
-        ("ip:nan", "gamma must be at least 0"),
+        ("ip:nan", "a finite number or infinity as gamma, got nan"),
         ("ts:-2,300", "window"),
         ("ts:4,2000", "cutoff"),
         ("ts:4", r"'ts:4'.*ts:WINDOW,CUTOFF"),

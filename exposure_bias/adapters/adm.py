@@ -419,7 +419,8 @@ def load(path: str | os.PathLike[str], preset: str | Preset | None) -> Denoiser:
     if problems:
         name = preset if isinstance(preset, str) else "the preset"
         raise InputError(f"{path} does not fit {name}: {problems} ({_nearest(came)})")
-    net.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    in_memory = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
+    net.load_state_dict(in_memory, assign=True)
     net.eval()
     return Denoiser(
         net,
@@ -449,9 +450,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         not isinstance(state, dict)
         or not state
         or not all(isinstance(v, Tensor) for v in state.values())
+        or not all(isinstance(k, str) for k in state)
     ):
         kinds = (
-            [f"{k} ({type(v).__name__})" for k, v in state.items()]
+            [f"{k!s:.60} ({type(v).__name__})" for k, v in state.items()]
             if isinstance(state, dict)
             else []
         )
@@ -469,7 +471,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Tensor) -> bool:
-    return value.layout is torch.strided and (value.is_floating_point() or value.dim() == 0)
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    return plain and (value.is_floating_point() or value.dim() == 0)
 
 
 def _cure(path: Path, state: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from exposure_bias.adapters import pipelines, prompts
+from exposure_bias.adapters import pipelines, prompts, sampling
 from exposure_bias.adapters.conditions import (
     NAMES,
     NEGATIVE,
@@ -145,7 +145,9 @@ def _noted(model: Denoiser, origin: "_Origin", family: Family) -> Denoiser:
     """The model, with what its size may be, where it came from and what a reader must know."""
     model.any_size = family.any_size
     model.from_loop = family.from_loop
-    model.source = origin.source
+    model.source, model.sampling = origin.source, origin.sampling
+    if origin.sampling:
+        model._call = sampling.telling(model._call, model.name)
     model.note = "; ".join(filter(None, (origin.note, precision_note(origin.net))))
     return model
 
@@ -236,6 +238,7 @@ class _Origin:
     note: str = ""
     encoders: prompts.Encoders | None = None
     factors: dict[str, int] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def _parts(objects: tuple[Any, ...]) -> _Origin:
@@ -285,11 +288,14 @@ def _check_pipeline(name: str, parts: Any) -> None:
 def _read(repository: pipelines.Repository, name: str) -> _Origin:
     read = pipelines.read(repository, _check_classes)
     note = f"weights of the variant {read.variant[1:]}" if read.variant else ""
+    config = dict(read.scheduler.config)
+    sampling.check(name, config)
     return _Origin(
         read.net,
         read.scheduler,
         name,
         read.class_name,
+        sampling=config,
         note=note,
         encoders=prompts.of_repository(repository, read.class_name),
         factors=factors(read.autoencoder),

@@ -11,7 +11,8 @@ The chain is ours, so any scheduler of a kind will do:
 of 0.03 % in σ² at the cleanest level. Betas rescaled to zero terminal SNR (Lin et al. 2023, arXiv
 2305.08891, Alg. 1) end at ᾱ_T = 0, also where a scheduler puts 2⁻²⁴. Preconditioning is that of
 Karras et al. 2022 (arXiv 2206.00364, eq. 7). What a scheduler says about sampling (spacing, karras
-or shifted sigmas, clipping) is not read: that is the business of `record`."""
+or shifted sigmas, clipping) is the business of `record`, which says what it leaves out
+(`sampling`)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -62,8 +62,8 @@ from exposure_bias.data.dataset import (
 )
 from exposure_bias.data.examples import BUNDLED
 from exposure_bias.data.folders import FOLDERS, JPEG_NOTE, from_folder, from_zip
-from exposure_bias.data.limits import Limit, limit_of
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit, limit_of
 
 SPLITS = ("train", "test")
 TABLES = (".parquet", ".pq")

@@ -23,8 +23,8 @@ from exposure_bias.data.dataset import (
     checked_labels,
     unreadable,
 )
-from exposure_bias.data.limits import Limit
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit
 
 RANKS = "(N, D), (N, C, H, W) or (N, H, W), (N, C, F, H, W)"
 SOURCES = (

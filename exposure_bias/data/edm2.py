@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from exposure_bias.data.arrays import array_in
-from exposure_bias.data.limits import Limit
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit
 
 NAME = re.compile(r"(.*/)?img-mean-std-\d+\.npy")
 NOTE = "latents of EDM2 (posterior sample)"

@@ -1,6 +1,5 @@
 """Folders and archives of pictures: which files are read, and one array of them all."""
 
-import json
 import operator
 import os
 import warnings
@@ -16,10 +15,11 @@ from tqdm import tqdm
 from exposure_bias import files
 from exposure_bias.data import edm2, zips
 from exposure_bias.data.dataset import UNIT_RANGE, Data, Labels, unreadable
-from exposure_bias.data.limits import JSON, PICTURES, Limit
 from exposure_bias.data.pictures import JPEG_NOTE as JPEG_NOTE
 from exposure_bias.data.pictures import SUFFIXES, decoded, described
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import JSON, PICTURES, Limit
+from exposure_bias.files.reading import Contradiction, parsed
 
 # Folders that file managers and archivers make.
 HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
@@ -53,8 +53,6 @@ def from_zip(path: Path, limit: Limit, labels: str | None = None) -> Data:
     """Pictures of an archive, as EDM writes them, or latents, as EDM2 does."""
     with zips.opened(path, "a .zip archive", limit) as archive:
         names = archive.namelist()
-        if len(set(names)) < len(names):
-            raise InputError(f"{path} holds several files of one name: pack it anew")
         read_as = [*_read_as(names), *(n for n in names if n == LISTING)]
         sizes = [archive.getinfo(name).file_size for name in read_as]
         limit.check(max(sizes, default=0), "a file", path, PICTURES)
@@ -63,7 +61,7 @@ def from_zip(path: Path, limit: Limit, labels: str | None = None) -> Data:
         def read(name: str) -> bytes:
             share = JSON if name == LISTING else PICTURES
             limit.check(archive.getinfo(name).file_size, name, path, share)
-            return archive.read(name)
+            return zips.read(archive, name)
 
         return _read_all(names, 0, read, path, path.stem, limit, labels)
 
@@ -156,17 +154,29 @@ def _listed(names: Sequence[str], chosen: Sequence[str], read: Read, path: Path)
     if LISTING not in names:
         return None
     content = _content(LISTING, read, path)
+    wanted = "{'labels': [[file, integer], ...]} with every image once, or null labels"
     try:
-        pairs = (json.loads(content) or {}).get("labels")
-        if pairs is None:
-            return None
-        label_of = dict(pairs)
-        return np.array([operator.index(label_of[name]) for name in chosen], dtype=np.int64)
+        pairs = (parsed(content) or {}).get("labels")
+        return None if pairs is None else _of_pairs(pairs, chosen)
+    except (InputError, Contradiction) as error:
+        raise InputError(f"cannot use {LISTING} in {path}: {error}; correct it") from error
     except Exception as error:  # malformed JSON fails in many ways, all with the same cure
-        wanted = "{'labels': [[file, integer], ...]} with every image, or null labels"
         raise InputError(
             f"cannot use {LISTING} in {path}: it must hold {wanted}; correct it"
         ) from error
+
+
+def _of_pairs(pairs: Sequence[Sequence[Any]], names: Sequence[str]) -> NDArray[np.int64]:
+    """The labels of files, from pairs of a name and an integer.
+
+    Raises InputError for two labels of one file, and other errors for what are no such pairs."""
+    label_of: dict[str, int] = {}
+    for name, label in pairs:
+        if isinstance(label, bool):
+            raise TypeError(name)
+        if label_of.setdefault(name, operator.index(label)) != label:
+            raise InputError(f"{name} has the labels {label_of[name]} and {label}")
+    return np.array([label_of[name] for name in names], dtype=np.int64)
 
 
 def _walked(folder: Path, limit: Limit) -> tuple[list[str], int]:
@@ -181,12 +191,13 @@ def _walked(folder: Path, limit: Limit) -> tuple[list[str], int]:
         for entry in _entries(folder / inside):
             seen += 1
             name = f"{inside}{entry.name}"
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 here = _identity(folder / name)
                 if here in above:
                     raise InputError(f"{folder / name} leads back to where it is: remove that link")
                 pending.append((f"{name}/", (*above, here)))
-            elif entry.is_file():
+            elif kind == "file":
                 names.append(name)
             else:
                 broken += name.lower().endswith(SUFFIXES)
@@ -202,8 +213,19 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
 
 
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry is, links followed: "folder", "file", or "" for anything else."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # a link to itself, a path that is too long
+        return ""
+
+
 def _identity(folder: Path) -> Identity:
-    status = folder.stat()
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     return status.st_dev, status.st_ino
 
 

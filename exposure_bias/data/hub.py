@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.data.dataset import Data, Labels, Lazy, Range
-from exposure_bias.data.limits import Limit
 from exposure_bias.data.sources import Items, held, integers, state_of
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files.hub import refuse
 from exposure_bias.files.library import library
+from exposure_bias.files.limits import Limit
 
 NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<split>[\w.-]+))?")
 # Preferred in this order: held-out images are what a diagnostic should see.

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.data.dataset import Data, Labels, Range, unreadable
-from exposure_bias.data.limits import Limit
 from exposure_bias.data.sources import LABELS, Pictures, held, integers
 from exposure_bias.errors import InputError, reason
 from exposure_bias.files.library import library
+from exposure_bias.files.limits import Limit
 
 
 def from_parquet(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.data.dataset import unreadable
-from exposure_bias.data.limits import PICTURES, Limit
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import PICTURES, Limit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pillow would open any format under any name, EPS by starting Ghostscript.

@@ -31,9 +31,9 @@ from exposure_bias import files
 from exposure_bias.data import bundled, zips
 from exposure_bias.data.arrays import NPZ, members
 from exposure_bias.data.dataset import HASH_SCALE, unreadable
-from exposure_bias.data.limits import PICTURES, Limit, limit_of
 from exposure_bias.data.pictures import SUFFIXES, decoded
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.files.limits import PICTURES, Limit, limit_of
 from exposure_bias.states import KINDS, State, described
 
 SOURCES = "an array (N, K, *shape), an .npy, an .npz or a folder of clips"

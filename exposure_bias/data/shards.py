@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from exposure_bias import files
 from exposure_bias.data.arrays import array_in
 from exposure_bias.data.dataset import Data, Labels, Range, unreadable
-from exposure_bias.data.limits import JSON, PICTURES, Limit
 from exposure_bias.data.pictures import SUFFIXES
 from exposure_bias.data.sources import Pictures, held
 from exposure_bias.errors import InputError
+from exposure_bias.files.limits import JSON, PICTURES, Limit
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_SHARDS = 100_000

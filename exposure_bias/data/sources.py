@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from exposure_bias.data.arrays import plain
 from exposure_bias.data.dataset import Data, Labels, Lazy, Range, Source
-from exposure_bias.data.limits import Limit
 from exposure_bias.data.pictures import decoded, of_pillow
 from exposure_bias.errors import InputError, is_whole, reason
+from exposure_bias.files.limits import Limit
 
 CHUNK = 64
 # Under which names a sample of another library keeps its state and its class.

@@ -8,13 +8,15 @@ from typing import IO
 
 from exposure_bias import files
 from exposure_bias.data.dataset import unreadable
-from exposure_bias.data.limits import Limit
+from exposure_bias.errors import InputError
+from exposure_bias.files.limits import Limit
 
 # PKWARE's APPNOTE 4.3.16 and 4.3.14: the records at an archive's end, and the place of the
 # directory's size in each.
 END, END64 = (b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)
 TAIL = 2**16 + 200
 ENTRY = 46  # the least that a member takes in the directory
+PIECE = 2**20
 
 
 @contextmanager
@@ -28,7 +30,18 @@ def opened(path: Path, kind: str, limit: Limit) -> Iterator[zipfile.ZipFile]:
             raise unreadable(path, kind, error) from error
         with archive:
             limit.check_files(len(archive.filelist), path)
+            if len(set(archive.namelist())) < len(archive.filelist):
+                raise InputError(f"{path} holds several files of one name: pack it anew")
             yield archive
+
+
+def read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a member, of which no more is unpacked at once than a piece.
+
+    zipfile's own `read` would unpack a member whole and then cut it to the size that the directory
+    claims. Raises what zipfile raises."""
+    with archive.open(name) as stream:
+        return b"".join(iter(lambda: stream.read(PIECE), b""))
 
 
 def _directory(file: IO[bytes]) -> int:

@@ -430,8 +430,8 @@ def _model(given: Any, speed: Speed) -> tuple[Denoiser, dict[str, Any]]:
         model = remedied(model, remedy)
     for folder in (
         bundled.FOLDER / name,
-        Path(name).expanduser() / "last",
-        Path(name).expanduser(),
+        Path(os.path.expanduser(name)) / "last",
+        Path(os.path.expanduser(name)),
     ):
         try:
             said = read_json(folder / "training.json").get("run")

@@ -17,8 +17,9 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +31,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exposure_bias import files
-from exposure_bias.data import Data
+from exposure_bias.data import Data, zips
+from exposure_bias.data.arrays import NPZ, members
 from exposure_bias.errors import InputError
 from exposure_bias.fidelity import classifier, inception
 from exposure_bias.fidelity.sets import FeatureSet
+from exposure_bias.files.limits import Limit
 from exposure_bias.running import parallel
 from exposure_bias.states import State, described
 from exposure_bias.strangers import imported
@@ -42,9 +45,13 @@ NAMES = ("inception", "classifier", "random-conv", "pixel")
 FID, STAND_IN = "FID", "Fréchet distance (features)"
 CHANNELS = 32
 CACHE = "EXPOSURE_BIAS_CACHE"
+# Of a file of the cache: numbers of an image at most, the name of its digest, how many images are
+# looked at again, and how far their features may be off, of their root mean square.
+MOST_FEATURES, DIGEST, CHECKED, ROUND_OFF = 2**15, "sha256", 4, 1e-2
 GREYSCALE = "greyscale images, repeated to three channels"
 
 Pair = tuple[Tensor, Tensor | None]
+Arrays = dict[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,31 +189,69 @@ def extract_real(
     key = json.dumps(
         [extractor.identity, data.hash, hashlib.sha256(ids.tobytes()).hexdigest(), quantise]
     )
-    folder = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "exposure_bias")
-    path = folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    arrays = parallel.once(lambda: _cached(path))
-    if arrays is None:
+    path = _cache_folder() / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    kept = parallel.once(lambda: _kept(path, extractor, data, ids, quantise))
+    if kept is None:
         made = found()
         parallel.once(lambda: _cache(path, made))
         return made
     return Features(
-        FeatureSet(arrays["pool"], ids),
-        FeatureSet(arrays["spatial"], ids) if "spatial" in arrays else None,
+        FeatureSet(kept["pool"], ids),
+        FeatureSet(kept["spatial"], ids) if "spatial" in kept else None,
     )
 
 
-def _cached(path: Path) -> dict[str, NDArray[np.float32]] | None:
+def _cache_folder() -> Path:
+    """Where features are kept; a machine without a home has its folder of temporary files."""
+    home = os.path.expanduser("~")
+    place = os.path.join(home, ".cache") if os.path.isabs(home) else tempfile.gettempdir()
+    return Path(os.environ.get(CACHE) or os.path.join(place, "exposure_bias"))
+
+
+def _kept(
+    path: Path, extractor: Extractor, data: Data, ids: NDArray[np.int64], quantise: bool
+) -> Arrays | None:
+    """The features in a file of the cache; None where they are not those of the images.
+
+    They must be as they were written, and those of a few images what the extractor says of them."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
+        limit = Limit(len(ids) * MOST_FEATURES * 4)
+        with zips.opened(path, NPZ, limit) as archive:
+            kept = members(archive, ("pool", "spatial", DIGEST), path, limit, "fU")
+        if str(kept.pop(DIGEST, "")) != _digest(kept):
+            return None
+        rows = np.unique(np.linspace(0, len(ids) - 1, CHECKED).astype(int))
+        pool, spatial = extracted(extractor, real_images(data, ids[rows], quantise))
+        said = {"pool": pool} | ({} if spatial is None else {"spatial": spatial})
+        alike = said.keys() == kept.keys() and all(
+            len(kept[name]) == len(ids) and _alike(kept[name][rows], said[name]) for name in said
+        )
     except Exception:  # missing or damaged: made anew
         return None
+    return kept if alike else None
+
+
+def _alike(kept: NDArray[np.floating], said: NDArray[np.floating]) -> bool:
+    """Whether features are the same up to what devices and batches change."""
+    size = float(np.sqrt(np.mean(np.square(said, dtype=np.float64))))
+    return kept.shape == said.shape and bool(np.abs(kept - said).max() <= ROUND_OFF * size)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _cache(path: Path, found: Features) -> None:
-    spatial = {} if found.spatial is None else {"spatial": found.spatial.features}
+    arrays = {"pool": found.pool.features}
+    if found.spatial is not None:
+        arrays["spatial"] = found.spatial.features
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, pool=found.pool.features, **spatial)
+    written: Any = arrays | {DIGEST: np.array(_digest(arrays))}
+    np.savez(buffer, allow_pickle=False, **written)
     try:
         files.write_bytes(path, buffer.getvalue())
     except InputError as error:  # a cache saves time and decides nothing

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exposure_bias.errors import InputError
+from exposure_bias.files.reading import content
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
@@ -32,6 +33,7 @@ SHA256 = "6726825d"
 VARIABLE = "EXPOSURE_BIAS_INCEPTION"
 SIZE = 299
 SPATIAL_CHANNELS = 7
+LARGEST = 2**28  # bytes of a file of weights; the public one has 96 million
 
 
 class Activations(NamedTuple):
@@ -266,8 +268,8 @@ def find(weights: str | os.PathLike[str] | None = None) -> Path:
     """
     named = weights or os.environ.get(VARIABLE)
     if named:
-        path = Path(named).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(named))
+        if not os.path.isfile(path):  # unlike Path.is_file, never raises
             raise InputError(f"there is no weight file {path}: give the path of {FILE}")
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
@@ -292,7 +294,7 @@ def load(weights: str | os.PathLike[str] | None = None) -> tuple[Inception, str]
     Raises InputError for another checksum and for a file that does not hold this network's
     parameters."""
     path = find(weights)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(content(path, LARGEST)).hexdigest()
     if not digest.startswith(SHA256):
         raise InputError(
             f"{path} is not {FILE}: its SHA-256 starts with {digest[:8]}, not {SHA256}; fetch {URL}"

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from exposure_bias import files, jackknife
 from exposure_bias.data import zips
 from exposure_bias.data.arrays import NPZ, members, shape_of
-from exposure_bias.data.limits import Limit
 from exposure_bias.errors import InputError, reason
 from exposure_bias.fidelity import frechet, kernel, manifold
 from exposure_bias.fidelity.frechet import Normal
 from exposure_bias.fidelity.moments import Moments, checked
+from exposure_bias.files.limits import Limit
 from exposure_bias.jackknife import GROUPS
 
 Array = NDArray[np.float64]

@@ -11,19 +11,22 @@ otherwise be whatever the memory held before, and one that the network lacks wou
 `torch.compile` and `DataParallel` write `_orig_mod.` and `module.` into the names of weights; both
 are taken off."""
 
-import json
+import io
 import os
 import pickle
-import stat
+import pickletools
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from exposure_bias.errors import InputError, reason
+from exposure_bias.files import reading
+from exposure_bias.files.reading import opened, size_of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,52 +38,35 @@ NUMBERS = {
     "F16": 2,
     "BF16": 2,
 }  # kinds of numbers that are weights as they stand
+# The others that safetensors knows, and their bytes.
+OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SHOWN = 3
-
-
-def size_of(path: Path, limit: int | None = None) -> int:
-    """The bytes of a regular file.
-
-    Raises InputError for anything else (a pipe would hang), and beyond the limit.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is no regular file: give one")
-    if limit is not None and status.st_size > limit:
-        raise InputError(
-            f"{path} has {status.st_size:,} bytes, at most {limit:,} are read: it is none of what"
-            " it claims"
-        )
-    return status.st_size
+PICKLE = 8_000_000  # bytes of the pickle in a torch file that names its weights
+PICKLES = 5  # of torch's older format: magic number, version, system, weights, keys
+# What the pickle of a torch file may call. torch itself would also let it make a bytearray of
+# gigabytes, a sparse tensor, or one without a memory.
+CALLED = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch.nn.parameter Parameter",
+    *(f"torch._utils _rebuild_{name}" for name in ("parameter", "tensor", "tensor_v2")),
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of at most 4 MB. Raises InputError for anything else."""
-    size_of(path, JSON)
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path} as JSON: {reason(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path} holds a JSON {type(content).__name__}: an object {{name: value}} is needed"
-        )
-    return content
+    return reading.read_json(path, JSON)
 
 
 def shapes_in(path: Path) -> Shapes:
     """Names and shapes in a .safetensors file, from its header alone.
 
-    Raises InputError for a header that is damaged or beyond 10 MB, and for numbers that are
-    quantised."""
-    size = size_of(path)
+    Raises InputError for a header that is damaged or beyond 10 MB, or whose tensors are not in the
+    file, and for numbers that are quantised."""
     damaged = f"{path} is damaged, or no checkpoint"
-    with open(path, "rb") as file:
+    with opened(path) as file:
+        size = reading.checked_size(file, path, None)
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise InputError(f"{damaged}: it is shorter than its header says; fetch it again")
@@ -91,13 +77,11 @@ def shapes_in(path: Path) -> Shapes:
             )
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = reading.parsed(text)
         header.pop("__metadata__", None)
-        shapes = {
-            str(name): tuple(int(n) for n in entry["shape"]) for name, entry in header.items()
-        }
-        kinds = {str(name): str(entry["dtype"]) for name, entry in header.items()}
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        kinds = {name: str(entry["dtype"]) for name, entry in header.items()}
+        shapes = {name: _shape(entry, size - 8 - length) for name, entry in header.items()}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{damaged}: its header is none of safetensors ({reason(error)}); fetch it again"
         ) from error
@@ -111,6 +95,17 @@ def shapes_in(path: Path) -> Shapes:
             " de-quantise"
         )
     return shapes
+
+
+def _shape(entry: Mapping[str, Any], room: int) -> tuple[int, ...]:
+    """A tensor's shape, whose numbers lie within the file. Raises ValueError."""
+    shape, (first, last) = entry["shape"], entry["data_offsets"]
+    if any(type(n) is not int or n < 0 for n in (*shape, first, last)):
+        raise ValueError(f"{entry} has numbers that are no sizes")
+    width = (NUMBERS | OTHERS).get(entry["dtype"])
+    if not first <= last <= room or (width and prod(shape) * width != last - first):
+        raise ValueError(f"{entry} is not in the file")
+    return tuple(shape)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -130,38 +125,90 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def read_torch(path: Path) -> Any:
-    """What torch reads from a file without unpickling it; on the CPU."""
-    size = size_of(path)
-    if zipfile.is_zipfile(path):
-        _refuse_compressed(path, size)
+def read_torch(path: Path, limit: int | None = None) -> Any:
+    """What torch reads from a file without unpickling it; on the CPU.
+
+    The tensors lie in the file, not in memory, until they are copied; those of torch's older format
+    are read. limit: the most bytes that the file may have.
+
+    Raises InputError for what is no such file, or calls for more than weights."""
+    size = size_of(path, limit)
+    with opened(path) as file:
+        zipped = zipfile.is_zipfile(file)
+        called = _called(_pickle_of(file, path, size)) if zipped else _called_older(file)
+    if called - CALLED and not all(map(_is_kind_of_number, called - CALLED)):
+        raise InputError(_refusal(path, called - CALLED))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} cannot be read without unpickling it, which may run any code it holds: where"
-            " you trust it, save its weights alone with"
-            " safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and give that"
-        ) from error
+        raise InputError(_refusal(path, called)) from error
     except Exception as error:  # torch raises many kinds for damaged files
         raise InputError(f"{path} is damaged, or no checkpoint: {reason(error)}") from error
 
 
-def _refuse_compressed(path: Path, size: int) -> None:
-    """Raise InputError where a record is compressed.
+def _refusal(path: Path, called: set[str]) -> str:
+    names = few(sorted(name.replace(" ", ".") for name in called - CALLED))
+    return (
+        f"{path} cannot be read without unpickling it{f' ({names})' if names else ''}, which may"
+        " run any code it holds: where you trust it, save its weights alone with"
+        " safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and give that"
+    )
 
-    torch stores its records as they are; a compressed one is a small file that becomes a large one.
-    """
+
+def _is_kind_of_number(name: str) -> bool:
+    """Whether a pickle's global is one of torch's types of numbers, or of storages of them."""
+    module, _, last = name.partition(" ")
+    return module == "torch" and (
+        isinstance(getattr(torch, last, None), torch.dtype) or last.endswith("Storage")
+    )
+
+
+def _pickle_of(file: BinaryIO, path: Path, size: int) -> bytes:
+    """The pickle of a torch file, which is a zip of uncompressed records.
+
+    Raises InputError where a record is compressed: a small file could become a large one."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(record.file_size for record in archive.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            names = [record.filename for record in records if record.filename.endswith("data.pkl")]
+            packed = any(r.compress_type or r.compress_size != r.file_size for r in records)
+            claimed = sum(record.file_size for record in records)
+            if packed or claimed > size:
+                raise InputError(
+                    f"{path} has {size:,} bytes and claims {claimed:,}: torch writes no compressed"
+                    " checkpoints"
+                )
+            doubled = len({record.filename for record in records}) < len(records)
+            if len(names) != 1 or doubled or archive.getinfo(names[0]).file_size > PICKLE:
+                raise InputError(f"{path} is damaged, or no checkpoint: it has no list of weights")
+            return archive.read(names[0])
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds for damaged archives
         raise InputError(f"{path} is damaged, or no checkpoint: {reason(error)}") from error
-    if claimed > size:
-        raise InputError(
-            f"{path} has {size:,} bytes and claims {claimed:,}: torch writes no compressed"
-            " checkpoints"
-        )
+
+
+def _called(content: bytes) -> set[str]:
+    """The names that a pickle calls for."""
+    return _names_in(io.BytesIO(content))
+
+
+def _called_older(file: BinaryIO) -> set[str]:
+    """The same of torch's older format, several pickles that stand before the numbers."""
+    file.seek(0)
+    stream = io.BytesIO(file.read(PICKLE))
+    return {name for _ in range(PICKLES) for name in _names_in(stream)}
+
+
+def _names_in(stream: io.BytesIO) -> set[str]:
+    names = set()
+    try:
+        for code, argument, _ in pickletools.genops(stream):
+            if code.name == "GLOBAL":  # torch reads no other way to name one
+                names.add(str(argument))
+    except Exception:  # damaged: torch says in which way
+        return names
+    return names
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -229,17 +276,17 @@ def few(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def check_memory(net: nn.Module, what: str) -> None:
+def check_memory(net: nn.Module, what: str, copies: int = 1) -> None:
     """Raise InputError where a network's weights are more than this machine has memory.
 
-    The weights in float32."""
+    The weights in float32. copies: how many numbers are kept for each."""
     count = sum(parameter.numel() for parameter in net.parameters())
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on every system
         memory = 2**40
-    if 4 * count > memory:
-        needs, has = (f"{n / 2**30:,.0f} GiB" for n in (4 * count, memory))
+    if 4 * count * copies > memory:
+        needs, has = (f"{n / 2**30:,.0f} GiB" for n in (4 * count * copies, memory))
         raise InputError(
             f"{what} describes {count:,} weights: they need {needs}, and this machine has {has}"
         )

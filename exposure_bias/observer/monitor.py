@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from exposure_bias.checking import check_arguments, suits
 from exposure_bias.data import load_data
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason, whole_number
@@ -70,8 +71,8 @@ class Monitor(LightningHooks):
 
     def __init__(
         self,
-        *,
         data: Any,
+        *,
         every: int = 1000,
         what: Sequence[str] = ("gap", "hf", "forward_loss"),
         log: Any = None,
@@ -82,9 +83,9 @@ class Monitor(LightningHooks):
         seed: int = 0,
         batch_size: int = 256,
     ) -> None:
-        unknown = [name for name in what if name not in MEASURES]
-        if isinstance(what, str) or unknown or not what:
+        if not suits(what, Sequence[str]) or not what or not {*what} <= {*MEASURES}:
             raise InputError(f"what is any of {', '.join(MEASURES)}, as a list; got {what!r:.60}")
+        check_arguments(Monitor.__init__, locals())
         self.every = whole_number(every, "every, the steps between checks,")
         self.data = load_data(data)
         self.n = min(len(self.data), GROUPS * MINIMUM_PER_GROUP) if n is None else n

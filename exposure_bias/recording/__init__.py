@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias import files
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.files.netcdf import ROOT, Headers
@@ -122,6 +123,7 @@ def load(path: str | os.PathLike[str]) -> Recording:
 
     Raises InputError if it is missing, corrupt, unfinished or of an unknown schema.
     """
+    check_arguments(load, locals())
     recording = load_partial(path)
     if recording.n < recording.planned:
         raise InputError(
@@ -187,6 +189,7 @@ def merge(recordings: Sequence[Recording]) -> Recording:
 
     Raises InputError if there is none, if their runs differ (it names the settings), or if samples
     occur twice."""
+    check_arguments(merge, locals())
     if not recordings:
         raise InputError("merge needs at least one recording")
     first = recordings[0]

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from exposure_bias import strangers
+from exposure_bias.checking import check_arguments, numbers
 from exposure_bias.clipping import UNCLIPPED, Clipping
 from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.errors import InputError
@@ -121,6 +122,7 @@ def epsilon_scaled(model: Denoiser, scale: Scale, steps: int | None = None) -> D
     Unclipped, x̂_0 changes by (1 − 1/λ) σ/α ε̂, which is huge at the first steps of a cosine
     schedule: a warning says so when that happens; sample with clip=True. Raises InputError for λ ≤
     0, NaN, or an array of another shape."""
+    check_arguments(epsilon_scaled, locals())
     return _EpsilonScaled(model, *_scale_function(model, scale, steps))
 
 
@@ -161,6 +163,7 @@ def ip_equivalent(model: Denoiser, gamma: float) -> Denoiser:
 
     Raises InputError for γ < 0 or NaN.
     """
+    check_arguments(ip_equivalent, locals())
     return _IPEquivalent(model, gamma)
 
 
@@ -229,6 +232,7 @@ def time_shifted(model: Denoiser, window: int, cutoff: float) -> Denoiser:
 
     A batch costs one call of the network for each level that its samples choose. Raises InputError
     for window < 0, a window that is no whole number, or a cutoff outside the schedule."""
+    check_arguments(time_shifted, locals())
     return _TimeShifted(model, window, cutoff)
 
 
@@ -331,6 +335,7 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
 
     Raises InputError for anything else, naming what is allowed.
     """
+    check_arguments(remedied, locals())
     kind, _, rest = text.partition(":")
     if kind == "dcw":
         raise InputError(
@@ -378,20 +383,18 @@ def _scale_function(
     schedule, places = model.schedule, np.arange(len(model.schedule))
     function = None
     if callable(scale):
-        function, points = (
-            scale,
-            np.array([scale(schedule.level(float(i))) for i in places], dtype=np.float64),
-        )
+        function = scale
+        points = numbers([scale(schedule.level(float(i))) for i in places], "a scale by level")
     elif isinstance(scale, tuple):
         if len(scale) != 2 or (steps is not None and steps < 2):
             raise InputError(
                 f"a linear scale is a tuple (k, b), with steps of at least 2 if given: got {scale},"
                 f" {steps}"
             )
-        k, b = scale
+        k, b = numbers(scale, "a linear scale")
         points = k * places * (1.0 if steps is None else (steps - 1) / places[-1]) + b
     else:
-        points = np.asarray(scale, dtype=np.float64)
+        points = numbers(scale, "a scale")
         if points.shape not in ((), places.shape):
             raise InputError(
                 f"a scale by level is one number for each of {len(places)} levels, got"

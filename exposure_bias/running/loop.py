@@ -11,7 +11,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -31,6 +31,8 @@ from exposure_bias.running.setup import Samples, Setup, made
 from exposure_bias.statistics.accumulator import Sums
 
 SAVING_SHARE = 0.05
+# Seconds: what a saving is believed to take at most. A run may be suspended in the midst of one.
+LONGEST_SAVING = 60.0
 # A batch takes some fifty times as many float64 numbers at once.
 BATCH_NUMBERS = 2**20
 
@@ -101,6 +103,18 @@ def batches(
     in theirs."""
     check_alike(setup)
     size = min(size, room(setup))
+    with parallel.claimed(checkpoint) if checkpoint is not None else nullcontext():
+        yield from _batches(setup, ledger, size, evaluations, checkpoint)
+
+
+def _batches(
+    setup: Setup,
+    ledger: Ledger,
+    size: int,
+    evaluations: float,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Iterator[Iterator[Turn]]:
+    """Yield once: the batches, whose checkpoint is this run's alone."""
     saved = None if checkpoint is None else _Saved(Path(checkpoint), setup, size)
     # The first process takes over what there is, and all learn which samples that is.
     done = parallel.once(lambda: saved.restored(ledger)) if saved else np.arange(0)
@@ -241,10 +255,11 @@ class _Saved:
         now = time.monotonic()
         rows = np.sort(np.concatenate(mine))
         # The whole is written once all have added up.
-        if len(rows) < self.setup.n and SAVING_SHARE * (now - self.last) >= self.saving:
+        passed = abs(now - self.last)  # a clock may run backwards
+        if len(rows) < self.setup.n and SAVING_SHARE * passed >= self.saving:
             write(self.mine, self.setup, ledger.to_tree(rows), rows, self.size)
             self.last = time.monotonic()
-            self.saving = self.last - now
+            self.saving = min(max(self.last - now, 0.0), LONGEST_SAVING)
 
     def finish(self, ledger: Ledger) -> None:
         """Write the whole, and remove the parts."""
@@ -263,7 +278,7 @@ class _Saved:
 
 def _read(path: Path, setup: Setup) -> tuple[xr.DataTree, Rows]:
     """A checkpoint of a run, and the rows that it holds."""
-    tree, known = files.read_tree(path)
+    tree, known = files.read_tree(path, own=True)
     what = f"{path} belongs to another run (remove it, or choose another checkpoint)"
     if known.get("schema") != SCHEMA:
         raise InputError(

@@ -14,10 +14,11 @@ so instead of hanging, at once if the connection broke, else when its patience e
 
 import atexit
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 1800.0  # seconds that a process waits for the others
 FAREWELL = 30.0  # seconds that a process that failed waits for others that do
+LAST_LOOK, PAUSE = 1.0, 0.05  # seconds that it waits where one of them is gone, and between looks
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set where torchrun keeps the store
 PATIENCE_VARIABLE = "EXPOSURE_BIAS_PATIENCE"
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -81,14 +83,19 @@ def world() -> Team:
         size, rank = 0, 0
     if not 0 <= rank < max(size, 1) or size < 1:
         raise InputError(
-            f"RANK={given.get('RANK')} and WORLD_SIZE={given.get('WORLD_SIZE')} are no process"
-            " number and number of processes: start with torchrun, or unset both"
+            f"RANK={given.get('RANK')!s:.40} and WORLD_SIZE={given.get('WORLD_SIZE')!s:.40} are no"
+            " process number and number of processes: start with torchrun, or unset both"
         )
     missing = [name for name in MEETING if name not in given]
     if size > 1 and missing:
         raise InputError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set, so that the processes"
             " cannot meet: start with torchrun, or unset WORLD_SIZE"
+        )
+    if size > 1 and not (given["MASTER_PORT"].isdecimal() and len(given["MASTER_PORT"]) < 6):
+        raise InputError(
+            f"MASTER_PORT={given['MASTER_PORT']!r:.40} is no port: start with torchrun, or unset"
+            " WORLD_SIZE"
         )
     return Team(rank, size)
 
@@ -125,9 +132,12 @@ def patience() -> timedelta:
     It must exceed the time that one batch takes."""
     text = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE)
     try:
-        return timedelta(seconds=float(text))
+        given = timedelta(seconds=float(text))
     except (ValueError, OverflowError):
-        raise InputError(f"{PATIENCE_VARIABLE}={text!r} is no number of seconds") from None
+        given = timedelta()
+    if given <= timedelta():
+        raise InputError(f"{PATIENCE_VARIABLE}={text!r:.40} is no number of seconds")
+    return given
 
 
 @contextmanager
@@ -140,6 +150,8 @@ def joined() -> Iterator[Team]:
     if here.size == 1 or team() == here:
         yield here
         return
+    # Else torch tells of a lost connection in thirty lines. It has no effect once torch is there.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     import torch.distributed as dist
 
@@ -156,7 +168,7 @@ def joined() -> Iterator[Team]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        why = reason(error).partition(". ")[0]
+        why = re.sub(r"\[.*?\] ?", "", reason(error)).partition(". ")[0]  # places in gloo's source
         raise Gone(
             f"process {here.rank} of {here.size}: another process of this run is gone ({why})"
         ) from error
@@ -199,6 +211,22 @@ def once(function: Callable[[], Result]) -> Result:
         raise said[1]
     result: Result = said[0]
     return result
+
+
+@contextmanager
+def claimed(path: str | os.PathLike[str], folder: bool = False) -> Iterator[None]:
+    """Hold a file, or a folder of results, for this run while it writes there.
+
+    The first process holds it for all. Raises InputError in all where another run holds it."""
+    from exposure_bias import files  # it loads xarray, which --help does without
+
+    with ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(files.output(path, folder))
+
+        once(claim)
+        yield
 
 
 def add(arrays: Iterable[NDArray[Any]]) -> None:
@@ -288,13 +316,17 @@ def tells(error: InputError) -> bool:
     """Whether this process is the one to tell an error.
 
     That is the first that comes to any, and the first with each."""
-    if world().size == 1:
+    try:
+        size = world().size
+    except InputError:  # that is the error
+        return True
+    if size == 1:
         return True
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return True
-    key, size = "exposure_bias/error", world().size
+    key = "exposure_bias/error"
     try:
         store = _store()
         before = store.add(key, 1) > 1
@@ -303,10 +335,12 @@ def tells(error: InputError) -> bool:
         return True
     with suppress(RuntimeError):  # as it may be once all have looked
         store.add(f"{key}/seen", 1)
-        # Who keeps the store lets the others look.
-        until = time.monotonic() + (FAREWELL if AGENT_STORE not in os.environ else 0.0)
-        while store.add(f"{key}/seen", 0) < size and time.monotonic() < until:
-            time.sleep(0.05)
+        # Who keeps the store lets the others look; of them one may be gone.
+        wait = LAST_LOOK if isinstance(error, Gone) else FAREWELL
+        for _ in range(0 if AGENT_STORE in os.environ else round(wait / PAUSE)):
+            if store.add(f"{key}/seen", 0) >= size:
+                break
+            time.sleep(PAUSE)
     return first
 
 

@@ -8,10 +8,12 @@ input has been checked; without it a loop shows a bar on a terminal and nothing 
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from exposure_bias.running.setup import Setup
 Say = Callable[[str], None]
 FIRST = 3.0  # seconds after which the time that a run will take can be told
 EVERY = 60.0  # seconds between two lines in a log
+REPORTS = 32  # by which the time that a call takes is told
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Watch:
     verbose: bool = False
     total: float = 0.0
     done: float = 0.0
-    began: float = 0.0
+    pace: "Pace" = field(default_factory=lambda: Pace())
     spoke: float = 0.0
     told: bool = field(default=False)
 
@@ -68,7 +71,7 @@ class Watch:
     def expect(self, calls: float, parts: str) -> None:
         """So many calls are to come, which are these."""
         self.total, self.done, self.told = max(calls, 1.0), 0.0, False
-        self.began = self.spoke = time.monotonic()
+        self.pace, self.spoke = Pace(), 0.0
         self.say(f"about {rounded(self.total)} network calls: {parts}")
 
     def skip(self, calls: float) -> None:
@@ -78,17 +81,41 @@ class Watch:
     def add(self, calls: float) -> None:
         """So many calls are made."""
         self.done += calls
-        now = time.monotonic()
-        if not self.told and now - self.began >= FIRST:
+        self.pace.add(calls)
+        left = self.pace.seconds(max(self.total - self.done, 0.0))
+        if left is None:
+            return
+        if not self.told and self.pace.spent >= FIRST:
             self.told = True
-            self.say(f"about {in_words(self._left(now))} to go")
-        elif self.lines and now - self.spoke >= EVERY:
-            self.spoke = now
+            self.say(f"about {in_words(left)} to go")
+        elif self.lines and self.pace.spent - self.spoke >= EVERY:
+            self.spoke = self.pace.spent
             share = min(self.done / self.total, 0.99)
-            self.say(f"{100 * share:.0f} % done, about {in_words(self._left(now))} to go")
+            self.say(f"{100 * share:.0f} % done, about {in_words(left)} to go")
 
-    def _left(self, now: float) -> float:
-        return (now - self.began) * max(self.total / self.done - 1, 0.0)
+
+class Pace:
+    """How long a call takes: the median of the last reports.
+
+    A clock may stand still, run backwards, or jump while a machine sleeps or a run is suspended: a
+    report that says so counts as one of many."""
+
+    def __init__(self) -> None:
+        self.last, self.spent = time.monotonic(), 0.0
+        self._recent: deque[float] = deque(maxlen=REPORTS)
+
+    def add(self, calls: float) -> None:
+        """So many calls were made since the last report."""
+        now = time.monotonic()
+        passed, self.last = max(now - self.last, 0.0), now
+        # Of a jump no more is believed than of a slow call.
+        self.spent += min(passed, EVERY)
+        if calls > 0:
+            self._recent.append(passed / calls)
+
+    def seconds(self, calls: float) -> float | None:
+        """How long so many more calls will take; None before the first of them was made."""
+        return calls * median(self._recent) if self._recent else None
 
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
@@ -172,7 +199,7 @@ def say(text: str) -> None:
 
 def rounded(count: float) -> str:
     """Two digits of a large number, with thousands marked."""
-    digits = max(len(str(int(count))) - 2, 0)
+    digits = max(len(f"{count:.0f}") - 2, 0)
     return f"{round(count, -digits):,.0f}"
 
 

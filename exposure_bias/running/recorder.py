@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.oracles import Teacher
@@ -77,6 +78,7 @@ def record(
 
     Raises InputError for whatever does not fit: shapes, names, numbers, a network that returns NaN,
     a checkpoint of another run."""
+    check_arguments(record, locals())
     chosen = _streams(streams)
     spectra = sorted(set(spectra))
     setup = prepare(

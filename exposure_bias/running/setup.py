@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.adapters import adapt
+from exposure_bias.adapters.sampling import left_out
 from exposure_bias.adapters.schedulers import sampler_for
 from exposure_bias.clipping import Clipping, clipping
 from exposure_bias.data import Data, load_data
@@ -43,6 +44,7 @@ from exposure_bias.statistics.law import Law, law
 DEFAULT_SAMPLES = 1024
 DEFAULT_STARTS = 5
 MAX_LEVELS = 100
+MOST = 10**8  # samples of a run
 # Bytes for sums by pixel at the recorded levels, of all streams, which keep about MOMENTS of them.
 MEMORY, MOMENTS = 96 * 2**20, 7
 PACKAGES = ("exposure-bias", "torch", "numpy", "diffusers")
@@ -212,7 +214,7 @@ def prepare(
     model = adapt(model)
     data = load_data(data).fitted(model.shape)
     model = model.fitted(data.shape)
-    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,")
+    n = min(len(data), most) if n is None else whole_number(n, "n, the number of samples,", 1, MOST)
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     whole_number(batch_size, "batch_size")
@@ -231,6 +233,14 @@ def prepare(
     begin = start_of(start, whole)
     through, places = model.schedule.refined(whole[begin[1] :], refine)
     chosen.begin(through)
+    # A class of diffusers' has a spacing of its own, levels have none.
+    used = spacing if isinstance(spacing, str) and not hasattr(chosen, "scheduler") else None
+    if isinstance(sampler, str) and (unlike := left_out(model.sampling, chosen, clip, used)):
+        warnings.warn(
+            f"the scheduler in {model.name} would {unlike}: the sampler {chosen} follows its own"
+            " options",
+            stacklevel=3,
+        )
     run = Run(
         **identities(model, data),
         levels=through,

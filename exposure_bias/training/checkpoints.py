@@ -11,9 +11,12 @@ A folder is written under another name, flushed to disk and renamed; a process t
 moment leaves the checkpoint before intact. A network that is not diffusers' own leaves
 `weights.safetensors` in place of the pipeline."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,15 @@ import torch
 
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, reason
-from exposure_bias.files import CannotWrite
-from exposure_bias.files.weights import read_json, read_torch, size_of
+from exposure_bias.files import CannotWrite, reading
+from exposure_bias.files.weights import read_json, read_torch
 from exposure_bias.schedules import Schedule, cosine, linear
 
 LINKS = ("last", "best")
 STATE, PROVENANCE, LOG = "trainer.pt", "training.json", "training.csv"
-LOG_BYTES = 2**28
+LOG_BYTES = 2**24
+NAME = re.compile(r"iteration-(\d{7,18})")
+DIGEST = "trainer_sha256"  # of STATE, in PROVENANCE
 
 
 def write(
@@ -42,23 +47,27 @@ def write(
 ) -> Path:
     """Write the checkpoint of an iteration and let `last`, and `best` if it is, name it.
 
-    Raises `CannotWrite` if it cannot be written; the earlier checkpoints are then as they were.
+    Whoever writes holds the run's folder (`files.output`), so that a partial checkpoint in it was
+    left by a process that was killed. Raises `CannotWrite` if it cannot be written; the earlier
+    checkpoints are then as they were.
     """
-    folder, partial = run / f"iteration-{iteration:07d}", run / f".partial-{os.getpid()}"
+    folder = run / f"iteration-{iteration:07d}"
+    partial = run / f".{folder.name}.partial"
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        for stale in run.glob(".partial-*"):  # of a process that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+        for stale in run.glob(".iteration-*.partial"):
+            if NAME.fullmatch(stale.name[1:].removesuffix(".partial")):
+                shutil.rmtree(stale, ignore_errors=True)
         partial.mkdir()
         save_network(model, partial)
         torch.save(state, partial / STATE)
-        (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        (partial / LOG).write_text(log)
+        known = provenance | {DIGEST: _digest(partial / STATE)}
+        (partial / PROVENANCE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        (partial / LOG).write_text(log, encoding="utf-8")
         for file in sorted(partial.rglob("*")):
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
-        if folder.exists():  # left by a run that was killed between this rename and the link
+        if folder.exists():  # of this run: begin() refuses those of others
             shutil.rmtree(folder)
         os.replace(partial, folder)
         _link(run / "last", folder.name)
@@ -71,10 +80,26 @@ def write(
             " one is kept"
         ) from error
     kept = {os.path.realpath(run / name) for name in LINKS}
-    for old in run.glob("iteration-*"):
+    for old in all_of(run):
         if os.path.realpath(old) not in kept:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def all_of(run: Path) -> list[Path]:
+    """A run's checkpoints, the earliest first; other folders of its are nobody's business."""
+    found = [path for path in run.glob("iteration-*") if NAME.fullmatch(path.name)]
+    whole = [
+        path
+        for path in found
+        if not path.is_symlink() and all((path / name).is_file() for name in (STATE, PROVENANCE))
+    ]
+    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def last_iteration(run: Path) -> int | None:
@@ -84,19 +109,23 @@ def last_iteration(run: Path) -> int | None:
     return int(number) if os.path.isdir(folder) and number.isdigit() else None
 
 
-def read(run: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+def read(run: Path, limit: int | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(state, provenance, log) of a run's last checkpoint.
+
+    limit: the most bytes that the state may have.
 
     Raises InputError if there is none or it is damaged.
     """
-    folder = run / "last"
-    if not all((folder / name).exists() for name in (STATE, PROVENANCE, LOG)):
+    whole = all_of(run)
+    folder = run / "last" if (run / "last").is_dir() else (whole or [run / "last"])[-1]
+    if not all((folder / name).is_file() for name in (STATE, PROVENANCE, LOG)):
         raise InputError(f"{run} holds no checkpoint to resume: start without resume")
     try:
-        state = read_torch(folder / STATE)
         provenance = read_json(folder / PROVENANCE)
-        size_of(folder / LOG, LOG_BYTES)
-        return state, provenance, (folder / LOG).read_text()
+        state = read_torch(folder / STATE, limit)
+        if provenance.get(DIGEST, "") not in ("", _digest(folder / STATE)):
+            raise InputError(f"{STATE} is not as it was written: restore it, or start anew")
+        return state, provenance, reading.text(folder / LOG, LOG_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the checkpoint {folder}: {reason(error)}") from error
 
@@ -153,13 +182,16 @@ def scheduler(schedule: Schedule, prediction_type: str, learned_variance: bool =
             options = {"beta_schedule": name}
     if "trained_betas" in options:
         options["trained_betas"] = options["trained_betas"].tolist()
-    variance = "learned_range" if learned_variance else "fixed_small"
-    return DDPMScheduler(steps, prediction_type=prediction_type, variance_type=variance, **options)
+    options["variance_type"] = "learned_range" if learned_variance else "fixed_small"
+    # As `record` samples unless it is told otherwise.
+    options |= {"clip_sample": False, "timestep_spacing": "linspace"}
+    return DDPMScheduler(steps, prediction_type=prediction_type, **options)
 
 
 def _link(link: Path, name: str) -> None:
-    temporary = link.with_name(f".{link.name}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.partial")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
     temporary.symlink_to(name, target_is_directory=True)
     os.replace(temporary, link)
 

@@ -1,12 +1,17 @@
 """Networks to train: diffusers' `UNet2DModel` by preset name, or by the path of a configuration."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from exposure_bias.adapters.pipelines import check_depth, quiet
 from exposure_bias.errors import InputError, reason
-from exposure_bias.files.weights import read_json
+from exposure_bias.files.weights import check_memory, read_json
 from exposure_bias.states import State, described
 
+COPIES = 5  # of the weights that training keeps: their gradients, averages and two moments besides
 # Widths by level, residual blocks at each, whether the levels below the first attend, groups of a
 # normalisation. unet-ddpm is the network of Ho et al. 2020 (arXiv 2006.11239, appendix B) for 32×32
 # images, 36 M parameters.
@@ -27,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False) -> Any:
+def unet(net: Any, shape: State, learned_variance: bool = False) -> Any:
     """A fresh `UNet2DModel` for images of shape (C, H, W).
 
     Given are a preset's name, a JSON file of its options, or the options.
@@ -40,11 +45,20 @@ def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False
             " your own"
         )
     channels, height, width = shape
-    options = (
-        dict(net) if isinstance(net, dict) else dict(PRESETS[net]) if net in PRESETS else _read(net)
-    )
-    name = "this network" if isinstance(net, dict) else net
+    if not isinstance(net, str | os.PathLike | dict):
+        raise InputError(
+            f"a network is a preset ({', '.join(PRESETS)}), a JSON file, options or a module, got"
+            f" {type(net).__name__}"
+        )
+    name = "this network" if isinstance(net, dict) else os.fspath(net)
+    options = dict(net) if isinstance(net, dict) else dict(PRESETS.get(name) or _read(name))
     widths = options.setdefault("block_out_channels", (224, 448, 672, 896))
+    if not isinstance(widths, list | tuple) or not widths or not all(map(_is_width, widths)):
+        raise InputError(
+            f"{name} has block_out_channels = {widths!r:.60}: a list of whole numbers of at least 1"
+            " is needed"
+        )
+    check_depth(options, name)
     options.setdefault("down_block_types", ("DownBlock2D",) * len(widths))
     options.setdefault("up_block_types", ("UpBlock2D",) * len(widths))
     options.setdefault("add_attention", False)
@@ -66,17 +80,38 @@ def unet(net: str | dict[str, Any], shape: State, learned_variance: bool = False
                 f"{name} has {key} = {options[key]}, but these images need {value}: change or"
                 " remove it"
             )
+    return _built(options | fixed, name)
+
+
+def _is_width(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _built(options: dict[str, Any], name: str) -> Any:
+    """A network of these options, built first without memory, to see how much it takes.
+
+    Raises InputError for options of which diffusers makes none."""
     from diffusers import UNet2DModel
 
     try:
-        return UNet2DModel(**(options | fixed))
-    except (TypeError, ValueError, RuntimeError) as error:
+        with quiet(), torch.device("meta"):
+            weightless = UNet2DModel(**options)
+        check_memory(weightless, name, COPIES)
+        size = weightless.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        x = torch.zeros(2, weightless.config.in_channels, height, width, device="meta")
+        weightless(x, torch.zeros(2, dtype=torch.long, device="meta"))
+        with quiet():
+            return UNet2DModel(**options)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a constructor says to its numbers
         raise InputError(f"{name} does not configure a UNet2DModel: {reason(error)}") from error
 
 
 def _read(path: str) -> dict[str, Any]:
-    file = Path(path).expanduser()
-    if not file.is_file():
+    file = Path(os.path.expanduser(path))
+    if not os.path.exists(file):
         raise InputError(
             f"there is no network {path!r}: give {', '.join(PRESETS)}, or a JSON file of"
             " UNet2DModel options"

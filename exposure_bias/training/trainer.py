@@ -22,7 +22,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +38,7 @@ from tqdm import tqdm
 from exposure_bias import data as sources
 from exposure_bias import files
 from exposure_bias.adapters import adapt
+from exposure_bias.checking import check_arguments
 from exposure_bias.clipping import clipping
 from exposure_bias.data import Data, load_data
 from exposure_bias.denoisers import Denoiser, on_device
@@ -52,7 +53,7 @@ from exposure_bias.running.setup import made
 from exposure_bias.samplers import DDIM
 from exposure_bias.schedules import Schedule, cosine, linear
 from exposure_bias.streams import prior, rollout
-from exposure_bias.training import checkpoints, networks
+from exposure_bias.training import checkpoints, networks, restoring
 from exposure_bias.training.objectives import Draw, by_sample, objective, target
 
 Row = dict[str, float]
@@ -62,6 +63,7 @@ ON_WRITE_ERROR = ("stop", "go-on")
 CHECKED, CHECK_STEPS = (16, 256), 12  # held-out images and levels, once training has ended
 EVALUATED = 512
 GRID = 16
+SHORTEST = 1e-6  # seconds; a clock may stand still
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +165,17 @@ def train(
     them), and a loss or a weight that is not finite: it names the iteration; the last checkpoint is
     an earlier, good one.
     """
+    check_arguments(train, locals())
     chosen = Settings(**settings)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else files.target_of(out)
     _check(folder, resume, checkpoint_every, sample_every, on_write_error)
     training, heldout = divide(data, chosen.held_out)
     device = parallel.local(device)
-    with parallel.joined() as (rank, size), torch.random.fork_rng(_forked(device)):
+    with (
+        parallel.joined() as (rank, size),
+        torch.random.fork_rng(_forked(device)),
+        parallel.claimed(folder, folder=True) if folder is not None else nullcontext(),
+    ):
         torch.manual_seed(chosen.seed)  # the initial weights
         model = denoiser(net, schedule, prediction_type, training, chosen, learned_variance)
         _to(model, device, chosen)
@@ -336,6 +343,7 @@ class _Run:
         self.order = _Order(len(training), settings)
         self.generator = torch.Generator(self.device)
         self.iteration, self.best = 0, math.inf
+        self.resumed = False
         self.rows: list[Row] = []
         self.losses: list[Tensor] = []
         self.since = time.perf_counter()
@@ -351,6 +359,9 @@ class _Run:
             loss = self.objective(self._forward, draw, self.parameters)
         self.optimizer.zero_grad()
         (loss * (weight * self.size)).backward()
+        if self.resumed:
+            self.resumed = False
+            restoring.check_complete(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_factor(i, settings)
@@ -407,7 +418,7 @@ class _Run:
                 "iteration": self.iteration,
                 "loss": losses.mean().item(),
                 "lr": self.optimizer.param_groups[0]["lr"],
-                "it_per_s": len(losses) / (now - self.since),
+                "it_per_s": len(losses) / max(now - self.since, SHORTEST),
                 "heldout_loss": self._heldout_loss() if evaluate else math.nan,
             }
         )
@@ -430,16 +441,18 @@ class _Run:
         Raises InputError otherwise.
         """
         if not resume:
-            if (folder / "last").exists():
+            if os.path.lexists(folder / "last") or checkpoints.all_of(folder):
                 raise InputError(
                     f"{folder} holds a run already: resume it (--resume), or choose another folder"
                 )
             return
-        found = checkpoints.read(folder)
+        # Weights, averages and two moments of each, and room for what is written beside them.
+        size = sum(t.numel() * t.element_size() for t in self.model.net.state_dict().values())
+        found = checkpoints.read(folder, 4 * size + 2**24)
         try:
             self._take_up(*found, folder)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"the checkpoint of {folder} cannot be resumed: {error}") from error
         except Exception as error:  # what torch says to tensors that are not this run's
             raise InputError(
                 f"the checkpoint {folder / 'last'} is none of this run ({reason(error)}): start in"
@@ -450,17 +463,32 @@ class _Run:
     def _take_up(
         self, state: dict[str, Any], provenance: dict[str, Any], log: str, folder: Path
     ) -> None:
+        """Go on from a checkpoint.
+
+        What the run defines, such as the optimizer's settings, comes from the run; what is taken
+        must be of its kind."""
         refuse_unlike(
             provenance["run"], self.provenance["run"], f"{folder} is a run with other settings"
         )
-        self.model.net.load_state_dict(state["net"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restoring.check_keys(state, ("net", "ema", "optimizer", "iteration", "best"))
         self.iteration = whole_number(state["iteration"], "a checkpoint's iteration", 0)
-        self.best = float(state["best"])
-        self.rows = [
-            {k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(log))
-        ]
+        if self.iteration != provenance["iteration"] or self.iteration > self.settings.iterations:
+            raise InputError(
+                f"it is of iteration {self.iteration} of {self.settings.iterations}, and says"
+                f" {provenance['iteration']!r:.40}"
+            )
+        averaged = dict(state["ema"])
+        if int(averaged.pop("n_averaged", -1)) != self.iteration:
+            raise InputError(f"its weights are not averaged over its {self.iteration} iterations")
+        restoring.load_weights(self.model.net, state["net"], "weights")
+        restoring.load_weights(self.ema.module, averaged, "averages", prefix="module.")
+        self.ema.n_averaged.fill_(self.iteration)
+        restoring.load_moments(self.optimizer, state["optimizer"], self.iteration)
+        self.resumed = self.iteration > 0
+        self.rows = restoring.rows(log, self.iteration)
+        self.best = restoring.best(state["best"], self.rows)
+        if not (folder / "best").exists():  # killed before it was named
+            self.best = math.inf
 
     def checkpoint(self, folder: Path) -> None:
         """Write a checkpoint.
@@ -689,6 +717,8 @@ def _check(
         raise InputError(
             f"unknown on_write_error {on_write_error!r}: allowed are {', '.join(ON_WRITE_ERROR)}"
         )
+    if folder is not None and resume and not folder.is_dir():
+        raise InputError(f"{folder} holds no checkpoint to resume: start without resume")
     whole_number(checkpoint_every, "checkpoint_every")
     if sample_every is not None:
         whole_number(sample_every, "sample_every", 0)
