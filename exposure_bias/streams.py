@@ -102,16 +102,15 @@ def chain(
     steps, teacher = sampler.begin(levels), sampler.begin(levels)
     asks_itself = getattr(steps, "asks_itself", False)
     between = _between(model, x)
-    own = set(levels)
+    own = {*levels, *getattr(steps, "asks_at", ())}
     for index, (s, t) in enumerate(pairwise(levels), start=first):
         now = None if asks_itself else evaluate(model, x, s, index, clip)
         yield Step(index, s, x, now, truth)
         z = noise(index) if sampler.stochastic else None
 
         def predict(x: Tensor, level: Level, index: int = index) -> Prediction:
-            if level not in own:
-                _check_level(model, level)
-            return evaluate(model, x, level, index, clip)
+            known = level if level in own else _known(model, level)
+            return evaluate(model, x, known, index, clip)
 
         # A sampler may write into what it is given: the state was handed out, and z is used again.
         mine = z if z is None or truth is None else z.clone()
@@ -153,13 +152,21 @@ def _between(model: Denoiser, x: Tensor) -> Callable[[Level, Level, float], Leve
     return level
 
 
-def _check_level(model: Denoiser, level: Level) -> None:
-    """Raise InputError for a level that the network does not know under its label."""
-    if not model.schedule.knows(level):
+def _known(model: Denoiser, level: Level) -> Level:
+    """A level of a step's own making, with the label under which the network knows its σ/α.
+
+    Raises InputError where it knows no such level.
+    """
+    schedule = model.schedule
+    if schedule.knows(level):
+        return level
+    own = schedule.at_ratio(level.ratio)._replace(alpha=level.alpha, sigma=level.sigma)
+    if not schedule.knows(own):
         raise InputError(
             f"this sampler asks at timestep {level.timestep:g} for σ/α = {level.ratio:.4g}, which"
-            f" is no level of the {model.schedule.name} schedule: ask predict.between(s, t)"
+            f" is no level of the {schedule.name} schedule: ask predict.between(s, t)"
         )
+    return own
 
 
 def rollout(

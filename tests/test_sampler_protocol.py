@@ -38,11 +38,13 @@ class Midpoint(OneStep):
 class Inventive(OneStep):
     """Asks at a label that has nothing to do with the level it gives."""
 
+    factor: float = 1.0
+
     limit = "ode"
 
     def step(self, x: Any, now: Any, s: Level, t: Level, z: Any, predict: Any) -> Any:
         if t.sigma:
-            predict(x, Level(s.timestep - 0.5, t.alpha, t.sigma))
+            predict(x, Level(s.timestep - 0.5, t.alpha, self.factor * t.sigma))
         return t.alpha * now.x0 + t.sigma * now.epsilon
 
 
@@ -173,9 +175,13 @@ def test_what_lies_between_no_levels_is_refused(s: int, t: int, share: float, sa
         linear.between(linear.level(0), linear.clean)
 
 
-def test_a_level_of_a_samplers_own_making_is_refused() -> None:
+def test_a_level_of_a_samplers_own_making_is_answered_for_what_it_is_or_refused() -> None:
+    """Its α and σ say which level it is, whatever its label."""
+    labels = asked(lambda x, t: 0.9 * x, Inventive())
+    chain = [level.timestep for level in eb.schedules.linear(1000).levels(5)[:-1]]
+    assert sorted({*labels} - {*chain}) == []
     with pytest.raises(eb.InputError, match=r"is no level of the linear.*predict\.between"):
-        asked(lambda x, t: 0.9 * x, Inventive())
+        asked(lambda x, t: 0.9 * x, Inventive(factor=1e6))
 
 
 def test_a_step_that_asks_between_its_levels_has_no_gaussian_reference() -> None:

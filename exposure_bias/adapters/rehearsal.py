@@ -236,6 +236,7 @@ class _Chain:
 
     def __init__(self, sampler: SchedulerSampler, first: int) -> None:
         self._nodes = iter(sampler.nodes[first:])
+        self.asks_at = frozenset(call.level for node in sampler.nodes for call in node)
         begin = sampler.nodes[first][0].place if first < len(sampler.nodes) else 0
         self._stepper = _Stepper(sampler.scheduler, sampler.eta, begin)
 

@@ -188,6 +188,7 @@ class _CorrectedSteps:
     def __init__(self, remedy: Corrected, steps: Steps, first: Level) -> None:
         self._remedy, self._steps, self._first = remedy, steps, first
         self.asks_itself = bool(getattr(steps, "asks_itself", False))
+        self.asks_at = frozenset(getattr(steps, "asks_at", ()))
 
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         said = [now]

@@ -42,9 +42,9 @@ class Prediction(NamedTuple):
 class Predict(Protocol):
     """How a step asks the model at a state and level of its own choice.
 
-    A level is one of the chain's, one that `between` gave, or one that the schedule knows by its
-    label. A call at any other level raises InputError: the network would be told a level that the
-    state does not have.
+    A level is one of the chain's, one that `between` gave, or any other: its α and σ say how noisy
+    the state is, and the network is asked under the schedule's label for that. A call at a level
+    that the schedule does not have raises InputError.
     """
 
     def __call__(self, x: Any, level: Level) -> Prediction:
@@ -85,6 +85,7 @@ class NoSchedule(InputError):
 class Steps(Protocol):
     """What takes the steps of one chain, in order; a multistep solver keeps its history here.
 
+    An attribute `asks_at` holds further levels at which the network is asked under their own labels.
     An attribute `asks_itself = True` says that `now` is not wanted: it is None then, and the chain
     does not ask the network on behalf of the step. Such a chain has no predictions to record.
     """
