@@ -16,6 +16,8 @@ def main() -> int:
     leaves files as a kill does. Either says one line. Imports may turn the first into an error of
     their own or lose it, so that it is remembered here.
     """
+    # Of processes that do not meet torch logs thirty lines, which we say in one.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     pressed: list[int] = []
 
     def interrupt(number: int, _: Any) -> None:

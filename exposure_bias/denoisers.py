@@ -191,7 +191,8 @@ class Denoiser:
         if isinstance(self.net, torch.nn.Module):
             for tensor in chain(self.net.parameters(), self.net.buffers()):
                 if tensor.is_floating_point():
-                    return tensor
+                    # Weights that are fetched for each call are no place for a state.
+                    return torch.empty(0, dtype=tensor.dtype) if tensor.is_meta else tensor
         return self._like
 
     @property
@@ -502,22 +503,40 @@ class Denoiser:
 
 
 def weight_hash(net: torch.nn.Module) -> str:
-    """The first 16 hex digits of a SHA-256 over a module's weights and buffers."""
+    """The first 16 hex digits of a SHA-256 over a module's weights and buffers.
+
+    Of a network that several processes hold together it is over all of it, in all of them.
+    """
     digest = hashlib.sha256()
     # torch.compile puts its own name into those of the weights, but leaves the weights what they
     # are.
-    state = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
+    state = net.state_dict() | _elsewhere(net)
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     for key, value in sorted(state.items()):
         if value.is_meta or value.layout is not torch.strided:
             raise InputError(
                 f"the network's {key} has no numbers (on the meta device) or is sparse: load its"
                 " weights first"
             )
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
         digest.update(key.encode())
         digest.update(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
+
+
+def _elsewhere(net: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights that accelerate's hooks keep elsewhere between calls, by name."""
+    found: dict[str, Tensor] = {}
+    for path, module in net.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        maps = [getattr(each, "weights_map", None) for each in (hook, *getattr(hook, "hooks", ()))]
+        own = chain(module.named_parameters("", False), module.named_buffers("", False))
+        names = [name for name, tensor in own if tensor.is_meta]
+        for kept in (m for m in maps if m is not None):
+            found |= {f"{path}.{name}".lstrip("."): kept[name] for name in names}
+    return found
 
 
 @contextmanager

@@ -13,12 +13,14 @@ import pytest
 import xarray as xr
 
 import exposure_bias as eb
+from exposure_bias.cli import main
 from exposure_bias.running import loop, parallel
 
 SCRIPT = """
 import os, sys, warnings
 import numpy as np, torch
 import exposure_bias as eb
+from exposure_bias.cli import main
 from exposure_bias.running import loop, parallel
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -263,10 +265,314 @@ print(meet(work))
         assert_alike(one[stream], two[stream])
 
 
+SHARDED = """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel, RowwiseParallel, parallelize_module)
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.up, self.down = torch.nn.Linear(16, 24), torch.nn.Linear(24, 16)
+        self.double()
+    def forward(self, x, t):
+        h = torch.tanh(self.up(x.flatten(1)) + t[:, None] / 1000)
+        return (0.3 * x.flatten(1) + self.down(h)).reshape(x.shape)
+
+def sharded(how, size, parts):
+    net = Net()
+    if how == "plain":
+        return net
+    mesh = init_device_mesh("cpu", (size // parts, parts), mesh_dim_names=("copy", "part"))
+    if how == "tensor":
+        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+        return parallelize_module(net, mesh["part"], plan)
+    for layer in (net.up, net.down):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
+
+def denoiser(net):
+    return eb.Denoiser(net, schedule=eb.schedules.linear(1000), prediction_type="epsilon",
+                       shape=(1, 4, 4))
+
+def results(name, net):
+    rec = eb.record(denoiser(net), images(), n=40, steps=3, batch_size=8,
+                    checkpoint=f"{out}/{name}.nc")
+    rolled = eb.rollouts(denoiser(net), images(), n=40, steps=3, starts=[999], batch_size=8)
+    errors = eb.chain_errors(denoiser(net), images(), (2, 3), n=40, batch_size=8)
+    if parallel.team().first:
+        for kind, found in (("rollouts", rolled), ("errors", errors)):
+            found.attrs = {}
+            found.to_netcdf(f"{out}/{name}-{kind}.nc")
+    return rec
+
+def work(how, parts):
+    size = parallel.team().size
+    net = sharded(how, size, parts)
+    with parallel.together(net):
+        shares = parallel.shares()
+    assert shares == parallel.copies(net) == size // parts, shares
+    rec = results(f"{how}-{size}-{parts}", net)
+    assert rec.n == 40
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "size", "parts"),
+    [("tensor", 2, 2), ("tensor", 4, 2), ("fsdp", 2, 2), ("fsdp", 4, 2)],
+)
+def test_networks_that_processes_hold_together(
+    how: str, size: int, parts: int, tmp_path: Path
+) -> None:
+    """Two parts of one network, and two copies of two parts: one process's numbers to 1e-9."""
+    script = (
+        SHARDED
+        + f"""
+results("one", Net())
+print(meet(lambda: work({how!r}, {parts}), {size}))
+"""
+    )
+    assert drive(script, tmp_path) == [str([0] * size)]
+    name = f"{how}-{size}-{parts}"
+    for kind in ("rollouts", "errors"):
+        assert_alike(*(xr.load_dataset(tmp_path / f"{n}-{kind}.nc") for n in ("one", name)))
+    one, other = (eb.load(tmp_path / f"{n}.nc") for n in ("one", name))
+    assert other.run.model.weights == one.run.model.weights
+    for stream in one.streams:
+        assert_alike(one[stream], other[stream])
+    assert not list(tmp_path.glob("*.part*"))
+
+
+@pytest.mark.slow
+def test_a_network_whose_attention_shares_a_sequence(tmp_path: Path) -> None:
+    """diffusers' context parallel, which asks for an accelerator's number of devices."""
+    script = f"""
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import diffusers, networks
+torch.accelerator.device_count = lambda: 1
+def flux(parts):
+    net = networks.flux().double().eval().requires_grad_(False)
+    if parts > 1:
+        net.enable_parallelism(config=diffusers.ContextParallelConfig(ulysses_degree=parts))
+    told = dict(prompt_embeds=torch.ones(1, 4, 8), pooled_prompt_embeds=torch.ones(1, 6))
+    return eb.adapt(net, diffusers.FlowMatchEulerDiscreteScheduler(), **told)
+def work(parts):
+    model = flux(parts)
+    assert parallel.copies(model.net) == 1
+    x = np.random.default_rng(0).normal(0, 0.5, (12, 4, 8, 8)).astype(np.float32)
+    rec = eb.record(model, eb.load_data(x, value_range=None), sampler="euler", steps=2, n=12,
+                    batch_size=4)
+    if parallel.team().first:
+        rec.save(f"{{out}}/{{parts}}.nc")
+work(1)
+print(meet(lambda: work(2)))
+"""
+    assert drive(script, tmp_path) == ["[0, 0]"]
+    one, two = (eb.load(tmp_path / f"{k}.nc") for k in (1, 2))
+    assert two.run.model.weights == one.run.model.weights
+    for stream in one.streams:
+        assert_alike(one[stream], two[stream])
+
+
+def test_one_network_on_two_processes(tmp_path: Path) -> None:
+    """The quick one of these: a chain, and what is unlike in words."""
+    script = (
+        SHARDED
+        + """
+def small():
+    net = sharded("tensor", 2, 2)
+    rec = eb.record(denoiser(net), images(), n=12, steps=2, batch_size=4, streams=("chain",))
+    if parallel.team().first:
+        rec.save(f"{out}/two.nc")
+def unlike():
+    net = Net() if parallel.team().rank else sharded_alone()
+    with parallel.together(net):
+        pass
+def sharded_alone():
+    class Mesh:
+        mesh = torch.tensor([0, 1])
+        def get_coordinate(self):
+            return [0]
+    net = Net()
+    class Placement:
+        def is_replicate(self):
+            return False
+    net.up.weight.device_mesh, net.up.weight.placements = Mesh(), [Placement()]
+    return net
+def fewer():
+    eb.record(denoiser(sharded("tensor", 2, 2)), images(), n=1, steps=2, streams=("chain",))
+def weights():
+    net = Net()
+    if parallel.team().rank:
+        net.up.bias.data += 1e-3
+    eb.record(denoiser(net), images(), n=12, steps=2)
+eb.record(denoiser(Net()), images(), n=12, steps=2, batch_size=4,
+          streams=("chain",)).save(f"{out}/one.nc")
+for each in (small, unlike, fewer, weights):
+    print(meet(each))
+"""
+    )
+    lines = drive(script, tmp_path, 4)
+    assert [line for line in lines if line.startswith("[")] == [
+        "[0, 0]",
+        "[2, 2]",
+        "[0, 0]",
+        "[2, 2]",
+    ]
+    assert "process 0 holds its network together with 0, 1, but process 1 holds its own" in lines[1]
+    assert "processes 0 and 1 have different runs" in lines[-2]
+    assert "model weights" in lines[-2]
+    one, two = eb.load(tmp_path / "one.nc"), eb.load(tmp_path / "two.nc")
+    assert_alike(one["chain"], two["chain"])
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT is not set"),
+        ({}, (0, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, (1, 4)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4"}, (1, 4)),
+        # A batch script, its shell, and torchrun inside a step.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, (0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_PTY_PORT": "60"}, (0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, (0, 1)),
+        (
+            {
+                "SLURM_PROCID": "1",
+                "SLURM_NTASKS": "2",
+                "SLURM_JOB_ID": "7",
+                "SLURM_STEP_ID": "0",
+                "RANK": "5",
+                "WORLD_SIZE": "16",
+                "MASTER_ADDR": "a",
+                "MASTER_PORT": "1",
+            },
+            (5, 16),
+        ),
+    ],
+)
+def test_who_was_started(
+    given: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.world() == expected
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("SLURM_")] + list(parallel.MEETING):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "127.0.0.1:20000"),
+        ({"SLURM_STEP_NODELIST": "node[07-09,12],other3"}, "node07:20000"),
+        (
+            {"SLURM_JOB_NODELIST": "gpu-a[1,3].cluster", "SLURM_JOB_ID": "54321"},
+            "gpu-a1.cluster:34321",
+        ),
+        ({"SLURM_JOB_NODELIST": "a,b", "SLURM_STEP_ID": "3"}, "a:20303"),
+        ({"SLURM_JOB_NODELIST": "a,b", "MASTER_ADDR": "c", "MASTER_PORT": "9"}, "c:9"),
+    ],
+)
+def test_where_they_meet(
+    given: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.place() == expected
+    for port in ("soon", "0", "99999"):
+        monkeypatch.setenv("MASTER_PORT", port)
+        with pytest.raises(eb.InputError, match="is no port: give a number from 1 to 65535"):
+            parallel.place()
+
+
+def test_srun_without_torchrun_shares_the_work(tmp_path: Path) -> None:
+    """Two processes with SLURM's numbers alone: one file, half of the calls each."""
+    code = """
+import sys, numpy as np, torch, exposure_bias as eb
+from exposure_bias.running import parallel
+class Counted(torch.nn.Module):
+    seen = 0
+    def forward(self, x, t):
+        Counted.seen += len(x) * (len(x) > 1)
+        return 0.5 * x
+x = np.random.default_rng(0).normal(0, 0.3, (48, 1, 4, 4)).clip(-1, 1).astype(np.float32)
+model = eb.Denoiser(Counted(), schedule=eb.schedules.linear(1000), prediction_type="epsilon",
+                    shape=(1, 4, 4))
+with parallel.joined() as team:
+    eb.record(model, x, n=48, steps=3, batch_size=4, streams=("chain",), checkpoint=sys.argv[1])
+    seen = parallel.gathered_objects(Counted.seen)
+    print(sum(seen) if team.first else "", flush=True)
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in parallel.MEETING}
+    environment |= {"SLURM_NTASKS": "2", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "run.nc")]
+    started = [
+        subprocess.Popen(line, env=environment | {"SLURM_PROCID": str(rank)}, stdout=-1, text=True)
+        for rank in range(2)
+    ]
+    said = [process.communicate()[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert said == [str(48 * 3), ""]
+    assert eb.load(tmp_path / "run.nc").n == 48
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "eb-analyze: WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT"),
+        (
+            {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "many", "WORLD_SIZE": "2"},
+            "eb-analyze: MASTER_PORT='many' is no port",
+        ),
+        (
+            {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "MASTER_PORT": ""},
+            "eb-analyze: WORLD_SIZE is 2, but MASTER_PORT is not set",
+        ),
+    ],
+)
+def test_processes_that_cannot_meet_say_one_sentence(
+    given: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone(monkeypatch)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["gap", "--model", "digits", "-n", "8", "--steps", "2"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(message)
+
+
+@pytest.mark.slow
+def test_a_process_that_nobody_meets_says_one_sentence() -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in parallel.MEETING}
+    environment |= {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "MASTER_PORT": free_port()}
+    line = [sys.executable, "-m", "exposure_bias", "gap", "--model", "digits", "-n", "8"]
+    done = subprocess.run(
+        [*line, "--steps", "2"],
+        capture_output=True,
+        text=True,
+        env=environment | {"EXPOSURE_BIAS_PATIENCE": "2", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 2
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("eb-analyze: process 1 of 2 did not meet the others at 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT are not set"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "no process number"),
         ({"WORLD_SIZE": "many"}, "no process number"),
         ({"WORLD_SIZE": "0"}, "no process number"),

@@ -273,23 +273,18 @@ def ddpm() -> diffusers.DDPMScheduler:
     return diffusers.DDPMScheduler()
 
 
-@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )
-def test_a_share_of_the_weights(version: int, group: None) -> None:
+def test_a_share_of_the_weights(group: None) -> None:
+    """FSDP1 is refused with a cure that works."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel
 
-    if version == 1:
-        sharded: nn.Module = FullyShardedDataParallel(unet(), device_id=torch.device("cpu"))
-    else:
-        sharded = unet()
-        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    sharded = FullyShardedDataParallel(unet(), device_id=torch.device("cpu"))
     for objects in ((sharded, ddpm()), (sharded,)):
         with fails(
-            r"holds a share of the weights in each process: load all of them .*"
+            r"\(FSDP1\) holds a share of the weights in each process: use FSDP2's .*"
             r" (net\.load_state_dict.*\)\)\))"
         ) as e:
             eb.adapt(*objects)
@@ -301,6 +296,23 @@ def test_a_share_of_the_weights(version: int, group: None) -> None:
     names = {"net": net, "sharded": sharded, "get_model_state_dict": get_model_state_dict}
     exec(cure[0], names | {"StateDictOptions": StateDictOptions})
     assert eb.adapt(net, ddpm()).weight_hash == eb.adapt(unet(), ddpm()).weight_hash
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_fsdp2_is_taken_as_it_is(group: None) -> None:
+    """Its hash is that of the whole network, before a call and after one; see test_parallel."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from exposure_bias.running.shards import holders
+
+    sharded, plain = unet(), eb.adapt(unet(), ddpm())
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    model, level = eb.adapt(sharded, ddpm()), plain.schedule.level(300)
+    for _ in range(2):
+        assert holders(sharded, 0) == (0,)
+        assert model.weight_hash == plain.weight_hash
+        assert torch.equal(model(X, level), plain(X, level))
 
 
 def test_weights_that_are_not_here() -> None:
@@ -331,16 +343,34 @@ def test_weights_that_accelerate_keeps_elsewhere() -> None:
             eb.adapt(*objects)
 
 
-def test_weights_that_accelerate_keeps_elsewhere_come_back() -> None:
-    accelerate = pytest.importorskip(
-        "accelerate", reason="accelerate is no dependency; the cure was tried with 1.15.0"
-    )
-    net = unet()
-    accelerate.cpu_offload(net, execution_device=torch.device("cpu"))
-    with fails("remove_hook_from_module"):
-        eb.adapt(net, ddpm())
-    accelerate.hooks.remove_hook_from_module(net, recurse=True)
-    assert eb.adapt(net, ddpm()).weight_hash == eb.adapt(unet(), ddpm()).weight_hash
+def test_weights_that_accelerate_fetches_for_each_call(tmp_path: Path) -> None:
+    """Spread over devices and disk, by a device_map or by offloading: the network's own numbers."""
+    accelerate = pytest.importorskip("accelerate", reason="no dependency; tried with 1.15.0")
+    plain = eb.adapt(unet(), ddpm())
+    level = plain.schedule.level(300)
+    whole = dict.fromkeys((name for name, _ in unet().named_children()), "cpu")
+    ways = {
+        "device_map": lambda net: accelerate.dispatch_model(
+            net,
+            whole | {"conv_in": "disk", "down_blocks": "disk"},
+            main_device="cpu",
+            offload_dir=str(tmp_path),
+        ),
+        "offload": lambda net: accelerate.cpu_offload(net, execution_device=torch.device("cpu")),
+    }
+    for name, spread in ways.items():
+        net = unet().eval()
+        net = spread(net) or net
+        assert any(p.is_meta for p in net.parameters()), name
+        model = eb.adapt(net, ddpm())
+        assert model.weight_hash == plain.weight_hash
+        torch.testing.assert_close(model(X, level), plain(X, level))
+        rec = eb.record(model, "digits", steps=2, n=16)
+        expected = eb.record(plain, "digits", steps=2, n=16)
+        np.testing.assert_allclose(
+            rec["chain"]["state_sum"], expected["chain"]["state_sum"], rtol=1e-6, atol=1e-6
+        )
+        accelerate.hooks.remove_hook_from_module(net, recurse=True)
 
 
 def test_mixed_precision_from_outside_is_noted() -> None:

@@ -4,9 +4,12 @@
     ema_pytorch's EMA and KarrasEMA, PEFT's models                      the network inside
     torch.export's ExportedProgram                                      its module
     FSDP1, diffusers' EMAModel, ema_pytorch's PostHocEMA, EDM2's
-    PowerFunctionEMA, weights that accelerate keeps elsewhere           refused, with the cure
+    PowerFunctionEMA, weights on the meta device                        refused, with the cure
 
-What runs afterwards is the network itself: eagerly, on one device. Numbers do not depend on how it
+FSDP2, tensor parallel networks and networks that accelerate has spread over devices or keeps
+elsewhere between calls (`device_map`) are taken as they are (`running.shards`).
+
+What runs afterwards is the network itself, eagerly. Numbers do not depend on how it
 was wrapped, and hooks see every call. To run it compiled, compile it in place,
 `model.net.compile()`, which wraps nothing."""
 
@@ -33,7 +36,7 @@ SEVERAL = {
     "PostHocEMA": "ema.synthesize_ema_model(sigma_rel=0.05)",
     "PowerFunctionEMA": "ema.get()[0][0], which is that of the first of ema.stds",
 }
-SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+SHARDED = ("FullyShardedDataParallel",)
 
 
 def unwrapped(value: Any) -> Any:
@@ -75,20 +78,32 @@ def _refuse(value: Any) -> None:
         )
     if class_among(value, SHARDED):
         raise InputError(
-            f"{type(value).__name__} holds a share of the weights in each process: load all of them"
-            " into a network of your own, net.load_state_dict(get_model_state_dict(sharded,"
+            f"{type(value).__name__} (FSDP1) holds a share of the weights in each process: use"
+            " FSDP2's torch.distributed.fsdp.fully_shard(net), or load all of them into a network"
+            " of your own, net.load_state_dict(get_model_state_dict(sharded,"
             " options=StateDictOptions(full_state_dict=True))) of"
             " torch.distributed.checkpoint.state_dict, and give it"
         )
     if not hasattr(value, "named_parameters"):
         return
     absent = [name for name, parameter in value.named_parameters() if parameter.is_meta]
-    if absent:
+    if absent and not _are_fetched(value):
         name, what = (
             type(value).__name__,
             f"{len(absent)} weights on the meta device, {absent[0]} first",
         )
         raise InputError(f"{name} has {what}, where they are no numbers: {_fetch(value)}")
+
+
+def _are_fetched(net: Any) -> bool:
+    """Whether accelerate's hooks fetch every weight that is elsewhere when its module is called."""
+    for module in net.modules():
+        hook = getattr(module, "_hf_hook", None)
+        hooks = (hook, *getattr(hook, "hooks", ()))
+        kept = any(getattr(each, "weights_map", None) is not None for each in hooks)
+        if not kept and any(p.is_meta for p in module.parameters(recurse=False)):
+            return False
+    return True
 
 
 def _fetch(net: Any) -> str:

@@ -102,6 +102,18 @@ def batches(
     progress bar. Raises InputError for a checkpoint of another run, and for processes that differ
     in theirs."""
     check_alike(setup)
+    with parallel.together(setup.model.net):
+        yield from _shared(setup, ledger, size, evaluations, checkpoint)
+
+
+def _shared(
+    setup: Setup,
+    ledger: Ledger,
+    size: int,
+    evaluations: float,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Iterator[Iterator[Turn]]:
+    """`batches` among the processes that hold networks of their own."""
     size = min(size, room(setup))
     with parallel.claimed(checkpoint) if checkpoint is not None else nullcontext():
         yield from _batches(setup, ledger, size, evaluations, checkpoint)
@@ -118,7 +130,7 @@ def _batches(
     saved = None if checkpoint is None else _Saved(Path(checkpoint), setup, size)
     # The first process takes over what there is, and all learn which samples that is.
     done = parallel.once(lambda: saved.restored(ledger)) if saved else np.arange(0)
-    planned = plan(setup.n, done, size, parallel.team().size)
+    planned = plan(setup.n, done, size, parallel.shares())
     mine = [done] if parallel.team().first else [done[:0]]
     with setup.model.evaluating(), progress(setup, evaluations, len(done)) as report:
         yield _turns(planned, mine, ledger, saved, report)
@@ -176,7 +188,7 @@ def _turns(
 ) -> Iterator[Turn]:
     """This process's batches. mine: the rows that it has done, which grows."""
     # The others are about as far as this one.
-    size = parallel.team().size
+    size = parallel.shares()
     for number in parallel.handed_out(len(planned)):
         rows = planned[number]
         yield Turn(rows, lambda steps: report(steps * size))
@@ -252,6 +264,8 @@ class _Saved:
 
     def keep(self, ledger: Ledger, mine: Sequence[Rows]) -> None:
         """Save this process's part, unless that was done a short while ago."""
+        if not parallel.leads():
+            return
         now = time.monotonic()
         rows = np.sort(np.concatenate(mine))
         # The whole is written once all have added up.

@@ -6,10 +6,13 @@ one batch at most, and at its end every process has the sums over all samples. S
 same results and take the same branches; the first one alone writes and prints. Whatever is costly
 and is not made of batches, the first one does for all (`once`).
 
-Processes find each other by torch.distributed: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in
-their environment, as torchrun sets them. Sums travel over gloo, whatever device the networks are
-on. A process that fails is reported by torchrun, which ends the others; one that waits for it says
-so instead of hanging, at once if the connection broke, else when its patience ends.
+*A network that several processes hold together* (`shards`) makes a group of them. A group works on
+the same batches, in step, and its first process's sums are the ones that count.
+
+Processes find each other as torchrun or srun started them (`meeting`). Sums travel over gloo,
+whatever device the networks are on. A process that fails is reported by torchrun, which ends the
+others; one that waits for it says so instead of hanging, at once if the connection broke, else when
+its patience ends.
 """
 
 import atexit
@@ -20,84 +23,97 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError, reason
+from exposure_bias.running.meeting import MEETING, Team, local, patience, place, world
 
 if TYPE_CHECKING:
     from exposure_bias.recording import Recording
 
-PATIENCE = 1800.0  # seconds that a process waits for the others
 FAREWELL = 30.0  # seconds that a process that failed waits for others that do
 LAST_LOOK, PAUSE = 1.0, 0.05  # seconds that it waits where one of them is gone, and between looks
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set where torchrun keeps the store
-PATIENCE_VARIABLE = "EXPOSURE_BIAS_PATIENCE"
-MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Result = TypeVar("Result")
+Groups = tuple[tuple[int, ...], ...]
 
 
 class Gone(InputError):
     """Another process of this run has ended, or does not answer."""
 
 
-class Team(NamedTuple):
-    """This process's number, and how many there are."""
-
-    rank: int
-    size: int
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
-        return self.rank == 0
-
-
 ALONE = Team(0, 1)
 _TEAM: ContextVar[Team] = ContextVar("team", default=ALONE)
+# The processes that hold each network together; None where each holds its own.
+_GROUPS: ContextVar[Groups | None] = ContextVar("groups", default=None)
 # Equal in all processes, which go through the same loops in the same order.
 _LOOPS = count()
+# The group that moves numbers of the CPU, where the default one cannot.
+_CPU: list[Any] = []
 
 
 def team() -> Team:
-    """The processes that work together here: one, but inside `joined` under torchrun."""
+    """The processes that work together here: several inside `joined`, where they were started."""
     return _TEAM.get()
 
 
-def world() -> Team:
-    """What torchrun says, (0, 1) without it.
+def shares() -> int:
+    """Among how many the samples are shared: processes, or groups that hold a network together."""
+    groups = _GROUPS.get()
+    return team().size if groups is None else len(groups)
 
-    Raises InputError for numbers that make no sense, or a number of processes without a place to
-    meet.
+
+def leads() -> bool:
+    """Whether this process's sums count: it is the first of those that hold its network."""
+    groups = _GROUPS.get()
+    return groups is None or any(group[0] == team().rank for group in groups)
+
+
+@contextmanager
+def together(net: Any) -> Iterator[None]:
+    """Share samples among groups of the processes that hold one network together.
+
+    Raises InputError where processes hold unlike networks.
     """
-    given = {name: os.environ[name] for name in MEETING if os.environ.get(name)}
+    if team().size == 1:
+        yield
+        return
+    from exposure_bias.running.shards import holders
+
+    everyone = gathered_objects(holders(net, team().rank))
+    groups = tuple(sorted(set(everyone)))
+    for rank, group in enumerate(everyone):
+        if any(everyone[other] != group for other in group):
+            other = next(other for other in group if everyone[other] != group)
+            raise InputError(
+                f"process {rank} holds its network together with {_listed(group)}, but process"
+                f" {other} holds its own with {_listed(everyone[other])}: make the network alike in"
+                " all processes"
+            )
+    token = _GROUPS.set(None if len(groups) == team().size else groups)
     try:
-        size, rank = int(given.get("WORLD_SIZE", 1)), int(given.get("RANK", 0))
-    except ValueError:
-        size, rank = 0, 0
-    if not 0 <= rank < max(size, 1) or size < 1:
-        raise InputError(
-            f"RANK={given.get('RANK')!s:.40} and WORLD_SIZE={given.get('WORLD_SIZE')!s:.40} are no"
-            " process number and number of processes: start with torchrun, or unset both"
-        )
-    missing = [name for name in MEETING if name not in given]
-    if size > 1 and missing:
-        raise InputError(
-            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set, so that the processes"
-            " cannot meet: start with torchrun, or unset WORLD_SIZE"
-        )
-    if size > 1 and not (given["MASTER_PORT"].isdecimal() and len(given["MASTER_PORT"]) < 6):
-        raise InputError(
-            f"MASTER_PORT={given['MASTER_PORT']!r:.40} is no port: start with torchrun, or unset"
-            " WORLD_SIZE"
-        )
-    return Team(rank, size)
+        yield
+    finally:
+        _GROUPS.reset(token)
+
+
+def copies(net: Any) -> int:
+    """How many copies of a network the processes hold: among so many samples are shared."""
+    if team().size == 1:
+        return 1
+    from exposure_bias.running.shards import holders
+
+    return team().size // len(holders(net, team().rank))
+
+
+def _listed(ranks: tuple[int, ...]) -> str:
+    return ", ".join(map(str, ranks))
 
 
 def is_first() -> bool:
@@ -117,52 +133,23 @@ def share(count: int, rank: int, size: int) -> range:
     return range(count * rank // size, count * (rank + 1) // size)
 
 
-def local(device: str) -> str:
-    """This process's own GPU where several share "cuda", else the device that was named."""
-    return (
-        f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        if device == "cuda" and world().size > 1
-        else device
-    )
-
-
-def patience() -> timedelta:
-    """How long a process waits for another: EXPOSURE_BIAS_PATIENCE seconds, or half an hour.
-
-    It must exceed the time that one batch takes."""
-    text = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE)
-    try:
-        given = timedelta(seconds=float(text))
-    except (ValueError, OverflowError):
-        given = timedelta()
-    if given <= timedelta():
-        raise InputError(f"{PATIENCE_VARIABLE}={text!r:.40} is no number of seconds")
-    return given
-
-
 @contextmanager
 def joined() -> Iterator[Team]:
-    """All processes of torchrun work together inside; nothing is set up for one.
+    """All processes that were started work together inside; nothing is set up for one.
 
-    Raises `Gone` if another process has gone while this one waits for it.
+    Raises `Gone` if another process does not come, or has gone while this one waits for it.
     """
     here = world()
     if here.size == 1 or team() == here:
         yield here
         return
-    # Else torch tells of a lost connection in thirty lines. It has no effect once torch is there.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import torch
     import torch.distributed as dist
 
     known = _TEAM.set(here)
     try:
         if not dist.is_initialized():
-            # Kept until the process ends: the first process serves the others, which a second
-            # meeting could not rely on.
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=patience())
-            atexit.register(dist.destroy_process_group)
+            _meet(here)
+        _find_cpu_group()
         yield here
         barrier()
     except RuntimeError as error:
@@ -174,6 +161,39 @@ def joined() -> Iterator[Team]:
         ) from error
     finally:
         _TEAM.reset(known)
+
+
+def _meet(here: Team) -> None:
+    """Set the processes up, until this one ends: the first one serves the others."""
+    import torch
+    import torch.distributed as dist
+
+    where = place()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    of_torchrun = all(os.environ.get(name) for name in MEETING)
+    method = "env://" if of_torchrun else f"tcp://{where}"
+    try:
+        dist.init_process_group(
+            backend, init_method=method, timeout=patience(), rank=here.rank, world_size=here.size
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise Gone(
+            f"process {here.rank} of {here.size} did not meet the others at {where} within"
+            f" {patience().total_seconds():g} s ({reason(error).partition('. ')[0]}): start all of"
+            " them with torchrun or srun, or unset WORLD_SIZE for one process"
+        ) from error
+    atexit.register(dist.destroy_process_group)
+
+
+def _find_cpu_group() -> None:
+    """Make a group that moves numbers of the CPU, where the processes met for GPUs alone."""
+    import torch.distributed as dist
+
+    default = dist.group.WORLD
+    if _CPU and _CPU[0] is default:
+        return
+    able = any(word in str(dist.get_backend_config()) for word in ("cpu:", "gloo"))
+    _CPU[:] = [default, default if able else dist.new_group(backend="gloo", timeout=patience())]
 
 
 def barrier() -> None:
@@ -188,7 +208,7 @@ def gathered_objects(value: Result) -> list[Result]:
     import torch.distributed as dist
 
     values: list[Any] = [None] * team().size
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_CPU[1])
     return values
 
 
@@ -206,7 +226,7 @@ def once(function: Callable[[], Result]) -> Result:
             said[0] = function()
         except InputError as error:
             said[1] = error
-    dist.broadcast_object_list(said)
+    dist.broadcast_object_list(said, group=_CPU[1])
     if said[1] is not None:
         raise said[1]
     result: Result = said[0]
@@ -230,7 +250,10 @@ def claimed(path: str | os.PathLike[str], folder: bool = False) -> Iterator[None
 
 
 def add(arrays: Iterable[NDArray[Any]]) -> None:
-    """Replace arrays by their sums over all processes, in all of them."""
+    """Replace arrays by their sums over all processes, in all of them.
+
+    Of those that hold a network together one counts.
+    """
     if team().size == 1:
         return
     import torch
@@ -238,22 +261,36 @@ def add(arrays: Iterable[NDArray[Any]]) -> None:
 
     for array in arrays:
         if array.size:
+            if not leads():
+                array[...] = 0
             whole = np.ascontiguousarray(array)
-            dist.all_reduce(torch.from_numpy(whole))
+            dist.all_reduce(torch.from_numpy(whole), group=_CPU[1])
             if whole is not array:
                 array[...] = whole
 
 
 def handed_out(number: int) -> Iterator[int]:
-    """The numbers below `number`, each to one process, in order, whoever asks next.
+    """The numbers below `number`, each to one process or group, in order, whoever asks next.
 
     All processes call this alike.
     """
-    if team().size == 1:
+    if shares() == 1:
         yield from range(number)
         return
     store, key = _store(), f"exposure_bias/loop/{next(_LOOPS)}"
-    while (mine := store.add(key, 1) - 1) < number:
+    groups, rank = _GROUPS.get(), team().rank
+    group = (rank,) if groups is None else next(g for g in groups if rank in g)
+    for turn in count():
+        # The first of a group asks for all of it.
+        told = f"{key}/{group[0]}/{turn}"
+        if rank == group[0]:
+            mine = store.add(key, 1) - 1
+            if len(group) > 1:
+                store.set(told, str(mine))
+        else:
+            mine = int(store.get(told))
+        if mine >= number:
+            return
         yield mine
 
 
@@ -353,3 +390,6 @@ def _store() -> Any:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+__all__ = ["MEETING", "Team", "local", "patience", "place", "world"]

@@ -34,7 +34,7 @@ from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.levels import chosen_levels
 from exposure_bias.paths import Noise, PathNoise, Paths
 from exposure_bias.run import DataId, ModelId, Run, Spacing, Start, Stream
-from exposure_bias.running.parallel import team
+from exposure_bias.running.parallel import copies
 from exposure_bias.samplers import Sampler, named
 from exposure_bias.schedules import Level
 from exposure_bias.schedules import timestep_spacing as spacing_of
@@ -228,7 +228,7 @@ def prepare(
     chosen = sampler_for(sampler, model, steps, spacing)
     clip = clip_of(clip, chosen)
     check_fit(model, data, n, clip)
-    check_processes(n)
+    check_processes(n, model.net)
     whole = chosen.levels(model.schedule, steps, spacing)
     begin = start_of(start, whole)
     through, places = model.schedule.refined(whole[begin[1] :], refine)
@@ -369,11 +369,15 @@ def check_fit(model: Denoiser, data: Data, n: int, clip: Clipping) -> None:
         )
 
 
-def check_processes(n: int) -> None:
-    """Raise InputError for more processes than samples, some of which would have nothing to do."""
-    if n < team().size:
+def check_processes(n: int, net: Any = None) -> None:
+    """Raise InputError for more processes than samples, some of which would have nothing to do.
+
+    net: the network, which several processes may hold together.
+    """
+    size = copies(net)
+    if n < size:
         raise InputError(
-            f"{team().size} processes for {n} samples: start at most as many as there are samples"
+            f"{size} processes for {n} samples: start at most as many as there are samples"
         )
 
 
