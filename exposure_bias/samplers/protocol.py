@@ -85,7 +85,7 @@ class NoSchedule(InputError):
 class Steps(Protocol):
     """What takes the steps of one chain, in order; a multistep solver keeps its history here.
 
-    An attribute `asks_at` holds further levels at which the network is asked under their own labels.
+    An attribute `asks_at` holds further levels whose labels the network is asked under as they are.
     An attribute `asks_itself = True` says that `now` is not wanted: it is None then, and the chain
     does not ask the network on behalf of the step. Such a chain has no predictions to record.
     """
