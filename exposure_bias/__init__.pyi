@@ -40,6 +40,8 @@ from .experiments.compare import compare as compare
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.drift import drift as drift
 from .experiments.drift import drift_budget as drift_budget
+from .experiments.levels import level_curve as level_curve
+from .experiments.levels import optimise_levels as optimise_levels
 from .experiments.network_error import network_error as network_error
 from .experiments.rollouts import rollouts as rollouts
 from .experiments.solvers import solver_curve as solver_curve

@@ -32,9 +32,9 @@ SCHEDULES = {
 }
 
 
-def closed_form(levels: Sequence[Level]) -> float:
+def closed_form(levels: Sequence[Level], sampler: str = "ddpm") -> float:
     """The gap at the clean end of the exact denoiser's chain, Gaussian data, from q(x_T)."""
-    chain = eb.references.gaussian_chain(np.zeros(5), VARIANCE, levels, "ddpm")
+    chain = eb.references.gaussian_chain(np.zeros(5), VARIANCE, levels, sampler)
     return float(chain["gap"][-1])
 
 
@@ -45,6 +45,15 @@ def test_it_is_the_closed_form_for_gaussian_data(name: str, steps: int) -> None:
     assert GAUSSIAN.predicted(levels) == pytest.approx(closed_form(levels), abs=1e-10)
     if steps > 1:
         assert -1 < closed_form(levels) < -1e-3
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_wider_variance_is_the_closed_form_too(name: str) -> None:
+    levels = SCHEDULES[name].levels(10)
+    wide = Discretisation(GAUSSIAN.spread, GAUSSIAN.weights, wide=True)
+    expected = closed_form(levels, "ddpm:fixed_large")
+    assert wide.predicted(levels) == pytest.approx(expected, abs=1e-10)
+    assert abs(expected - closed_form(levels)) > 0.01
 
 
 def test_uneven_levels_too() -> None:

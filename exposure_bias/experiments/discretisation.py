@@ -27,9 +27,10 @@ So the error that a chain's steps together cause is predicted to be
 
     E S(x̂_0) / E S(x_0) − 1 = − Σ_steps b² Σ_i V_i(s) W_i(t) / E S(x_0),   W_i = w_g(i) k_i².
 
-For Gaussian data with independent components w = 1 and this is the closed form of
-`references.gaussian`. Each term depends on the two levels of its step alone, so that dynamic
-programming finds the best levels.
+With DDPM's wider variance β in place of β̃ a step adds what it should not, β − β̃ along each
+direction, which counts against b² V_i. For Gaussian data with independent components w = 1 and
+this is the closed form of `references.gaussian`. Each term depends on the two levels of its step
+alone, so that dynamic programming finds the best levels.
 
 Directions are those of the orthonormal DCT over the axes of space (of vectors, the components).
 The groups are three of the directions below a quarter of a cycle per pixel, with a third of their
@@ -39,7 +40,6 @@ variance each, and one of all directions above.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ from torch import Tensor
 from exposure_bias.errors import InputError
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.recording import Recording
+from exposure_bias.samplers import conditional_variance
 from exposure_bias.schedules import Level
 from exposure_bias.states import State
 from exposure_bias.statistics.accumulator import Accumulator, Batch, Layout
@@ -89,13 +90,13 @@ class Directions:
 
 
 class ResidualPower(Accumulator):
-    """Σ (x_0 − x̂_0)_i² of the forward stream, `prediction_residual` (step, group, direction)."""
+    """Σ (x_0 − x̂_0)_i² of the forward stream, `prediction_residual` (step, group, mode)."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self._directions = Directions(layout.shape)
         size = int(np.prod(layout.shape))
-        self.add_sum(RESIDUAL, step=layout.steps, group=GROUPS, direction=size)
+        self.add_sum(RESIDUAL, step=layout.steps, group=GROUPS, residual_mode=size)
 
     def update(self, rows: slice, batch: Batch) -> None:
         if batch.prediction is None:
@@ -220,18 +221,19 @@ def groups_of(variance: Array, high: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Discretisation:
-    """What each step between two levels is predicted to cost (module docstring)."""
+    """What each step between two levels is predicted to cost (module docstring).
+
+    wide: whether a step's noise has the variance β rather than β̃.
+    """
 
     spread: Spread
     weights: Weights
+    wide: bool = False
 
     def predicted(self, levels: Sequence[Level]) -> float:
         """The relative error of S at the end of a chain through `levels`, the last one clean."""
-        terms = [
-            step_gain(s, t) ** 2 * float(self.spread.at(s.snr) @ self.weights.at(t))
-            for s, t in pairwise(levels)
-        ]
-        return -sum(terms) / self.weights.mean
+        costs = self.signed_costs(levels)
+        return -float(sum(costs[j, j + 1] for j in range(len(levels) - 1)))
 
     def costs(self, levels: Sequence[Level]) -> Array:
         """What the step from level j to level k costs, (M, M), infinite where k ≤ j.
@@ -239,21 +241,32 @@ class Discretisation:
         The last level is clean. It is the size of each step's error that counts: what two steps do
         to a statistic in opposite ways does not make a chain good.
         """
-        spread = np.stack([self.spread.at(level.snr) for level in levels[:-1]])
+        costs = np.abs(self.signed_costs(levels))
+        costs[np.tril_indices(len(levels))] = np.inf
+        return costs
+
+    def signed_costs(self, levels: Sequence[Level]) -> Array:
+        """How far the step from level j to level k lowers the statistic, relative, (M, M)."""
+        alpha, snr = np.array([(level.alpha, level.snr) for level in levels]).T
+        spread = np.stack([self.spread.at(float(ratio)) for ratio in snr[:-1]])
         weights = np.stack([self.weights.at(level) for level in levels])
-        snr = np.array([level.snr for level in levels])
-        alpha = np.array([level.alpha for level in levels])
-        with np.errstate(invalid="ignore"):
-            gain = alpha * (1 - np.where(np.isinf(snr), 0.0, snr[:-1, None] / snr))
-        cost = gain**2 * np.abs(spread @ weights.T) / self.weights.mean
-        cost = np.vstack([cost, np.full(len(levels), np.inf)])
-        cost[np.tril_indices(len(levels))] = np.inf
-        return cost
+        # Of the signal-to-noise ratio at t, the share that a step from s has yet to gain.
+        share = snr[:-1, None] / np.where(snr > 0, snr, np.inf)
+        lost = (alpha * (1 - share)) ** 2 * (spread @ weights.T)
+        if self.wide:
+            lost -= self._added(levels) * weights.sum(1)
+        costs = np.zeros((len(levels), len(levels)))
+        costs[:-1] = lost / self.weights.mean
+        return costs
 
-
-def step_gain(s: Level, t: Level) -> float:
-    """b of a step (module docstring)."""
-    return t.alpha * (1 - s.snr / t.snr)
+    def _added(self, levels: Sequence[Level]) -> Array:
+        """β − β̃ of the step from level j to level k, (M − 1, M), 0 where k ≤ j or k is clean."""
+        added = np.zeros((len(levels) - 1, len(levels)))
+        for j, s in enumerate(levels[:-1]):
+            for k in range(j + 1, len(levels) - 1):
+                beta = conditional_variance(s, levels[k])
+                added[j, k] = beta * (1 - (levels[k].sigma / s.sigma) ** 2)
+        return added
 
 
 def best_path(costs: Array, steps: int) -> list[int]:
