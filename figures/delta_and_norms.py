@@ -1,93 +1,83 @@
-"""δ_t and ε-norms beside their references, and the published log, from results/delta_and_norms and
-published_delta."""
+"""δ_t and ε-norms of the literature beside the values of samplers and networks without error.
+
+From results/delta_and_norms and results/published_delta."""
 
 import drawing
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 
-STUDY = "delta_and_norms"
+STUDY, LOG = "delta_and_norms", "published_delta"
 
 
 def main() -> None:
     delta, norms = drawing.read(STUDY, "delta.csv"), drawing.read(STUDY, "norms.csv")
     if delta is None or norms is None:
         return drawing.note_missing(STUDY)
-    log = drawing.read("published_delta", "table.csv")
-    all_steps = list(delta["steps"].unique())
+    steps = int(delta["steps"].min())
     with drawing.style():
-        figure, axes = plt.subplots(1, len(all_steps) + 2, figsize=(2.4 * drawing.COLUMN, 2.5))
-        for axis, steps in zip(axes, all_steps, strict=False):
-            here = delta[delta["steps"] == steps]
-            perfect = here["root_perfect"]
-            band = pd.DataFrame(
-                {"timestep": here["timestep"], "value": here["root"] - perfect}
-                | {end: here[f"root_band_{end}"] - perfect for end in ("low", "high")}
-            )
-            drawing.curve(axis, band, "timestep", "model", 0)
-            axis.axhline(0, color="k", linewidth=1, label="perfect sampler")
-            axis.plot(
-                here["timestep"],
-                here["root_gaussian"] - perfect,
-                label="same solver, Gaussian",
-                **drawing.REFERENCE,
-            )
-            axis.set(xlabel="$t$", title=f"{steps} steps")
-            axis.set_ylabel(
-                r"$\sqrt{\delta_t}$ less a perfect sampler's" if steps == all_steps[0] else ""
-            )
-            axis.invert_xaxis()
-        last = axes[-2]
-        for i, steps in enumerate(all_steps):
-            here = norms[norms["steps"] == steps]
-            band = here.rename(
-                columns={"ratio": "value", "ratio_band_low": "low", "ratio_band_high": "high"}
-            )
-            drawing.curve(last, band, "timestep", f"{steps} steps", i)
-            for reference, line in (("ratio_gaussian", "--"), ("ratio_exact", ":")):
-                last.plot(
-                    here["timestep"], here[reference], color=f"C{i}", linestyle=line, linewidth=1
-                )
-        last.plot([], [], "k--", linewidth=1, label="Gaussian data")
-        last.plot([], [], "k:", linewidth=1, label="exact denoiser")
-        last.set(xlabel="$t$", ylabel=r"$\epsilon$-norm, chain / forward", title="")
-        last.invert_xaxis()
-        published = axes[-1]
-        published.plot(
-            log["timestep"],
-            log["published"] ** 0.5,
-            "o",
-            color="C3",
-            markersize=3,
-            label="published log",
-        )
-        published.plot(
-            log["timestep"], log["perfect"] ** 0.5, color="k", linewidth=1, label="perfect sampler"
-        )
-        published.fill_between(
-            log["timestep"],
-            log["small"] ** 0.5,
-            log["large"] ** 0.5,
-            color="0.8",
-            label="same solver",
-        )
-        published.set(xlabel="$t$", title="CIFAR-10, published")
-        published.invert_xaxis()
-        for axis in (axes[0], last, published):
-            axis.legend(fontsize=5.5)
-        for axis in axes:
-            axis.set_title(axis.get_title(), fontsize=7)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(2 * drawing.COLUMN, 2.6))
+        draw_delta(left, delta[delta["steps"] == steps])
+        draw_norms(right, norms[norms["steps"] == steps])
     drawing.save(
         figure,
         STUDY,
-        "First two: the signed root of the published δ_t along the chain (noise at the left) less a"
-        " perfect sampler's, with its simultaneous 95 % band; dashed, a perfect denoiser of"
-        " Gaussian data with the same steps. Third: ratio of ε-norms, chain over forward; dashed"
-        " for a perfect denoiser of Gaussian data, dotted for the exact denoiser of the training"
-        " images. Right: the author's log for ADM on CIFAR-10 at 20 steps, signed root of δ_t"
-        " without intervals, and the same two references on JPEG copies of those images; grey spans"
-        " the variances β̃ and β.",
+        f"Two published measures along a chain of {steps} steps; the noise is at the left. Left:"
+        " the root of δ_t of the network (simultaneous 95 % band), of a perfect sampler of any"
+        " data, and of the exact denoiser of the training images. None is zero. Right: the ratio of"
+        " the predicted noise's norm, chain over forward stream (simultaneous 95 % band), at"
+        " every level; dotted, the exact denoiser of the training images; dashed, a perfect"
+        " network of Gaussian data. The network stands apart from both at the last level.",
+    )
+    log = drawing.read(LOG, "table.csv")
+    if log is None:
+        return drawing.note_missing(LOG)
+    with drawing.style():
+        figure, axis = plt.subplots(figsize=(drawing.COLUMN, 2.5))
+        draw_log(axis, log)
+    drawing.save(
+        figure,
+        LOG,
+        "The author's own log of δ_t (ADM on CIFAR-10, 20 steps, no intervals), as its root. The"
+        " line is what a perfect sampler has on JPEG copies of these images; grey is what a perfect"
+        " network with 20 steps has on Gaussian data, with a variance between β̃ and β.",
     )
     return None
+
+
+def draw_delta(axis: Axes, here: pd.DataFrame) -> None:
+    band = here.rename(columns={"root": "value", "root_band_low": "low", "root_band_high": "high"})
+    drawing.curve(axis, band, "timestep", "network", 0)
+    axis.plot(here["timestep"], here["root_perfect"], "k", label="perfect sampler", linewidth=1)
+    exact = here["delta_exact"].clip(lower=0) ** 0.5
+    axis.plot(here["timestep"], exact, "k:", label="exact denoiser", linewidth=1)
+    axis.axhline(0, **drawing.REFERENCE)
+    axis.set(xlabel="timestep $t$", ylabel=r"$\sqrt{\delta_t}$ (data units)")
+    axis.invert_xaxis()
+    axis.legend(fontsize=7)
+
+
+def draw_norms(axis: Axes, here: pd.DataFrame) -> None:
+    band = here.rename(
+        columns={"ratio": "value", "ratio_band_low": "low", "ratio_band_high": "high"}
+    )
+    drawing.curve(axis, band, "timestep", "network", 0)
+    axis.plot(here["timestep"], here["ratio_exact"], "k:", label="exact denoiser", linewidth=1)
+    axis.plot(here["timestep"], here["ratio_gaussian"], "k--", label="Gaussian data", linewidth=1)
+    axis.set(xlabel="timestep $t$", ylabel="noise norm, chain / forward")
+    axis.invert_xaxis()
+    axis.legend(fontsize=7)
+
+
+def draw_log(axis: Axes, log: pd.DataFrame) -> None:
+    at = log["timestep"]
+    axis.plot(at, log["published"] ** 0.5, "o", color="C3", markersize=3, label="published log")
+    axis.plot(at, log["perfect"] ** 0.5, "k", linewidth=1, label="perfect sampler")
+    small, large = log["small"] ** 0.5, log["large"] ** 0.5
+    axis.fill_between(at, small, large, color="0.8", label="perfect network, 20 steps")
+    axis.set(xlabel="timestep $t$", ylabel=r"$\sqrt{\delta_t}$ (data units)")
+    axis.invert_xaxis()
+    axis.legend(fontsize=7)
 
 
 if __name__ == "__main__":

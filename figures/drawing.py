@@ -61,7 +61,22 @@ def published() -> pd.DataFrame:
 def save(figure: Figure, study: str, caption: str) -> None:
     """NAME.pdf and NAME.png in `folder`, NAME.md in figures/captions: the same bytes from the same
     results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():  # resolution, and colours that are named by their place in the cycle
+        for suffix, metadata in formats.items():
+            figure.savefig(folder / f"{study}.{suffix}", metadata=metadata)
+    text = f"{caption}\n\n{made_by(study)}\n"
+    captions = ROOT / "figures" / "captions"
+    captions.mkdir(exist_ok=True)
+    (captions / f"{study}.md").write_text(text)
+    matplotlib.pyplot.close(figure)
+
+
+def made_by(study: str) -> str:
+    """What a study was run with, in words."""
     run = run_of(study)
+    if "settings" not in run:
+        return f"Made by `python analyses/{study}.py`."
     bundled = {"model": "bundled {data}", "ip": "bundled {data}-ip"}
     said = {
         k: bundled[k].format(**run["settings"]) if v is None else v
@@ -70,17 +85,7 @@ def save(figure: Figure, study: str, caption: str) -> None:
     settings = ", ".join(
         f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in said.items()
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with style():  # resolution, and colours that are named by their place in the cycle
-        for suffix, metadata in formats.items():
-            figure.savefig(folder / f"{study}.{suffix}", metadata=metadata)
-    text = (
-        f"{caption}\n\nScale: {run['scale']}. Settings: {settings}; made by `{run['command']}`.\n"
-    )
-    captions = ROOT / "figures" / "captions"
-    captions.mkdir(exist_ok=True)
-    (captions / f"{study}.md").write_text(text)
-    matplotlib.pyplot.close(figure)
+    return f"Scale: {run['scale']}. Settings: {settings}; made by `{run['command']}`."
 
 
 def curve(
