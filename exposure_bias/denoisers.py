@@ -173,6 +173,7 @@ class Denoiser:
         self.any_size = self.guidance_embedded = False
         self.from_loop: Callable[[Tensor, State], Tensor] = lambda x, shape: x
         self._autocast: torch.dtype | None = None
+        self._fractions: list[bool] = []  # whether it answers between timesteps, once asked
         self._most: list[int] = []  # how many states fit the device's memory, once that is known
         self._call = call or (lambda net, *inputs: net(*inputs))
         self._labels: Tensor | None = None
@@ -377,6 +378,18 @@ class Denoiser:
         except Exception:  # whatever it is, it is not the fraction
             return False
         return True
+
+    def takes_fractions(self, x: Tensor) -> bool:
+        """Whether the network answers between whole timesteps; found by asking it once, at x."""
+        if self.schedule.continuous or len(self.schedule) < 2:
+            return self.schedule.continuous
+        if not self._fractions:
+            try:
+                self(x, self.schedule.level(len(self.schedule) // 2 - 0.5))
+                self._fractions.append(True)
+            except FractionalTimestep:
+                self._fractions.append(False)
+        return self._fractions[0]
 
     def evaluating(self) -> AbstractContextManager[None]:
         """A context in which every part of the network is in evaluation mode.

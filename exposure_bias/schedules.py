@@ -47,6 +47,7 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 KARRAS_RHO = 7.0
 CONTINUOUS_POINTS = 1000
 ROUND_OFF = 1e-9
+SAME_LEVEL = 1e-4  # of σ/α, relative: float32 labels and interpolated schedulers differ by less
 MOST_POINTS = 10**6  # of a schedule, and steps of a chain
 LABEL_SLACK = 1e-6  # of the range of labels: what a network's float32 makes of an end
 
@@ -285,6 +286,47 @@ class Schedule:
                 )
             finer += [level, *(self._like(level, float(b)) for b in between)]
         return (*finer, levels[-1]), np.array([*places, len(finer)])
+
+    def between(self, s: Level, t: Level, share: float = 0.5, fractional: bool = True) -> Level:
+        """The level at a share of the way from s to t in log σ/α, in the coordinates of s.
+
+        fractional: a discrete schedule may be asked between its points; otherwise it is the nearest
+        point strictly between the two. Between the least noisy point and the clean end there is no
+        level, nor has a share of the way from α = 0 a meaning: half-way is then half of the points.
+
+        Raises InputError for a share outside (0, 1), and where no level lies between.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"a share of a step lies between 0 and 1, got {share}")
+        first, last = (self.index_of_ratio(level.ratio) for level in (s, t))
+        if t.sigma == 0 or not first > last:
+            raise InputError(
+                f"no level lies between timesteps {s.timestep:g} and {t.timestep:g}: a step of this"
+                " sampler needs one; take fewer steps, or end it without"
+            )
+        if s.alpha:
+            index = self.index_of_ratio(s.ratio ** (1 - share) * t.ratio**share)
+        else:
+            index = first + share * (last - first)
+        if not self.continuous and not fractional:
+            least, most = np.floor(last) + 1, np.ceil(first) - 1
+            if least > most:
+                raise InputError(
+                    f"no whole timestep lies between {s.timestep:g} and {t.timestep:g}, and this"
+                    " network answers at whole ones only: take fewer steps"
+                )
+            index = float(np.clip(round(index), least, most))
+        return self._like(s, index)
+
+    def knows(self, level: Level) -> bool:
+        """Whether a level's σ/α is what the network knows under the level's label."""
+        try:
+            own = self.at(level.timestep)
+        except InputError:
+            return False
+        if level.alpha == 0 or own.alpha == 0:
+            return level.alpha == own.alpha
+        return abs(own.ratio - level.ratio) <= SAME_LEVEL * level.ratio
 
     def _like(self, level: Level, index: float) -> Level:
         """The level at an index, in the coordinates of another level.

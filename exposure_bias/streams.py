@@ -22,7 +22,7 @@ from torch import Tensor
 from exposure_bias.clipping import UNCLIPPED, Clipping
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
-from exposure_bias.samplers import Prediction, Sampler, Steps
+from exposure_bias.samplers import Asking, Prediction, Sampler, Steps
 from exposure_bias.schedules import Level
 
 ROUND_OFF = 1e-9
@@ -101,20 +101,23 @@ def chain(
     truth = None if x0 is None else x
     steps, teacher = sampler.begin(levels), sampler.begin(levels)
     asks_itself = getattr(steps, "asks_itself", False)
+    between = _between(model, x)
+    own = {*levels, *getattr(steps, "asks_at", ())}
     for index, (s, t) in enumerate(pairwise(levels), start=first):
         now = None if asks_itself else evaluate(model, x, s, index, clip)
         yield Step(index, s, x, now, truth)
         z = noise(index) if sampler.stochastic else None
 
         def predict(x: Tensor, level: Level, index: int = index) -> Prediction:
-            return evaluate(model, x, level, index, clip)
+            known = level if level in own else _known(model, level)
+            return evaluate(model, x, known, index, clip)
 
         # A sampler may write into what it is given: the state was handed out, and z is used again.
         mine = z if z is None or truth is None else z.clone()
-        x = steps.step(x.clone(), now, s, t, mine, predict)
+        x = steps.step(x.clone(), now, s, t, mine, Asking(predict, between))
         if truth is not None and x0 is not None:
             variance = None if now is None else now.variance
-            truth = teacher_step(truth.clone(), x0, teacher, s, t, z, variance)
+            truth = teacher_step(truth.clone(), x0, teacher, s, t, z, variance, between)
     yield Step(first + len(levels) - 1, levels[-1], x, None, truth)
 
 
@@ -126,6 +129,7 @@ def teacher_step(
     t: Level,
     z: Tensor | None,
     variance: Tensor | None,
+    between: Callable[[Level, Level, float], Level] | None = None,
 ) -> Tensor:
     """One step of the teacher chain.
 
@@ -135,8 +139,34 @@ def teacher_step(
     def predict(x: Tensor, level: Level) -> Prediction:
         return Prediction(x0, (x - level.alpha * x0) / level.sigma, variance)
 
-    moved: Tensor = steps.step(x, predict(x, s), s, t, z, predict)
+    moved: Tensor = steps.step(x, predict(x, s), s, t, z, Asking(predict, between))
     return moved
+
+
+def _between(model: Denoiser, x: Tensor) -> Callable[[Level, Level, float], Level]:
+    """What finds the model's levels between two, in the coordinates of the noisier one."""
+
+    def level(s: Level, t: Level, share: float) -> Level:
+        return model.schedule.between(s, t, share, model.takes_fractions(x))
+
+    return level
+
+
+def _known(model: Denoiser, level: Level) -> Level:
+    """A level of a step's own making, with the label under which the network knows its σ/α.
+
+    Raises InputError where it knows no such level.
+    """
+    schedule = model.schedule
+    if schedule.knows(level):
+        return level
+    own = schedule.at_ratio(level.ratio)._replace(alpha=level.alpha, sigma=level.sigma)
+    if not schedule.knows(own):
+        raise InputError(
+            f"this sampler asks at timestep {level.timestep:g} for σ/α = {level.ratio:.4g}, which"
+            f" is no level of the {schedule.name} schedule: ask predict.between(s, t)"
+        )
+    return own
 
 
 def rollout(

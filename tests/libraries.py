@@ -119,13 +119,14 @@ def edm_sampler(
     2022 on their grid from 80 to 0.002 (eq. 5), as `generate.py`. churn, between, noise: S_churn,
     (S_tmin, S_tmax) and S_noise, drawn from torch's generator.
     """
+    rounded = getattr(net, "round_sigma", lambda sigma: sigma)
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
-    grid = net.round_sigma((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    grid = rounded((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
     x = epsilon * grid[0]
     for i in range(steps):
         now, then = grid[i], grid[i + 1] if i + 1 < steps else torch.zeros(())
         gamma = min(churn / steps, 2**0.5 - 1) if between[0] <= now <= between[1] else 0.0
-        hat = net.round_sigma(now + gamma * now)
+        hat = rounded(now + gamma * now)
         x = x + (hat**2 - now**2).sqrt() * noise * torch.randn_like(x) if gamma else x
         slope = (x - net(x, hat, labels).double()) / hat
         ahead = x + (then - hat) * slope
@@ -241,6 +242,49 @@ class GaussianDiffusion(nn.Module):
             spread = eta * ((1 - a / b) * (1 - b) / (1 - a)).sqrt()
             x = b.sqrt() * x0 + (1 - b - spread**2).sqrt() * epsilon + spread * noise(i)
         return x
+
+
+class Elucidated(nn.Module):
+    """lucidrains' ElucidatedDiffusion: a network that is told log(σ)/4, and a sampler that
+    churns."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net, self.image_size, self.channels, self.self_condition = net, 8, 3, False
+        self.sigma_min, self.sigma_max, self.sigma_data = 0.002, 80.0, 0.5
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        return sigma * self.sigma_data * (self.sigma_data**2 + sigma**2) ** -0.5
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) ** -0.5
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
+
+    def denoise(self, x: Tensor, sigma: Tensor, _: Any = None) -> Tensor:
+        x, sigma = x.float(), sigma.float()
+        raw = self.net(self.c_in(sigma) * x, self.c_noise(sigma).expand(len(x)))
+        return self.c_skip(sigma) * x + self.c_out(sigma) * raw
+
+    @torch.no_grad()
+    def sample(self, batch_size: int) -> Tensor:
+        start = torch.randn(batch_size, self.channels, 8, 8).double()
+        return edm_sampler(self.denoise, start, 8, churn=80, between=(0.05, 50.0))
+
+
+class TimeFirst(nn.Module):
+    """A network of torchcfm's: net(t, x), with a time for all states or one for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(1.0)
+
+    def forward(self, t: Tensor, x: Tensor, y: Any = None) -> Tensor:
+        return self.net(x, t.expand(len(x)) if t.dim() == 0 else t)
 
 
 class LearnedGaussianDiffusion(GaussianDiffusion):

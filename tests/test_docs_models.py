@@ -85,7 +85,21 @@ def hub(folder: Path) -> dict[str, Any]:
 def wrapped(folder: Path) -> dict[str, Any]:
     """What is compiled runs without a compiler, which takes minutes; test_unwrap.py compiles."""
     torch.compiler.set_stance("force_eager")
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        Net(1000).eval(),
+        (torch.zeros(2, *SHAPE), torch.zeros(2)),
+        dynamic_shapes=({0: batch}, {0: batch}),
+    )
+    torch.export.save(program, str(folder / "net.pt2"))
     return {"torch": torch} | diffusers(folder)
+
+
+def lucidrains(folder: Path) -> dict[str, Any]:
+    return {
+        "diffusion": libraries.GaussianDiffusion(Net(100)),
+        "elucidated": libraries.Elucidated(Net()),
+    }
 
 
 def adm_checkpoint(folder: Path) -> dict[str, Any]:
@@ -103,7 +117,17 @@ def guided_diffusion(folder: Path) -> dict[str, Any]:
 
 
 def flow_matching(folder: Path) -> dict[str, Any]:
-    return {"velocity_model": Net(), "path": libraries.AffineProbPath(libraries.Scheduler())}
+    unet = libraries.TimeFirst()
+
+    @torch.no_grad()
+    def integrate(net: Any) -> torch.Tensor:
+        x = torch.randn(2, *SHAPE)
+        for i in range(4):
+            x = x + net(torch.tensor(i / 4), x) / 4
+        return x
+
+    path = libraries.AffineProbPath(libraries.Scheduler())
+    return {"velocity_model": Net(), "path": path, "unet": unet, "integrate": integrate}
 
 
 def k_diffusion(folder: Path) -> dict[str, Any]:
@@ -134,7 +158,12 @@ def observed(folder: Path) -> dict[str, Any]:
             x = x - 0.3 * net(x, torch.tensor([t]))
         return x
 
-    return held | {"sample": sample, "my_sampler": my_sampler, "net": Net(1000)}
+    @torch.no_grad()
+    def one_step(net: Any) -> torch.Tensor:
+        return net(80 * torch.randn(2, *SHAPE), torch.tensor(80.0))
+
+    own = {"my_sampler": my_sampler, "net": Net(1000)}
+    return held | own | {"sample": sample, "one_step": one_step, "edm_net": libraries.EDMPrecond()}
 
 
 HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -146,9 +175,7 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ADM checkpoints": adm_checkpoint,
     "guided-diffusion": guided_diffusion,
     "EDM and EDM2": lambda folder: {"net": libraries.EDMPrecond()},
-    "denoising-diffusion-pytorch": lambda folder: {
-        "diffusion": libraries.GaussianDiffusion(Net(100))
-    },
+    "denoising-diffusion-pytorch": lucidrains,
     "flow_matching": flow_matching,
     "k-diffusion": k_diffusion,
     "Any other network": lambda folder: {"unet": Net(1000)},

@@ -130,6 +130,17 @@ class SchedulerSampler:
         return "sde" if _tends_to_sde(self.scheduler, self.eta) else None
 
     @property
+    def order(self) -> int:
+        """That of its solver."""
+        own = self.scheduler.config.get("solver_order") or 1
+        return max(int(own), int(type(self.scheduler).order))
+
+    @property
+    def wants_variance(self) -> bool:
+        """Where its variance is the network's."""
+        return str(self.scheduler.config.get("variance_type")).startswith("learned")
+
+    @property
     def level_error(self) -> float:
         """The largest |a_k − α_k| of `teacher`, in units of √(α_k² + σ_k²).
 
@@ -225,6 +236,7 @@ class _Chain:
 
     def __init__(self, sampler: SchedulerSampler, first: int) -> None:
         self._nodes = iter(sampler.nodes[first:])
+        self.asks_at = frozenset(call.level for node in sampler.nodes for call in node)
         begin = sampler.nodes[first][0].place if first < len(sampler.nodes) else 0
         self._stepper = _Stepper(sampler.scheduler, sampler.eta, begin)
 

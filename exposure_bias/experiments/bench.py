@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from exposure_bias.denoisers import Denoiser, FractionalTimestep
+from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.limits import (
     FACTORS,
@@ -262,16 +262,6 @@ def takes_fractions(model: Denoiser, setup: Setup) -> bool:
     """Whether a network answers between whole timesteps; found by asking it once."""
     import torch
 
-    schedule = model.schedule
-    if schedule.continuous:
-        return True
-    if len(schedule) < 2:
-        return False
-    level = schedule.level(len(schedule) // 2 - 0.5)
     x = torch.zeros(1, *model.shape, dtype=torch.float64, device=model.device)
-    try:
-        with model.evaluating():
-            setup.conditioned(np.array([0]))(x, level)
-    except FractionalTimestep:
-        return False
-    return True
+    with model.evaluating():
+        return setup.conditioned(np.array([0])).takes_fractions(x)

@@ -63,6 +63,7 @@ from exposure_bias.jackknife import (
 from exposure_bias.results import returns
 from exposure_bias.run import Start, Stream
 from exposure_bias.running.setup import Setup, prepare, varied
+from exposure_bias.samplers import order_of
 
 STEPS, SAMPLES = 50, 512
 MARGIN, RESTART_MARGIN = 0.05, 0.01
@@ -268,6 +269,7 @@ def budget_of(bench: Bench, margin: float, restarts: Sequence[float] | None) -> 
     result = _table(rows).merge(_curves(whole, setup))
     count = bench.chain(bench.paired, "chain")["chain"]["count"].values
     result.attrs = attributes | why_no_interval(count) | without | _about(whole, setup)
+    result.attrs |= {"order": order_of(setup.sampler), "steps_taken": setup.run.steps}
     return result
 
 

@@ -38,6 +38,7 @@ from exposure_bias.results import returns
 from exposure_bias.run import Stream
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup, identities
+from exposure_bias.samplers import wants_variance
 
 PROBE_SCALE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one
@@ -171,9 +172,7 @@ def _with_context(
     known = _known_images(desk.setup.data) if images is None else load_data(images)
     if known is None or desk.setup.run.model.guided:
         return result
-    if desk.setup.sampler.limit is None or (
-        not desk.setup.run.exact_teacher and "learned" in desk.setup.run.sampler
-    ):
+    if desk.setup.sampler.limit is None or wants_variance(desk.setup.sampler):
         left_out.append(
             f"the exact denoiser, which has no variance of its own for {desk.setup.run.sampler}"
         )

@@ -19,7 +19,7 @@ from exposure_bias.experiments.bench import Bench, Limits
 from exposure_bias.experiments.budget import MARGIN, budget_of, checked_limit_n, planned
 from exposure_bias.experiments.kinds.budgets import SOLVER_CURVE
 from exposure_bias.results import returns
-from exposure_bias.samplers import Prediction, Sampler
+from exposure_bias.samplers import Asking, Prediction, Sampler
 from exposure_bias.schedules import Level
 
 STEPS = (10, 20, 50)
@@ -120,5 +120,6 @@ def network_calls(sampler: Sampler, levels: Sequence[Level]) -> int:
     steps, x = sampler.begin(levels), torch.zeros(1, 1, dtype=torch.float64)
     for s, t in pairwise(levels):
         now = predict(x, s)
-        x = steps.step(x, now, s, t, torch.zeros_like(x) if sampler.stochastic else None, predict)
+        noise = torch.zeros_like(x) if sampler.stochastic else None
+        x = steps.step(x, now, s, t, noise, Asking(predict, lambda s, *_: s))
     return calls

@@ -145,11 +145,12 @@ class NetworkLoop(Observation):
         x = seen.x.to(self._device(seen.x), torch.float64)
         power, _ = added(x, self._lately)
         self._power = power if not self._memory else self._power + power
-        self._memory = [*self._memory[1 - CALLS :], (x, self._read(seen, x).x0)]
+        known = (x / (seen.level.alpha or 1.0), self._read(seen, x).x0)
+        self._memory = [*self._memory[1 - CALLS :], known]
 
     @property
     def _lately(self) -> list[Tensor]:
-        """The states and predictions of the last calls."""
+        """The states of the last calls, over their α, and their predictions."""
         return list(chain.from_iterable(self._memory))
 
     def _recovers(self, level: Level) -> bool:
@@ -174,7 +175,7 @@ class NetworkLoop(Observation):
             return True
         if any(_alike(s.level, seen.level) and torch.equal(s.x, seen.x) for s in batch.held):
             return False  # a step that an adaptive solver takes back
-        return not goes_on(seen.x, seen.level, before.level, before.x, self._lately)
+        return not goes_on(seen.x, seen.level, before.level, self._lately)
 
     def _check_repeated(self, seen: Seen, before: Seen) -> None:
         where = f"twice at timestep {seen.level.timestep:g}"

@@ -52,7 +52,7 @@ def added(x: Tensor, known: Sequence[Tensor]) -> tuple[float, float]:
     return (left / free if free > 0 else float("nan")), 1 - left / total
 
 
-def goes_on(x: Tensor, now: Level, before: Level, last: Tensor, known: Sequence[Tensor]) -> bool:
+def goes_on(x: Tensor, now: Level, before: Level, known: Sequence[Tensor]) -> bool:
     """Whether a state, noisier than the last one, is that one with noise added.
 
     Otherwise it is noise of its own, as the first state of another batch is. It goes on if earlier
@@ -66,10 +66,8 @@ def goes_on(x: Tensor, now: Level, before: Level, last: Tensor, known: Sequence[
         States (B, *shape).
     now, before : Level
         Their level, and that of the last call.
-    last : Tensor
-        The states of the last call.
     known : sequence of Tensor
-        Earlier states and predictions, as in `added`.
+        Earlier states over their α, and predictions of x_0, as in `added`.
     """
     left, explained = added(x, known)
     numbers, directions = x.numel(), len(known)
@@ -79,6 +77,6 @@ def goes_on(x: Tensor, now: Level, before: Level, last: Tensor, known: Sequence[
         return False
     power = float(x.double().square().mean())
     by_chance = (1 - explained) * power * directions / (numbers - directions)
-    there = (now.alpha / before.alpha) ** 2 * float(last.double().square().mean())
+    there = now.alpha**2 * max(float(v.double().square().mean()) for v in known)
     wanted = now.alpha**2 * (now.ratio**2 - before.ratio**2)
     return explained * power - by_chance <= LARGER * there and left >= wanted / LARGER

@@ -135,13 +135,22 @@ class Observation(ABC):
 
         Examples
         --------
+        A model of one step, whose batches look alike:
+
         >>> import torch
         >>> import exposure_bias as eb
-        >>> net = torch.nn.Conv2d(1, 1, 3, padding=1)
+        >>> class Halving(torch.nn.Module):
+        ...     def forward(self, x, sigma):
+        ...         return 0.5 * x
         >>> model = eb.Denoiser(
-        ...     net, schedule=eb.schedules.edm(), prediction_type="sample", shape=(1, 8, 8),
-        ...     call=lambda net, x, sigma: net(x),
+        ...     Halving(), schedule=eb.schedules.edm(), prediction_type="sample", shape=(1, 8, 8)
         ... )
+        >>> with eb.observe(model) as chain:
+        ...     for _ in range(2):
+        ...         chain.begin()
+        ...         x0 = model.net(80 * torch.randn(4, 1, 8, 8), torch.tensor(80.0))
+        >>> chain.recording().n
+        8
         """
         if not self._active:
             raise InputError("begin marks a batch of the loop: call it inside the `with` block")
@@ -179,7 +188,7 @@ class Observation(ABC):
                     )
 
     def recording(self) -> Recording:
-        """What was observed, as a `Recording` that starts from noise.
+        """Make a `Recording` of what was observed; it starts from noise.
 
         With data this runs the network once more: the forward stream, at the chain's levels, in
         batches as large as the loop's, in evaluation mode and under the loop's autocast. A

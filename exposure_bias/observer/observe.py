@@ -19,27 +19,54 @@ from exposure_bias.running.setup import check_fit
 def observe(
     *objects: Any, data: Any = None, model: Any = None, seed: int = 0, first: int = 0
 ) -> "Observation":
-    """A context manager that records the chains of every loop that runs in it.
-
-    `Observation.recording` has the result.
-
-    objects: a diffusers pipeline, or (network, scheduler), or a scheduler with `model`: watched at
-    `scheduler.step`.
-    Or a `Denoiser`, or what `adapt` takes: its network is watched by a hook. data: the images that
-    the chain should look like, `Data` or what `load_data` takes; without them there is a chain and
-    nothing to compare it with.
-    model: what `adapt` makes of the objects, where that takes more than them: a prompt's
-    embeddings, a guidance scale.
-    seed: of the forward stream's noise. first: the first sample's number, for recordings that are
-    to be merged.
+    """Record the chains of every loop that runs in a `with` block.
 
     Several batches in one `with` add up, if their levels are the same. Observers may be nested. A
     batch that is not finished when its loop stops or raises is left out; those before it are kept.
-    On leaving, network, scheduler and pipeline are as they were.
+    On leaving, network, scheduler and pipeline are as they were. What cannot be recorded of a loop
+    is told in a warning and by `recording`; the loop goes on.
 
-    Raises InputError for objects that cannot be adapted or hooked, for data that do not fit, and,
-    out of the loop, for states that are no images, for other levels than in the batch before, and
-    for guidance that `model` does not have."""
+    Parameters
+    ----------
+    *objects : object
+        A diffusers pipeline, or a network and its scheduler, or a scheduler with `model`: watched
+        at `scheduler.step`. Or a `Denoiser`, or what `adapt` takes: its network is watched by a
+        hook.
+    data : object
+        The images that the chain should look like, `Data` or what `load_data` takes. Without them
+        there is a chain and nothing to compare it with.
+    model : object
+        What `adapt` makes of the objects, where that takes more than them: a prompt's embeddings, a
+        guidance scale.
+    seed : int
+        Of the forward stream's noise.
+    first : int
+        The first sample's number, for recordings that are to be merged.
+
+    Returns
+    -------
+    Observation
+        A context manager. Its `recording()` has the result, `begin()` marks a batch, `finish(x0)`
+        gives a batch's last state.
+
+    Raises
+    ------
+    InputError
+        For objects that cannot be adapted or hooked, a scheduler that is not supported, and data
+        that do not fit.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> from diffusers import DDIMPipeline, DDIMScheduler
+    >>> unet = eb.load_model("digits").net
+    >>> pipeline = DDIMPipeline(unet, DDIMScheduler(clip_sample=False))
+    >>> pipeline.set_progress_bar_config(disable=True)
+    >>> with eb.observe(pipeline, data="digits") as chain:
+    ...     images = pipeline(batch_size=16, num_inference_steps=5, output_type="np").images
+    >>> chain.recording().run.steps
+    5
+    """
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
     data = None if data is None else load_data(data)

@@ -26,7 +26,17 @@ from typing import Any
 from exposure_bias import strangers
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
-from exposure_bias.samplers import Predict, Prediction, Sampler, Steps, Transition, prepared
+from exposure_bias.samplers import (
+    Asking,
+    Predict,
+    Prediction,
+    Sampler,
+    Steps,
+    Transition,
+    order_of,
+    prepared,
+    wants_variance,
+)
 from exposure_bias.samplers import checked as checked_sampler
 from exposure_bias.samplers.protocol import Limit
 from exposure_bias.schedules import Level, Schedule
@@ -128,6 +138,16 @@ class Corrected:
         return self.sampler.limit
 
     @property
+    def order(self) -> int:
+        """The sampler's."""
+        return order_of(self.sampler)
+
+    @property
+    def wants_variance(self) -> bool:
+        """As the sampler does."""
+        return wants_variance(self.sampler)
+
+    @property
     def clip(self) -> Any:
         """How the sampler clips by itself, or None."""
         return getattr(self.sampler, "clip", None)
@@ -168,6 +188,7 @@ class _CorrectedSteps:
     def __init__(self, remedy: Corrected, steps: Steps, first: Level) -> None:
         self._remedy, self._steps, self._first = remedy, steps, first
         self.asks_itself = bool(getattr(steps, "asks_itself", False))
+        self.asks_at = frozenset(getattr(steps, "asks_at", ()))
 
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         said = [now]
@@ -176,7 +197,7 @@ class _CorrectedSteps:
             said.append(predict(x, level))
             return said[-1]
 
-        moved = self._steps.step(x, now, s, t, z, listening)
+        moved = self._steps.step(x, now, s, t, z, Asking(listening, predict.between))
         return self._remedy.correct(moved, said[-1].x0, s, t, self._first)
 
 

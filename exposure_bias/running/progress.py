@@ -168,7 +168,7 @@ def calls_a_step(setup: Setup) -> int:
     """How often the chain's first step asks the network."""
     import torch
 
-    from exposure_bias.samplers import Prediction
+    from exposure_bias.samplers import Asking, Prediction
 
     calls, levels = 1, setup.levels
     if len(levels) < 2:
@@ -185,7 +185,8 @@ def calls_a_step(setup: Setup) -> int:
         steps = setup.sampler.begin(levels)
         if getattr(steps, "asks_itself", False):
             return 1
-        steps.step(zero, Prediction(zero, zero), levels[0], levels[1], noise, predict)
+        asking = Asking(predict, lambda s, *_: s)
+        steps.step(zero, Prediction(zero, zero), levels[0], levels[1], noise, asking)
     except Exception:  # a stranger's sampler that needs more than zeros: it is an estimate
         return calls
     return calls

@@ -13,6 +13,7 @@ from exposure_bias.samplers.churn import EDM
 from exposure_bias.samplers.first_order import DDIM, DDPM, Euler, Heun
 from exposure_bias.samplers.names import SPECIFICATIONS, checked, named, parse
 from exposure_bias.samplers.protocol import (
+    Asking,
     Limit,
     OneStep,
     Predict,
@@ -23,10 +24,12 @@ from exposure_bias.samplers.protocol import (
     Transition,
     conditional_variance,
     option,
+    order_of,
     prepared,
     prior_scale,
     specification,
     straight_in_x,
+    wants_variance,
 )
 from exposure_bias.samplers.second_order import DPMPP2M, DPM2Ancestral, DPMPP2SAncestral
 
@@ -36,6 +39,7 @@ __all__ = [
     "DPMPP2M",
     "EDM",
     "SPECIFICATIONS",
+    "Asking",
     "DPM2Ancestral",
     "DPMPP2SAncestral",
     "Euler",
@@ -52,9 +56,11 @@ __all__ = [
     "conditional_variance",
     "named",
     "option",
+    "order_of",
     "parse",
     "prepared",
     "prior_scale",
     "specification",
     "straight_in_x",
+    "wants_variance",
 ]

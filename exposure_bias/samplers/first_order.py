@@ -47,6 +47,11 @@ class DDPM(OneStep):
     ancestral = True
     limit = "sde"
 
+    @property
+    def wants_variance(self) -> bool:  # type: ignore[override]
+        """For learned_range."""
+        return self.variance == "learned_range"
+
     def __post_init__(self) -> None:
         if self.variance not in VARIANCES:
             allowed = ", ".join(VARIANCES)
@@ -146,6 +151,8 @@ class Heun(Euler):
     about x_0/u_t: of the size of x_0 times u_s/2u_t², which is 300 at the start of ten steps on a
     cosine schedule and 0.03 on a linear one. `levels` warns above `UNSTABLE`.
     """
+
+    order = 2
 
     def levels(
         self, schedule: Schedule, steps: int, spacing: Any = "linspace"

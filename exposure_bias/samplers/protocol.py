@@ -39,12 +39,53 @@ class Prediction(NamedTuple):
     norm: Any = None
 
 
-Predict = Callable[[Any, Level], Prediction]
+class Predict(Protocol):
+    """How a step asks the model at a state and level of its own choice.
+
+    A level is one of the chain's, one that `between` gave, or any other: its α and σ say how noisy
+    the state is, and the network is asked under the schedule's label for that. A call at a level
+    that the schedule does not have raises InputError.
+    """
+
+    def __call__(self, x: Any, level: Level) -> Prediction:
+        """What the model says at state x of a level."""
+
+    def between(self, s: Level, t: Level, share: float = 0.5) -> Level:
+        """The schedule's level at a share of the way from s to t in log σ/α.
+
+        A network that answers at whole timesteps only gives the nearest of them between the two.
+        Raises InputError where there is none.
+        """
+
+
+class Asking:
+    """A `Predict` made of a function that answers and one that finds levels between two."""
+
+    def __init__(
+        self,
+        answer: Callable[[Any, Level], Prediction],
+        between: Callable[[Level, Level, float], Level] | None = None,
+    ) -> None:
+        self._answer, self._between = answer, between
+
+    def __call__(self, x: Any, level: Level) -> Prediction:
+        return self._answer(x, level)
+
+    def between(self, s: Level, t: Level, share: float = 0.5) -> Level:
+        """The level between two; InputError where there is no schedule to ask for it."""
+        if self._between is None:
+            raise NoSchedule("a level between two steps is asked of the schedule, and here is none")
+        return self._between(s, t, share)
+
+
+class NoSchedule(InputError):
+    """A step asked for a level between two where no schedule is known."""
 
 
 class Steps(Protocol):
     """What takes the steps of one chain, in order; a multistep solver keeps its history here.
 
+    An attribute `asks_at` holds further levels whose labels the network is asked under as they are.
     An attribute `asks_itself = True` says that `now` is not wanted: it is None then, and the chain
     does not ask the network on behalf of the step. Such a chain has no predictions to record.
     """
@@ -89,6 +130,9 @@ class Sampler(Protocol):
     state of the teacher chain is exactly q(x_t | x_0) (design §4.1). limit: what a model's chain
     tends to as its steps shrink, the "sde" (ddpm, ddim:1), the "ode" (ddim, euler, heun), or None
     where it is neither or not known.
+
+    Two more members may be left out. order: the power of 1/T′ by which its error falls, 1 without
+    it. wants_variance: whether a step uses the variance that a network learned, False without it.
     """
 
     @property
@@ -133,12 +177,15 @@ class OneStep(ABC):
 
     A subclass gets its Gaussian reference from its own `step`, by asking that for its response to
     each of its inputs (`transition`); a step that is not linear in them has to return None there.
+    One that asks for levels between its own has no such reference.
     """
 
     stochastic: bool = False
     ancestral: bool = False
     exact_teacher: bool = False
     limit: Limit | None = None
+    order: int = 1
+    wants_variance: bool = False
 
     @abstractmethod
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
@@ -160,7 +207,10 @@ class OneStep(ABC):
 
     def transition(self, levels: Sequence[Level]) -> tuple[Transition, ...] | None:
         """The coefficients of `step`, from its responses to unit inputs."""
-        return tuple(_responses(self, s, t) for s, t in pairwise(levels))
+        try:
+            return tuple(_responses(self, s, t) for s, t in pairwise(levels))
+        except NoSchedule:
+            return None
 
     def prior_scale(self, level: Level) -> float:
         """1 where α² + σ² = 1, σ otherwise, as each family's samplers begin."""
@@ -212,6 +262,16 @@ def prepared(sampler: Sampler, schedule: Schedule, steps: int, spacing: Any) -> 
     return sampler if of is None else of(schedule, steps, spacing)
 
 
+def order_of(sampler: Sampler) -> int:
+    """Return the power of 1/T′ by which a sampler's error falls: 1 where it does not say."""
+    return int(getattr(sampler, "order", 1))
+
+
+def wants_variance(sampler: Sampler) -> bool:
+    """Return whether a sampler's step uses the variance that a network learned."""
+    return bool(getattr(sampler, "wants_variance", False))
+
+
 def prior_scale(level: Level) -> float:
     """Standard deviation of pure noise at a level: 1 where α² + σ² = 1, else σ."""
     return 1.0 if abs(hypot(level.alpha, level.sigma) - 1) < ROUND_OFF else level.sigma
@@ -244,7 +304,7 @@ def _responses(steps: Steps, s: Level, t: Level, most: int = 8) -> Transition:
         stages.append(Stage(level, float(x[0]), _coefficients(x, len(stages))))
         return said(x, level)
 
-    x = steps.step(unit[0], said(unit[0], s), s, t, unit[1], predict)
+    x = steps.step(unit[0], said(unit[0], s), s, t, unit[1], Asking(predict))
     return Transition(tuple(stages), float(x[0]), _coefficients(x, len(stages)), float(x[1]))
 
 

@@ -41,6 +41,7 @@ class _Ancestral(OneStep):
     ancestral = True
     exact_teacher = True
     limit = "sde"
+    order = 2
 
     def step(self, x: Any, now: Prediction, s: Level, t: Level, z: Any, predict: Predict) -> Any:
         asked = t.alpha * now.x0 + t.sigma * now.epsilon
@@ -111,6 +112,7 @@ class DPMPP2M(OneStep):
     sde: bool = False
 
     exact_teacher = True
+    order = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.sde, bool):

@@ -18,9 +18,6 @@ from exposure_bias.results.numbers import NO_INTERVAL, missing, number, percent,
 from exposure_bias.results.tables import START, Row, tidy
 from exposure_bias.results.terms import COUNT, SHARE, TEXT, VARIES
 
-# A first-order solver's error falls as 1/T′, Heun's as 1/T′².
-ORDER = {"heun": 2}
-DEFAULT_ORDER = 1
 MOST_STEPS = 100_000
 
 
@@ -109,10 +106,10 @@ def steps_needed(result: xr.Dataset) -> int | None:
     gap = result.sel(statistic="gap")
     value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
     goal = _threshold(gap)
-    if not abs(value) - T_QUANTILE * error > 0 or abs(value) <= goal:
+    small = not abs(value) - T_QUANTILE * error > 0 or abs(value) <= goal
+    if small or "steps_taken" not in result.attrs:
         return None
-    order = ORDER.get(result.attrs["sampler"], DEFAULT_ORDER)
-    taken = int(result.attrs["steps"].partition(",")[0])
+    order, taken = int(result.attrs.get("order", 1)), int(result.attrs["steps_taken"])
     wanted = taken * (abs(value) / goal) ** (1 / order)
     return min(ceil(wanted / 10) * 10, MOST_STEPS)
 
