@@ -171,7 +171,7 @@ def _affine(labels: NDArray[np.float64], times: NDArray[np.float64]) -> bool:
 class Asked(BaseException):
     """What a stand-in was given.
 
-    It is no `Exception`, so that a call which mends or renames those of its network lets it pass."""
+    It is no `Exception`, so that a call which renames those of its network lets it pass."""
 
     def __init__(self, x: Tensor, time: Any) -> None:
         self.x, self.time = x, time
