@@ -18,11 +18,8 @@ TERMS = (
     ("score", "network"),
 )
 FIRST = ("variance", "change", "lag 1")
-UNITS = {
-    "variance": "relative variance",
-    "change": "relative power of change",
-    "tails": "relative kurtosis",
-}
+TITLES = {"change": "power of change", "hf": "high frequencies"}
+RELATIVE = ("variance", "change", "tails")
 MOST_SHOWN = 10
 
 
@@ -46,10 +43,19 @@ def drift(
         figure, found = panels(statistics, ax, axes, column, 2.6)
         for axis, name in zip(found, statistics, strict=True):
             _lines(axis, result.sel(statistic=name))
-            unit = UNITS.get(name, "dB" if name == "hf" or name.startswith("band") else name)
-            axis.set(xlabel="frame", ylabel=f"{unit}, right is 0")
+            axis.set(xlabel="frame", ylabel=f"{_unit(name)} (right is 0)")
+            axis.set_title(TITLES.get(name, name), fontsize=8)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         legend(found[0], 3)
     return figure
+
+
+def _unit(name: str) -> str:
+    if name in RELATIVE:
+        return "relative difference"
+    if name == "hf" or name.startswith("band"):
+        return "difference in dB"
+    return "standard deviations" if name.startswith("mean") else "difference of correlations"
 
 
 def _lines(axis: Any, row: xr.Dataset) -> None:
@@ -130,7 +136,11 @@ def _over_frames(one: xr.DataArray, axes: Any, column: str) -> Figure:
     for axis, name in zip(found, names, strict=True):
         values = one.sel(shown_as=name).values
         flat = values.reshape(len(values), -1).T
-        axis.imshow(flat, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+        first, last = int(one["shown_frame"][0]), int(one["shown_frame"][-1])
+        place = (first - 0.5, last + 0.5, len(flat) - 0.5, -0.5)
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        axis.imshow(flat, aspect="auto", interpolation="none", extent=place, **look)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(name, fontsize=8)
         axis.set_xlabel("frame")
     found[0].set_ylabel("number")
