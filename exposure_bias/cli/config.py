@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from typing import Any
 
 from exposure_bias.errors import InputError, reason, shown
-from exposure_bias.files.reading import text
 
 LARGEST = 64_000  # bytes of a file of options; tomllib takes gigabytes for a key of 100,000 dots
 OPTION = "--config"
@@ -66,6 +65,8 @@ def _commands(root: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
 
 
 def _read(path: str) -> dict[str, Any]:
+    from exposure_bias.files.reading import text
+
     content = text(path, LARGEST)
     try:
         return tomllib.loads(content)
