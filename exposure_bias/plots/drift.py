@@ -148,7 +148,12 @@ def _over_frames(one: xr.DataArray, axes: Any, column: str) -> Figure:
 
 
 def compare_drift(
-    compared: xr.Dataset, *, statistic: str = "variance", axes: Any = None, column: str = "double"
+    compared: xr.Dataset,
+    *,
+    statistic: str = "variance",
+    ax: Any = None,
+    axes: Any = None,
+    column: str = "double",
 ) -> Figure:
     """Draw the total of every entry over frames, and what each changes in each term at the end.
 
@@ -159,7 +164,7 @@ def compare_drift(
         raise InputError(f"there is no statistic {statistic!r}: allowed are {', '.join(known)}")
     here = compared.sel(statistic=statistic)
     with style():
-        figure, (left, right) = panels(2, axes, column, 2.8)
+        figure, (left, right) = panels(("total", "change"), ax, axes, column, 2.8)
         left.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         for k, entry in enumerate(compared["entry"].values):
             look = {"color": f"C{k}", "linewidth": 1.3}
@@ -177,7 +182,7 @@ def _changes(axis: Any, here: xr.Dataset) -> None:
     """How far each entry is from the first at the last known frame, term by term."""
     total = np.isfinite(here["total"].values).all(0)
     end = here.isel(frame=int(np.flatnonzero(total)[-1]) if total.any() else 0)
-    terms = [("total", "total", "k"), *((t, label, f"C{c}") for t, label, c in TERMS)]
+    terms = [("total", "total", "k"), *((t, label, colour_of(label)) for t, label in TERMS)]
     terms = [one for one in terms if one[0] in end]
     entries = range(1, end.sizes["entry"])
     for place, (term, label, colour) in enumerate(terms):
