@@ -191,7 +191,11 @@ def record(parser: Parser) -> None:
         "--spectra", help="kept beside the DCT spectra: of hann, fft, luma (default: none)"
     )
     parser.add_argument(
-        "-o", "--out", default="recording.nc", metavar="FILE", help="default: recording.nc"
+        "-o",
+        "--out",
+        default="recording.nc",
+        metavar="FILE",
+        help="a file, or a folder for recording.nc (default: recording.nc)",
     )
     _saying(parser)
 
@@ -325,7 +329,11 @@ def report(parser: Parser) -> None:
         "files", nargs="+", metavar="FILE", help="recordings and results, or folders of them"
     )
     parser.add_argument(
-        "-o", "--out", default="report.html", metavar="FILE", help="default: report.html"
+        "-o",
+        "--out",
+        default="report.html",
+        metavar="FILE",
+        help="a file, or a folder for report.html (default: report.html)",
     )
     _saying(parser)
 

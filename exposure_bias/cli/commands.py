@@ -698,6 +698,19 @@ def strip(options: Options) -> None:
 
 # Commands whose -o is one file, not a folder of results.
 TO_ONE_FILE = (record, report, strip)
+# What such a file is called in a folder that -o names.
+FILE_NAMES = {record: "recording.nc", report: "report.html", strip: "strip.png"}
+
+
+def place_of(options: Options) -> str:
+    """Where a command writes: of one that writes one file, into the folder that -o names.
+
+    A name without an ending is that of a folder, as it is for all other commands."""
+    out, name = str(options.out), FILE_NAMES.get(options.run, "")
+    if not name or not out or os.path.splitext(out)[1] == os.path.splitext(name)[1]:
+        return out
+    of_a_folder = os.path.isdir(out) or not (os.path.splitext(out)[1] or os.path.exists(out))
+    return os.path.join(out, name) if of_a_folder else out
 
 
 def finish(options: Options) -> None:
