@@ -166,6 +166,19 @@ def budget(options: Options) -> None:
     output.show(options, load_result(options.saved, *kinds) if options.saved else _budget(options))
 
 
+DRIFTS = ("drift_budget", "drift", "compare_drift")
+
+
+def drift(options: Options) -> None:
+    """`eb-analyze drift`: of a model that draws frames from the frames before."""
+    from exposure_bias.cli import output
+    from exposure_bias.results import load_result
+
+    saved = options.saved
+    result = load_result(saved, *DRIFTS) if saved else _drift(options)
+    output.show(options, result)
+
+
 def diagnose(options: Options) -> None:
     """`eb-analyze diagnose`: the answer in words, from a model or from one recording."""
     from exposure_bias.cli import output
@@ -265,6 +278,7 @@ def models(options: Options) -> None:
     from exposure_bias.results import Column
     from exposure_bias.results.tables import listed
 
+    bundled_models = [*bundled.models(), *bundled.sequence_models()]
     rows = [
         {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
@@ -279,19 +293,19 @@ def models(options: Options) -> None:
     )
     found = [
         listed("families", rows, shown, main=True),
-        listed("bundled", [{"model": name} for name in bundled.models()]),
+        listed("bundled", [{"model": name} for name in bundled_models]),
         listed("presets", [{"preset": name} for name in adm.PRESETS]),
     ]
-    counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
+    counts = f"{len(bundled_models)} bundled models, {len(adm.PRESETS)} presets"
     sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
     more = [
-        f"Bundled models: {', '.join(bundled.models())}.",
+        f"Bundled models: {', '.join(bundled_models)}.",
         f"Presets: {', '.join(adm.PRESETS)}.",
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
     keys: dict[str, Any] = {
-        "bundled": bundled.models(),
+        "bundled": bundled_models,
         "presets": list(adm.PRESETS),
         "families": rows,
     }
@@ -447,6 +461,50 @@ def _budget(options: Options) -> "xr.Dataset":
     return solver_curve(_model(options), _images(options), samplers, steps, **settings)
 
 
+def _drift(options: Options) -> "xr.Dataset":
+    from exposure_bias.cli import output
+    from exposure_bias.data import bundled
+    from exposure_bias.data.sequences import Sequences
+    from exposure_bias.experiments.compare_drift import compare_drift
+    from exposure_bias.experiments.drift import drift_budget
+
+    source = options.data or options.model
+    if options.data is None and options.model not in bundled.SEQUENCES:
+        raise InputError(f"of which sequences {options.model} is a model, nobody said: give --data")
+    sequences = Sequences(source, options.chunk, limit=options.limit_data)
+    names = ("frames", "start", "free_limit", "stationary")
+    settings = _chain(options) | {name: getattr(options, name) for name in names}
+    model = _model(options)
+    if options.against:
+        entries = {"as it is": model} | dict(_against(options, model, t) for t in options.against)
+        options.checkpoint = options.out and f"{options.out}/runs"
+        return compare_drift(entries, sequences, folder=options.checkpoint, **settings)
+    options.checkpoint = options.unfinished = output.unfinished(options)
+    return drift_budget(model, sequences, checkpoint=options.checkpoint, **settings)
+
+
+def _against(options: Options, model: Any, text: str) -> tuple[str, tuple[Any, dict[str, Any]]]:
+    """An entry of a comparison of drift: "steps=8 + remedy=cn:0.1"."""
+    from exposure_bias.remedies import remedied
+
+    own: dict[str, Any] = {}
+    for part in text.split(" + "):
+        what, _, value = (word.strip() for word in part.partition("="))
+        what = what.replace("-", "_")
+        if what == "remedy":
+            model = remedied(model, value)
+        elif what in ("sampler", "start", "timestep_spacing") and value:
+            own[what] = value
+        elif what == "steps" and value.isdigit():
+            own[what] = int(value)
+        else:
+            raise InputError(
+                f"--against {part.strip()!r:.60} changes nothing that is known: allowed are"
+                " steps=NUMBER, sampler=, start=, timestep-spacing= and remedy="
+            )
+    return text, (model, own)
+
+
 def _diagnosis(options: Options) -> "xr.Dataset":
     """Of a recording without the network, or of a model."""
     from exposure_bias.experiments.diagnose import diagnose
@@ -536,7 +594,8 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.running.parallel import local
     from exposure_bias.running.setup import placed
 
-    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    preset = getattr(options, "preset", None)
+    model = placed(load_model(name, preset), local(options.device), _speed(options))
     if options.own_process:
         threads.choose(model, options.quiet)
     return model
@@ -675,6 +734,11 @@ COMMANDS = {
     ),
     "budget": Command(
         budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"
+    ),
+    "drift": Command(
+        drift,
+        arguments.drift,
+        "drift of a model that runs on its own frames, split by what causes it",
     ),
     "record": Command(
         record, arguments.record, "run a model on data and keep the statistics of its streams"

@@ -41,6 +41,7 @@ from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import PROBED, ROUND_OFF, Denoiser
 from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.experiments.drift_chains import (
+    NOISE,
     OWN,
     Function,
     Roll,
@@ -62,19 +63,23 @@ from exposure_bias.experiments.drift_setup import (
     roll_of,
 )
 from exposure_bias.experiments.drift_sums import Layout
+from exposure_bias.experiments.kinds.drift import DRIFT, DRIFT_BUDGET
 from exposure_bias.jackknife import (
     GROUPS,
 )
+from exposure_bias.results import returns
 from exposure_bias.run import DataId, Probe, Run, Start
 from exposure_bias.running.loop import SumsLedger, batches
 from exposure_bias.running.setup import Setup, check_processes, identities
 from exposure_bias.samplers import DDPM
 from exposure_bias.schedules import Level
 from exposure_bias.schedules import timestep_spacing as spacing_of
+from exposure_bias.statistics.accumulator import Sums
 
 STEPS = 50
 
 
+@returns(DRIFT_BUDGET)
 def drift_budget(
     model: Any,
     sequences: Any,
@@ -82,6 +87,7 @@ def drift_budget(
     sampler: Any = "ddpm",
     steps: int = STEPS,
     frames: int | None = None,
+    start: str = NOISE,
     free_limit: bool = False,
     stationary: bool = False,
     n: int | None = None,
@@ -105,6 +111,9 @@ def drift_budget(
         The chain that draws a frame, as in `record`.
     frames
         How many frames are drawn, at most the sequences' length less p, which is the default.
+    start
+        What a chain begins at: "noise"; or "one call", which asks the network once more and begins
+        at σ z + α f(σ z), f its prediction of the frame. So does the limit.
     free_limit
         Whether the limit also runs on its own frames, which splits the feedback and about doubles
         the time.
@@ -120,7 +129,8 @@ def drift_budget(
         Over (statistic, frame): total, feedback, discretisation, initialisation, score and own
         (forced − data: what one frame does without feedback), each with `_se`, `_low` and `_high`
         (95 %, NaN for fewer than 256 sequences); with `free_limit` also feedback_discretisation,
-        feedback_initialisation and feedback_score; limit_error, the difference D of the module
+        feedback_initialisation, feedback_score and total_limit, the drift with infinitely many
+        steps; limit_error, the difference D of the module
         docstring. `variance`, `change` and `tails` are relative, `mean` is in standard deviations
         of the data, `lag` is a difference of correlations, `hf` and bands are in dB; zero is right
         for all. Frames count from 1, the first that is drawn.
@@ -161,11 +171,13 @@ def drift_budget(
         seed=seed,
         batch_size=batch_size,
         free_limit=bool(free_limit),
+        start=start,
     )
     roll = roll_of(setup, data.fitted(denoiser.shape), bool(free_limit))
     return _drawn(roll, stationary, batch_size, checkpoint, ignored(roll))
 
 
+@returns(DRIFT)
 def drift(
     next_frame: Function,
     sequences: Any,
@@ -307,6 +319,18 @@ def _asked_of(
     return asked, notes
 
 
+def summed(roll: Roll, size: int, checkpoint: str | os.PathLike[str] | None) -> Sums:
+    """The sums of all frames of a roll, which goes on from a checkpoint."""
+    sums = roll.layout.sums()
+    evaluations = roll.calls * roll.layout.frames
+    with batches(
+        roll.setup, SumsLedger(sums), size=size, evaluations=evaluations, checkpoint=checkpoint
+    ) as turns:
+        for turn in turns:
+            add(roll, sums, turn.rows, turn)
+    return sums
+
+
 def _drawn(
     roll: Roll,
     stationary: bool,
@@ -315,13 +339,7 @@ def _drawn(
     notes: dict[str, str],
 ) -> xr.Dataset:
     """Draw all frames of a roll, and the result."""
-    sums = roll.layout.sums()
-    evaluations = roll.calls * roll.layout.frames
-    with batches(
-        roll.setup, SumsLedger(sums), size=size, evaluations=evaluations, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            add(roll, sums, turn.rows, turn)
+    sums = summed(roll, size, checkpoint)
     result = budget_of(roll, sums, stationary)
     result.attrs |= notes
     return result
