@@ -39,8 +39,8 @@ from exposure_bias.results.terms import SHARE, SQUARE
 from exposure_bias.statistics.law import COVARIANCE_IMAGES, DENSE, SUBSPACE_IMAGES, holds
 
 MIDDLE = (0.05, 0.95)
-# Where all levels are mostly noise the least noisy one is asked, if so much of it is signal: data in
-# other units than the schedule's are of that kind.
+# Where all levels are mostly noise, the least noisy one is asked if so much of it is signal. Data
+# in other units than the schedule's are of that kind.
 FAINTEST = 1e-3
 # A right model of Gaussian data has 1. Above these it is none, where most of a state is noise and
 # where most of it is signal.
