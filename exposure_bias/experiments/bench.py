@@ -279,8 +279,9 @@ def asked_levels(setup: Setup) -> tuple[Level, ...]:
     """
     schedule, spread = setup.model.schedule, np.sqrt(setup.law.spread)
     # A little inside, so that a whole timestep nearby is inside as well.
-    ends = [spread * sqrt(1 / share - 1) for share in (1.1 * MIDDLE[0], 1 - 1.1 * (1 - MIDDLE[1]))]
-    ratios = np.geomspace(*ends, FORWARD_LEVELS)
+    least, most = 1.1 * MIDDLE[0], 1 - 1.1 * (1 - MIDDLE[1])
+    ends = [float(spread * sqrt(1 / share - 1)) for share in (least, most)]
+    ratios = np.geomspace(ends[0], ends[1], FORWARD_LEVELS)
     known = schedule.level(0).ratio, schedule.level(len(schedule) - 1).ratio
     ratios = np.clip(ratios, known[0], min(known[1], 1e6))
     if schedule.continuous:

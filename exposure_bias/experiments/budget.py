@@ -251,7 +251,8 @@ def budget_of(bench: Bench, margin: float, restarts: Sequence[float] | None) -> 
     """The budget of a bench's chain and of restarts from levels of it."""
     setup = bench.setup
     passes, sentence = checked(bench)
-    attributes = setup.attributes | {"denoising_passes": passes, "denoising_sentence": sentence}
+    said = {"denoising_passes": passes, "denoising_sentence": sentence}
+    attributes: dict[str, Any] = setup.attributes | said
     if passes == "no":
         return _no_denoiser(margin, attributes)
     places, without = restart_places(setup, restarts)
