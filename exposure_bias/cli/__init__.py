@@ -61,6 +61,10 @@ RUN = (
     "real",
     "no_quantise",
     "checkpoints",
+    "chunk",
+    "frames",
+    "free_limit",
+    "stationary",
 )
 # --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
 BATCH_SIZES = (1024, 256)

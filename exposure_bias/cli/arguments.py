@@ -60,6 +60,11 @@ def _data(parser: Parser) -> None:
     parser.add_argument(
         "--split", choices=("train", "test"), help="of bundled data (default: test)"
     )
+    _chains(parser)
+
+
+def _chains(parser: Parser) -> None:
+    """How chains are drawn, and by how much of the machine."""
     parser.add_argument("-n", type=int, help="number of samples")
     parser.add_argument(
         "--sampler",
@@ -534,6 +539,45 @@ def _budget(parser: Parser) -> None:
     parser.add_argument(
         "--start", choices=("data", "noise"), default="data", help="of the chains (default: data)"
     )
+
+
+def drift(parser: Parser) -> None:
+    _saved(parser, "drift-budget.nc or drift.nc of an earlier -o: read, not run")
+    add = parser.add_argument
+    add(
+        "--model",
+        default="lorenz96",
+        help="bundled name or module:NAME of a Denoiser(…, context=p) (default: lorenz96)",
+    )
+    add("--remedy", action="append", default=[], metavar="R", help="as elsewhere; may be repeated")
+    add(
+        "--data",
+        help=(
+            "sequences: bundled name, folder of clips, .npy or .npz (N, K, *shape), whose other"
+            " arrays are streams beside the frames (default: the bundled model's own)"
+        ),
+    )
+    add("--chunk", type=int, default=1, help="frames that are drawn at once (default: 1)")
+    add(
+        "--limit-data",
+        metavar="SIZE",
+        help="what a file of data may take once decoded, as 8GB (default: 1 GiB)",
+    )
+    add("--frames", type=int, help="how many are drawn (default: all of the sequences')")
+    add(
+        "--free-limit",
+        action="store_true",
+        help="also draw the limit of small steps free-running, which splits the feedback: about"
+        " twice the time",
+    )
+    add(
+        "--stationary",
+        action="store_true",
+        help="the data's law is the same at every frame: pool it",
+    )
+    _chains(parser)
+    _steps(parser, 50)
+    _printing(parser)
 
 
 def budget(parser: Parser) -> None:

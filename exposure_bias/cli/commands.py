@@ -166,6 +166,16 @@ def budget(options: Options) -> None:
     output.show(options, load_result(options.saved, *kinds) if options.saved else _budget(options))
 
 
+def drift(options: Options) -> None:
+    """`eb-analyze drift`: of a model that draws frames from the frames before."""
+    from exposure_bias.cli import output
+    from exposure_bias.results import load_result
+
+    saved = options.saved
+    result = load_result(saved, "drift_budget", "drift") if saved else _drift(options)
+    output.show(options, result)
+
+
 def diagnose(options: Options) -> None:
     """`eb-analyze diagnose`: the answer in words, from a model or from one recording."""
     from exposure_bias.cli import output
@@ -265,6 +275,7 @@ def models(options: Options) -> None:
     from exposure_bias.results import Column
     from exposure_bias.results.tables import listed
 
+    bundled_models = [*bundled.models(), *bundled.sequence_models()]
     rows = [
         {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
@@ -279,19 +290,19 @@ def models(options: Options) -> None:
     )
     found = [
         listed("families", rows, shown, main=True),
-        listed("bundled", [{"model": name} for name in bundled.models()]),
+        listed("bundled", [{"model": name} for name in bundled_models]),
         listed("presets", [{"preset": name} for name in adm.PRESETS]),
     ]
-    counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
+    counts = f"{len(bundled_models)} bundled models, {len(adm.PRESETS)} presets"
     sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
     more = [
-        f"Bundled models: {', '.join(bundled.models())}.",
+        f"Bundled models: {', '.join(bundled_models)}.",
         f"Presets: {', '.join(adm.PRESETS)}.",
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
     keys: dict[str, Any] = {
-        "bundled": bundled.models(),
+        "bundled": bundled_models,
         "presets": list(adm.PRESETS),
         "families": rows,
     }
@@ -447,6 +458,28 @@ def _budget(options: Options) -> "xr.Dataset":
     return solver_curve(_model(options), _images(options), samplers, steps, **settings)
 
 
+def _drift(options: Options) -> "xr.Dataset":
+    from exposure_bias.cli import output
+    from exposure_bias.data import bundled
+    from exposure_bias.data.sequences import Sequences
+    from exposure_bias.experiments.drift import drift_budget
+
+    source = options.data or options.model
+    if options.data is None and options.model not in bundled.SEQUENCES:
+        raise InputError(f"of which sequences {options.model} is a model, nobody said: give --data")
+    sequences = Sequences(source, options.chunk, limit=options.limit_data)
+    options.checkpoint = options.unfinished = output.unfinished(options)
+    return drift_budget(
+        _model(options),
+        sequences,
+        frames=options.frames,
+        free_limit=options.free_limit,
+        stationary=options.stationary,
+        checkpoint=options.checkpoint,
+        **_chain(options),
+    )
+
+
 def _diagnosis(options: Options) -> "xr.Dataset":
     """Of a recording without the network, or of a model."""
     from exposure_bias.experiments.diagnose import diagnose
@@ -537,7 +570,8 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.running.parallel import local
     from exposure_bias.running.setup import placed
 
-    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    preset = getattr(options, "preset", None)
+    model = placed(load_model(name, preset), local(options.device), _speed(options))
     if options.own_process:
         threads.choose(model, options.quiet)
     return model
@@ -676,6 +710,11 @@ COMMANDS = {
     ),
     "budget": Command(
         budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"
+    ),
+    "drift": Command(
+        drift,
+        arguments.drift,
+        "drift of a model that runs on its own frames, split by what causes it",
     ),
     "record": Command(
         record, arguments.record, "run a model on data and keep the statistics of its streams"
