@@ -58,7 +58,7 @@ from exposure_bias.statistics.accumulator import Accumulator, Layout
 from exposure_bias.statistics.collector import DIRECTIONS
 from exposure_bias.statistics.projections import Projections
 
-CALLS = (6, 8, 10, 14, 20, 30)
+CALLS = (6, 8, 10, 12, 15, 20, 30)
 MOST_CALLS = 250  # of all candidates together, for each sample
 HALF = GROUPS // 2
 T_BOTH, T_ONE = t_quantile((1 + LEVEL) / 2, HALF - 1), t_quantile(LEVEL, HALF - 1)
@@ -67,12 +67,15 @@ SECOND = 1 - FIRST
 SDE = "DPMSolverMultistepScheduler:algorithm_type=sde-dpmsolver++"
 # The candidates of a network, by what its schedule is.
 CANDIDATES = {
-    "vp": ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", SDE),
+    "vp": (
+        "UniPCMultistepScheduler:use_exponential_sigmas=true",
+        "UniPCMultistepScheduler",
+        SDE,
+    ),
     "flow": ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "dpmpp_2m_sde"),
     "edm": ("EDMDPMSolverMultistepScheduler", "dpmpp_2m", "dpmpp_2m_sde"),
 }
 OWN = ("dpmpp_2m", "heun", "dpmpp_2m_sde")
-ASKED = "asked"
 
 
 class Verdict:
@@ -85,6 +88,7 @@ class Verdict:
     VARIANCE = "variance worse"
     HIGH = "high frequencies worse"
     FRECHET = "Fréchet distance worse"
+    DEARER = "dearer"  # good enough, but another is cheaper
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,8 @@ def advice(bench: Bench, margin: float) -> tuple[xr.Dataset, str]:
         return xr.Dataset(), f"advice on samplers, because {reason}"
     trials, verdicts, spent = [asked], [asked.judged(margin, asked)], 0
     for name, calls in _ladder(setup):
-        if spent + calls > MOST_CALLS or (
-            verdicts[0] == Verdict.ADVISED and calls >= trials[0].calls
-        ):
+        good = verdicts[0] == Verdict.ADVISED and calls >= asked.calls
+        if good or spent + calls > MOST_CALLS:
             break
         found = _walked(bench, name, calls)
         if found is None:
@@ -197,9 +200,9 @@ def advice(bench: Bench, margin: float) -> tuple[xr.Dataset, str]:
         trials, spent = [*trials, found], spent + calls
         verdicts.append(found.judged(margin, asked))
         if verdicts[-1] == Verdict.ADVISED:
-            verdicts[0] = "" if verdicts[0] == Verdict.ADVISED else verdicts[0]
+            verdicts[0] = Verdict.DEARER if verdicts[0] == Verdict.ADVISED else verdicts[0]
             break
-    result = _table(trials, [v or "dearer" for v in verdicts])
+    result = _table(trials, verdicts)
     chosen = next((t for t, v in zip(trials, verdicts, strict=True) if v == Verdict.ADVISED), None)
     return result.assign_attrs(_words(trials, chosen, margin)), ""
 
@@ -331,12 +334,15 @@ def _words(trials: Sequence[Trial], chosen: Trial | None, margin: float) -> dict
     """The advice as attributes: a sentence, its fields, and code."""
     asked, limit = trials[0], f"{100 * margin:.2g} %"
     if chosen is None:
-        best = min(trials, key=lambda t: abs(t.confirmed.value))
+        known = [t for t in trials if np.isfinite(t.confirmed.value)]
+        if not known:
+            return {"advice": "No sampler that was tried tends to a limit that is known."}
+        best = min(known, key=lambda t: abs(t.confirmed.value))
         return {
             "advice": (
-                f"None of the {len(trials)} chains that were tried leaves less than {limit} to the"
-                f" sampler and the samples as good as they are; {_called(best)} comes closest with"
-                f" {_told(best)}."
+                f"None of the {len(trials)} samplers that were tried leaves less than {limit} of"
+                f" the variance to the sampler without making the samples worse. {_called(best)}"
+                f" comes closest, with {_told(best)}."
             )
         }
     told = f"{_called(chosen)} leaves {_told(chosen)} of the variance to the sampler"
@@ -345,7 +351,8 @@ def _words(trials: Sequence[Trial], chosen: Trial | None, margin: float) -> dict
         if len(trials) == 1:
             said = f"Keep your chain: {told}."
     else:
-        said = f"{told}; your {_called(asked)} leaves {_told(asked)}."
+        known = np.isfinite(asked.confirmed.value)
+        said = f"{told}" + (f"; your {_called(asked)} leaves {_told(asked)}." if known else ".")
     if chosen.setup.sampler.limit != asked.setup.sampler.limit:
         value, error = chosen.found.at("gap")["score"]
         said += (

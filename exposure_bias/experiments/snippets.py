@@ -1,13 +1,14 @@
 """A chain as code to paste: for this package, and for a pipeline of diffusers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exposure_bias.adapters.rehearsal import FROM_CLIP, FROM_MODEL
 from exposure_bias.running.setup import Setup
 
 # Options that pipelines often carry over from another scheduler.
+WIDTH = 80
 SPELLED = ("timestep_spacing", "use_karras_sigmas")
 
 
@@ -19,7 +20,7 @@ def python_code(setup: Setup) -> str:
         options.append(f'timestep_spacing="{run.spacing.value}"')
     if run.clip:
         options.append("clip=True" if run.clip.convention != "keep_epsilon" else CLIPPED)
-    return f"eb.record(model, data, {', '.join(options)})"
+    return _call("eb.record", ["model", "data", *options])
 
 
 CLIPPED = 'clip="keep_epsilon"'
@@ -37,13 +38,26 @@ def diffusers_code(setup: Setup) -> str:
     if scheduler is None or setup.run.clip:
         return ""
     config, name = scheduler.config, type(scheduler).__name__
-    spelled = [f"{key}={value!r}" for key, value in _options(config, setup).items()]
-    made = ", ".join(["pipe.scheduler.config", *spelled])
+    spelled = [f"{key}={_literal(value)}" for key, value in _options(config, setup).items()]
+    made = _call(f"pipe.scheduler = {name}.from_config", ["pipe.scheduler.config", *spelled])
     return (
         f"from diffusers import {name}\n"
-        f"pipe.scheduler = {name}.from_config({made})\n"
+        f"{made}\n"
         f"images = pipe(num_inference_steps={setup.sampler.steps}).images"  # type: ignore[attr-defined]
     )
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _call(name: str, arguments: Sequence[str]) -> str:
+    """A call on one line, or with a line for each argument."""
+    short = f"{name}({', '.join(arguments)})"
+    if len(short) <= WIDTH:
+        return short
+    lines = "".join(f"    {argument},\n" for argument in arguments)
+    return f"{name}(\n{lines})"
 
 
 def _options(config: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
