@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import exposure_bias
-from exposure_bias.cli import commands, threads
+from exposure_bias.cli import commands, failures, terminal, threads
 from exposure_bias.cli.config import configure
 from exposure_bias.errors import InputError, reason
 from exposure_bias.running import parallel
@@ -69,6 +69,7 @@ RUN = (
 # --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
 BATCH_SIZES = (1024, 256)
 # What an environment that only reads recordings may leave out.
+GIVEN = "given"  # where a parser keeps which options it has seen
 LEFT_OUT = ("torch", "diffusers", "safetensors", "huggingface_hub", "sklearn")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -76,8 +77,57 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, as everything else here does."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        for name in (None, "store", "store_const"):
+            self.register("action", name, Once if name != "store_const" else OnceConstant)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"eb-analyze: {message} (see {self.prog} --help)\n")
+        told = InputError(f"{reason(message)} (see {self.prog} --help)")
+        self.exit(2, f"eb-analyze: {told}\n")
+
+
+def _once(action: argparse.Action, options: argparse.Namespace, said: str | None) -> None:
+    """Raise ArgumentError for an option that was given already, by this name or another."""
+    before = options.__dict__.setdefault(GIVEN, {})
+    if said is None:
+        return
+    if action.dest in before:
+        raise argparse.ArgumentError(
+            None,
+            f"{before[action.dest]} and {said} are one option: give it once"
+            if before[action.dest] != said
+            else f"{said} is given twice: give it once",
+        )
+    before[action.dest] = said
+
+
+class Once(argparse._StoreAction):
+    """Keep a value. Of two the first would be dropped without a word."""
+
+    def __call__(
+        self,
+        _: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        values: Any,
+        said: str | None = None,
+    ) -> None:
+        _once(self, options, said)
+        setattr(options, self.dest, values)
+
+
+class OnceConstant(argparse._StoreConstAction):
+    """Keep a constant: --json is --format json."""
+
+    def __call__(
+        self,
+        _: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        values: Any,
+        said: str | None = None,
+    ) -> None:
+        _once(self, options, said)
+        setattr(options, self.dest, self.const)
 
 
 class Completion(argparse.Action):
@@ -98,60 +148,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     given = _renamed(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:
+        terminal.prepare()
         threads.wait_passively()
+        # Figures go to files here, whatever a notebook's shell asks for.
+        os.environ["MPLBACKEND"] = "agg"
     _keep_freed_memory()
     options = argparse.Namespace()
     try:
         root = parser()
         configure(root, given)
         options = root.parse_args(given)
+        vars(options).pop(GIVEN, None)
         # Threads concern the whole process, which is ours where no arguments are passed.
         options.own_process = arguments is None
         if getattr(options, "batch_size", None) == "auto":
             options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
-            warnings.showwarning = _show_warning
-            _check_read(options)
-            _check_shareable(options)
-            with parallel.joined() as team:
-                if team.size > 1:
-                    parallel.agree(_told(options), "options")
-                if getattr(options, "out", None) is not None:
-                    _check_out(options)
-                with _watching(options), _read_result(options):
-                    options.run(options)
-                if team.first:
-                    commands.report_of(options, given)
-                    sys.stdout.flush()
-                    commands.finish(options)
+            warnings.showwarning = _shower()
+            _run(options, given)
     except InputError as error:
         if parallel.tells(error):
-            print(f"eb-analyze: {error}", file=sys.stderr)
+            terminal.tell(str(error))
         return 2
     except ModuleNotFoundError as error:
         if error.name not in LEFT_OUT:
-            raise
-        print(
-            f"eb-analyze: this command needs {error.name}, which is not installed here; reading,"
-            " plotting and reporting recordings does not: pip install exposure-bias",
-            file=sys.stderr,
+            return failures.told(error, options)
+        terminal.tell(
+            f"this command needs {error.name}, which is not installed here; reading, plotting and"
+            " reporting recordings does not: pip install exposure-bias"
         )
         return 2
     except KeyboardInterrupt:
         if arguments is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is heard, and ends already
-        print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
+        terminal.tell(f"interrupted{_kept(options)}")
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
         _silence()
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            return failures.told(error, options)
         _silence()
-        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        terminal.tell("cannot print all of it: no space is left there")
         return 2
+    except Exception as error:
+        if arguments is not None:
+            raise  # whoever calls us from Python wants to see where
+        return failures.told(error, options)
     return 0
+
+
+def _run(options: argparse.Namespace, given: list[str]) -> None:
+    """Run a command, in one process or several, and write its report."""
+    _check_read(options)
+    _check_shareable(options)
+    with parallel.joined() as team:
+        if team.size > 1:
+            parallel.agree(_told(options), "options")
+        if getattr(options, "out", None) is not None:
+            _check_out(options)
+        with _watching(options), _read_result(options):
+            options.run(options)
+        if team.first:
+            commands.report_of(options, given)
+            sys.stdout.flush()
+            commands.finish(options)
 
 
 def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
@@ -178,22 +240,21 @@ def _reads(options: argparse.Namespace) -> bool:
 
 @contextmanager
 def _read_result(options: argparse.Namespace) -> Iterator[None]:
-    """Raise InputError for whatever goes wrong with the result of an earlier run.
+    """Raise InputError for what goes wrong while the result of an earlier run is shown.
 
     It is a file that anybody may have made, and what it must hold to be shown, its kind's tables
-    and figures know. Should the fault be ours, --verbose shows where.
-    """
+    and figures know. Whether the file or this package is at fault cannot be told from here."""
     try:
         yield
-    except (InputError, OSError, ImportError):
+    except (InputError, OSError, ImportError, MemoryError, UnicodeError):
         raise
     except Exception as error:
         if not _reads(options) or options.verbose:
             raise
         raise InputError(
-            f"cannot use {options.saved}: it does not hold what such a result does"
-            f" ({type(error).__name__}: {reason(error)}); make it again, or if this version made"
-            " it, that is our mistake: --verbose shows where"
+            f"cannot show {options.saved} ({type(error).__name__}: {reason(error)}): either it"
+            " does not hold what such a result does, or this is a mistake of ours. Make it again;"
+            f" if that does not help, please tell us what --verbose shows: {failures.REPORT}"
         ) from error
 
 
@@ -308,6 +369,15 @@ def _keep_freed_memory() -> None:
             mallopt(threshold, 2**30)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if parallel.team().first:
-        print(f"eb-analyze: warning: {message}", file=sys.stderr)
+def _shower() -> Callable[..., None]:
+    """What shows warnings: in one process, and those that ask for it once."""
+    seen: set[object] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if not parallel.team().first or category in seen:
+            return
+        if getattr(category, "once", False):
+            seen.add(category)
+        terminal.tell(f"warning: {message}")
+
+    return show

@@ -28,8 +28,8 @@ def _running(parser: Parser) -> None:
         default=[],
         metavar="R",
         help=(
-            "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be"
-            " repeated"
+            "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA, ts:WINDOW,CUTOFF, tsr:K,S"
+            " or cn:TAU; may be repeated"
         ),
     )
     _data(parser)
@@ -564,6 +564,22 @@ def drift(parser: Parser) -> None:
         help="what a file of data may take once decoded, as 8GB (default: 1 GiB)",
     )
     add("--frames", type=int, help="how many are drawn (default: all of the sequences')")
+    add(
+        "--start",
+        choices=("noise", "one call"),
+        default="noise",
+        help="noise, or what one more call makes of it (default: noise)",
+    )
+    add(
+        "--against",
+        action="append",
+        default=[],
+        metavar="WHAT=VALUE",
+        help=(
+            "compare with this change: steps, sampler, start, timestep-spacing or remedy, several"
+            " joined by ' + '; may be repeated"
+        ),
+    )
     add(
         "--free-limit",
         action="store_true",

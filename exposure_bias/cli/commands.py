@@ -166,13 +166,16 @@ def budget(options: Options) -> None:
     output.show(options, load_result(options.saved, *kinds) if options.saved else _budget(options))
 
 
+DRIFTS = ("drift_budget", "drift", "compare_drift")
+
+
 def drift(options: Options) -> None:
     """`eb-analyze drift`: of a model that draws frames from the frames before."""
     from exposure_bias.cli import output
     from exposure_bias.results import load_result
 
     saved = options.saved
-    result = load_result(saved, "drift_budget", "drift") if saved else _drift(options)
+    result = load_result(saved, *DRIFTS) if saved else _drift(options)
     output.show(options, result)
 
 
@@ -462,22 +465,44 @@ def _drift(options: Options) -> "xr.Dataset":
     from exposure_bias.cli import output
     from exposure_bias.data import bundled
     from exposure_bias.data.sequences import Sequences
+    from exposure_bias.experiments.compare_drift import compare_drift
     from exposure_bias.experiments.drift import drift_budget
 
     source = options.data or options.model
     if options.data is None and options.model not in bundled.SEQUENCES:
         raise InputError(f"of which sequences {options.model} is a model, nobody said: give --data")
     sequences = Sequences(source, options.chunk, limit=options.limit_data)
+    names = ("frames", "start", "free_limit", "stationary")
+    settings = _chain(options) | {name: getattr(options, name) for name in names}
+    model = _model(options)
+    if options.against:
+        entries = {"as it is": model} | dict(_against(options, model, t) for t in options.against)
+        options.checkpoint = options.out and f"{options.out}/runs"
+        return compare_drift(entries, sequences, folder=options.checkpoint, **settings)
     options.checkpoint = options.unfinished = output.unfinished(options)
-    return drift_budget(
-        _model(options),
-        sequences,
-        frames=options.frames,
-        free_limit=options.free_limit,
-        stationary=options.stationary,
-        checkpoint=options.checkpoint,
-        **_chain(options),
-    )
+    return drift_budget(model, sequences, checkpoint=options.checkpoint, **settings)
+
+
+def _against(options: Options, model: Any, text: str) -> tuple[str, tuple[Any, dict[str, Any]]]:
+    """An entry of a comparison of drift: "steps=8 + remedy=cn:0.1"."""
+    from exposure_bias.remedies import remedied
+
+    own: dict[str, Any] = {}
+    for part in text.split(" + "):
+        what, _, value = (word.strip() for word in part.partition("="))
+        what = what.replace("-", "_")
+        if what == "remedy":
+            model = remedied(model, value)
+        elif what in ("sampler", "start", "timestep_spacing") and value:
+            own[what] = value
+        elif what == "steps" and value.isdigit():
+            own[what] = int(value)
+        else:
+            raise InputError(
+                f"--against {part.strip()!r:.60} changes nothing that is known: allowed are"
+                " steps=NUMBER, sampler=, start=, timestep-spacing= and remedy="
+            )
+    return text, (model, own)
 
 
 def _diagnosis(options: Options) -> "xr.Dataset":
