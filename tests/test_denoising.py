@@ -9,7 +9,7 @@ import torch
 
 import exposure_bias as eb
 from exposure_bias.data import bundled
-from exposure_bias.diagnostics.denoising import wiener_error
+from exposure_bias.diagnostics.denoising import _wiener_error
 from exposure_bias.experiments.bench import Bench
 from exposure_bias.experiments.budget import checked, planned
 
@@ -125,7 +125,7 @@ def test_the_linear_predictors_error_is_the_laws_with_few_images_too(count: int)
             rec = eb.record(model, data, steps=6, n=32, streams=("forward",))
         level = SCHEDULE.level(300)
         alpha, sigma = np.array([level.alpha]), np.array([level.sigma])
-        found.append(wiener_error(rec, alpha, sigma)[0][0])
+        found.append(_wiener_error(rec, alpha, sigma)[0][0])
         of = [rec["data"]["eigenvalue"].values, variances]
         sums = [(v * sigma**2 / (alpha**2 * v + sigma**2)).sum() / 64 for v in of]
         plain.append(sums[0])

@@ -100,7 +100,7 @@ def denoising_check(recording: Recording) -> xr.Dataset:
     forward, data = recording["forward"], recording["data"]
     forward = forward.isel(step=forward["prediction_error"].notnull().any("sample").values)
     alpha, sigma = (forward[k].values for k in ("alpha", "sigma"))
-    linear, further = wiener_error(recording, alpha, sigma)
+    linear, further = _wiener_error(recording, alpha, sigma)
     error = forward["prediction_error"].transpose("sample", "step").values.astype(np.float64)
     count = forward["count"].values
     sums = sums_by_group(error, forward["image"].values)
@@ -145,7 +145,7 @@ def _second_moments(data: xr.Dataset) -> tuple[Array, Array]:
     return np.concatenate([along, pixels], axis=1), np.concatenate([values, usual])
 
 
-def wiener_error(recording: Recording, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+def _wiener_error(recording: Recording, alpha: Array, sigma: Array) -> tuple[Array, Array]:
     """The best linear predictor's error by pixel, (level,), and its derivatives by ρ.
 
     Those are (level, direction), the directions being the known ones and then pixels."""
