@@ -620,6 +620,11 @@ def diagnose(parser: Parser) -> None:
         help="rollouts' timesteps (default: five along the chain)",
     )
     parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out the advice, for which other samplers are tried",
+    )
+    parser.add_argument(
         "--images", help="what the exact denoiser knows (default: bundled data's train split)"
     )
     _printing(parser)

@@ -524,6 +524,7 @@ def _diagnosis(options: Options) -> "xr.Dataset":
         starts=options.starts,
         images=images,
         start=options.start,
+        quick=options.quick,
         folder=options.out,
         **_chain(options),
     )
