@@ -29,7 +29,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
     most = {
         "budget": budget.SAMPLES,
         "diagnose": budget.SAMPLES,
-        "chain-errors": chain_errors.DEFAULT_SAMPLES,
+        "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
         "chain-length-fid": chain_length_fid.DEFAULT_SAMPLES,
     }
@@ -111,7 +111,7 @@ def _curves(options: Options, setup: "Setup") -> float:
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
-    "chain-errors": _errors,
+    "error-hist": _errors,
     "normality": _errors,
     "rollouts": _rollouts,
     "telescope": _telescope,
