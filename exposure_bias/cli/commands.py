@@ -289,9 +289,7 @@ def _rollouts(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.rollouts import rollouts
 
     return rollouts(
-        *(_model(options), _images(options)),
-        replicates=options.replicates,
-        **_from_starts(options),
+        *(_model(options), _images(options)), replicates=options.replicates, **_from_starts(options)
     )
 
 
