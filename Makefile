@@ -7,11 +7,11 @@ VENV ?= .venv
 READY = $(VENV)/installed
 
 .PHONY: demo test test-all fuzz lint docs studies figures
-# Whose fault: half a minute to a minute and a half of computing, then one sentence, five lines and what was written.
+# Diagnose the bundled digits in about a minute, and name the files to look at.
 demo: $(READY)
 	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about a minute)'
 	@$(VENV)/bin/eb-analyze diagnose --steps 20 -o demo --quiet
-	@echo; for file in demo/report.html demo/diagnosis.png; do [ ! -e $$file ] || echo "wrote $$file"; done
+	@echo; for file in demo/report.html demo/diagnose.png; do [ ! -e $$file ] || echo "wrote $$file"; done
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
@@ -52,6 +52,7 @@ $(VENV)/installed-docs: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	@$(PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV), which takes a few minutes the first time'
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -25,6 +25,7 @@ from torch import Tensor
 import exposure_bias as eb
 from exposure_bias.adapters import sequence_network
 from exposure_bias.contexts import Context
+from exposure_bias.data import bundled
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
@@ -106,6 +107,13 @@ def model(world: str, weights: Path, tau: float = 0.0, start: bool = False) -> e
     )
 
 
+def bundle(runs: Path) -> None:
+    """Write seed 0 of lorenz96 to the package, weights in float16."""
+    net = network("lorenz96")
+    net.load_state_dict(torch.load(runs / "lorenz96-0.pt", weights_only=True))
+    sequence_network.save(bundled.FOLDER / "lorenz96", net, CONTEXT["lorenz96"], SIGMAS)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="?", choices=["train", "measure", "bundle"])
@@ -115,5 +123,8 @@ if __name__ == "__main__":
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.what == "bundle":
+        bundle(options.runs)
+        raise SystemExit
     for seed in SEEDS:
         train(options.world, seed, options.data, options.runs, options.smoke)

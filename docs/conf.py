@@ -41,6 +41,8 @@ autosummary_generate = True
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 72
+# Denoiser and Sampler are public under two names; a link to either is right.
+suppress_warnings = ["ref.python"]
 add_module_names = False
 
 # The tutorials run when the site is built, so that what they show is what they printed.

@@ -1,10 +1,12 @@
-"""What becomes of predictions of x_0 that leave the data's range. No torch here.
+"""What becomes of predictions of x_0 that leave the data's range.
 
-none           x̂_0 and ε̂ are as the network says
-rederive       x̂_0 is clipped and ε̂ = (x − α x̂_0)/σ derived from it again
-               (guided-diffusion, diffusers' DDPM)
-keep_epsilon   x̂_0 is clipped and ε̂ stays what it was   (diffusers' DDIM)
-loop           what an observed loop does, recorded before it
+- `none`: x̂_0 and ε̂ are as the network says.
+- `rederive`: x̂_0 is clipped, and ε̂ = (x − α x̂_0)/σ is derived from it again, as in
+  guided-diffusion and diffusers' DDPM.
+- `keep_epsilon`: x̂_0 is clipped, and ε̂ stays what it was, as in diffusers' DDIM.
+- `loop`: the loop that is observed clips, and its predictions are recorded before that.
+
+This module does not import torch.
 """
 
 from dataclasses import dataclass

@@ -55,6 +55,7 @@ COMMANDS = {
     "epsilon-norm": ["epsilon-norm", *CHAIN],
     "rollouts": ["rollouts", *CHAIN],
     "telescope": ["telescope", *CHAIN],
+    "drift": ["drift", "-n", "256", "--frames", "2", "--steps", "3", "--sampler", "heun"],
     "chain-length-fid": ["chain-length-fid", *OURS, "--features", "pixel", "--lengths", "2", "4"],
     "compare": ["compare", OURS[1], f"{OURS[1]} + es:1.01", *CHAIN[2:], "--lengths"],
 }

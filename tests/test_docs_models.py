@@ -51,7 +51,7 @@ def diffusers(folder: Path) -> dict[str, Any]:
         down_block_types=("DownBlock2D",) * 2,
         up_block_types=("UpBlock2D",) * 2,
     )
-    pipeline = DDPMPipeline(unet, DDPMScheduler())
+    pipeline = DDPMPipeline(unet, DDPMScheduler(clip_sample=False, timestep_spacing="linspace"))
     pipeline.save_pretrained(folder / "FOLDER")
     text_unet = UNet2DConditionModel(
         sample_size=8,

@@ -647,7 +647,7 @@ def test_commands(data, perfect, tmp_path, capsys):
     for command, diagnostic, table, name in (
         ("gap", eb.variance_gap, "variance_gap", "gap"),
         ("delta", eb.published_delta, "published_delta", "delta"),
-        ("norms", eb.epsilon_norm, "norms", "ratio"),
+        ("norms", eb.epsilon_norm, "epsilon_norm", "ratio"),
     ):
         assert (
             main([command, str(tmp_path / "run.nc"), "--json", "-o", str(tmp_path / command)]) == 0

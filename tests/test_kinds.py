@@ -36,6 +36,14 @@ def images() -> Any:
     return eb.load_data(draws.astype(np.float32), value_range=None)
 
 
+def autoregression() -> eb.oracles.LinearAutoregression:
+    return eb.oracles.LinearAutoregression(0.9, eb.schedules.edm(0.05, 5.0))
+
+
+def sequences() -> eb.Sequences:
+    return eb.Sequences(autoregression().law.sample(256, 3))
+
+
 @pytest.fixture(scope="module")
 def recording() -> eb.Recording:
     return eb.record(model(), images(), steps=4, streams=("forward", "chain", "teacher"))
@@ -54,6 +62,8 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "diagnose": lambda rec, _: eb.diagnose(rec),
     "error_budget": lambda *_: eb.error_budget(model(), images(), steps=4, restarts=()),
     "solver_curve": lambda *_: eb.solver_curve(model(), images(), ["ddpm"], [4, 5]),
+    "drift_budget": lambda *_: eb.drift_budget(autoregression(), sequences(), steps=3),
+    "drift": lambda *_: eb.drift(lambda c, seed: 0.9 * c.frames[:, -1], sequences()),
     "variance_gap": lambda rec, _: eb.variance_gap(rec),
     "spectrum": lambda rec, _: eb.spectrum(rec),
     "epsilon_norm": lambda rec, _: eb.epsilon_norm(rec),

@@ -249,7 +249,8 @@ def test_what_breaks_off_leaves_nothing_behind(kept: Path, monkeypatch: pytest.M
 
 def latent_folder(where: Path, **parts: Any) -> Path:
     """A DiT's folder with its autoencoder."""
-    found = folder(where, "DiTPipeline", diffusers.DDIMScheduler(), transformer=dit(CLASSES))
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="linspace")
+    found = folder(where, "DiTPipeline", scheduler, transformer=dit(CLASSES))
     index = json.loads((found / "model_index.json").read_text())
     for part, net in {"vae": vae(), **parts}.items():
         if net is not None:

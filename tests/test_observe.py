@@ -808,3 +808,12 @@ def test_networks_that_cannot_be_observed() -> None:
         net(x, torch.tensor([100]))
     with fails("at least 0"):
         eb.observe(model, first=-1)
+
+
+def test_a_model_from_files_is_watched() -> None:
+    """Its call renames whatever goes wrong in its network."""
+    model, data = eb.load_model("digits"), eb.load_data("digits")
+    with eb.observe(model, data=data) as chain:
+        for label in (999, 500, 0):
+            model.net(torch.zeros(2, 1, 8, 8), torch.full((2,), label))
+    assert [level.timestep for level in chain.recording().run.levels[:3]] == [999, 500, 0]

@@ -98,6 +98,7 @@ def assert_alike(one: xr.Dataset, two: xr.Dataset, rtol: float = 1e-9) -> None:
 
 COMMANDS = """
 common = dict(n=48, batch_size=10)
+walk = eb.oracles.LinearAutoregression(0.9, eb.schedules.edm(0.05, 5.0))
 def everything():
     size = parallel.team().size
     found = dict(
@@ -107,6 +108,7 @@ def everything():
         errors=lambda: eb.chain_errors(model(), images(), (2, 3), **common),
         fid=lambda: eb.chain_length_fid(model(), images(), (2, 3), features="pixel", **common,
                                         checkpoint=f"{out}/cells-{size}"),
+        drift=lambda: eb.drift_budget(walk, walk.law.sample(48, 3), steps=3, **common),
         compare=lambda: eb.compare([model(), model(0.12)], images(), steps=3, lengths=(2,),
                                    budget=False, **common),
     )
@@ -124,7 +126,7 @@ def test_every_experiment_agrees_with_one_process(tmp_path: Path) -> None:
     """Whatever runs a network gives one process's numbers to 1e-9."""
     script = COMMANDS + "\neverything()\nprint(meet(everything))"
     assert drive(script, tmp_path) == ["[0, 0]"]
-    names = ("budget", "rollouts", "telescope", "errors", "fid", "compare")
+    names = ("budget", "rollouts", "telescope", "errors", "fid", "drift", "compare")
     for name in names:
         assert_alike(*(xr.load_dataset(tmp_path / f"{name}-{k}.nc") for k in (1, 2)))
     one, two = (eb.load(tmp_path / f"recording-{k}.nc") for k in (1, 2))

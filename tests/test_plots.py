@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -80,6 +81,39 @@ def test_in_somebody_elses_figure(rec: Any) -> None:
         plots.variance_gap(eb.variance_gap(rec), axes=axes[0])
     with pytest.raises(eb.InputError, match="column is 'wide': allowed are single, double"):
         plots.variance_gap(eb.variance_gap(rec), column="wide")
+
+
+def test_some_panels_in_somebody_elses_axes(rec: Any) -> None:
+    """One Axes takes the first panel, a dict those that it names; nothing else is shown."""
+    gap, (own, (left, right)) = eb.variance_gap(rec), plt.subplots(1, 2)
+    before = plt.get_fignums()
+    assert plots.variance_gap(gap, ax=left) is own
+    np.testing.assert_allclose(left.lines[1].get_ydata(), gap["gap"])
+    assert not right.lines
+    left.clear()
+    plots.variance_gap(gap, ax={"direction": right})
+    assert right.lines
+    assert not left.lines
+    assert plt.get_fignums() == before
+    with pytest.raises(eb.InputError, match="no panel 'across': allowed are along, direction"):
+        plots.variance_gap(gap, ax={"across": right})
+    with pytest.raises(eb.InputError, match="ax is for some of the panels, axes for all"):
+        plots.variance_gap(gap, ax=left, axes=[left, right])
+
+
+def test_a_notebook_shows_a_figure_once(rec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    before = plt.get_fignums()
+    assert len(plots.variance_gap(eb.variance_gap(rec)).axes) == 2
+    assert plt.get_fignums() == before
+
+
+def test_colours_do_not_depend_on_the_users_style(rec: Any) -> None:
+    with plt.rc_context({"axes.prop_cycle": plt.cycler(color=["red"])}):
+        _, axis = plt.subplots()
+        plots.variance_gap(eb.variance_gap(rec), ax=axis)
+    colours = [matplotlib.colors.to_hex(line.get_color()) for line in axis.lines]
+    assert "#ff0000" not in colours
 
 
 def test_below_256_samples_panels_say_so_or_show_values() -> None:

@@ -629,6 +629,7 @@ INVOCATIONS: dict[str, list[list[str]]] = {
     "network-error": [[*RUN, "--levels", "4", "--no-exposure"]],
     "chain-length-fid": [[*RUN, "--lengths", "3", "--features", "pixel"]],
     "budget": [SHORT],
+    "drift": [["-n", "16", "--frames", "1", "--steps", "2"]],
     "diagnose": [SHORT],
     "compare": [["test_silence:model", "test_silence:model", *SHORT[2:], "--lengths", "3"]],
     "train": [TRAIN],

@@ -21,6 +21,7 @@ from exposure_bias.adapters import (
     hub,
     k_diffusion,
     laws,
+    sequence_network,
 )
 from exposure_bias.adapters.unwrap import precision_note, unwrapped
 from exposure_bias.data import bundled
@@ -188,6 +189,8 @@ def load_model(
     if place.is_file() and place.suffix in CHECKPOINTS:
         return adm.load(place, preset)
     _refuse_preset(preset, str(place))
+    if place.parent == bundled.FOLDER and place.name in bundled.SEQUENCES:
+        return sequence_network.load(place)
     if not place.is_dir():
         kind = "is no folder and no regular file" if not place.is_file() else "cannot be loaded"
         raise InputError(
@@ -212,7 +215,7 @@ def place_of(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
             f"a model's name or path is text, got {type(name).__name__}: give {_allowed()}"
         )
     text = os.fspath(name)
-    if text in bundled.models():
+    if text in _bundled():
         if os.path.exists(text):
             warnings.warn(
                 f"{text!r} is the bundled model, not ./{text}: write ./{text} for that",
@@ -231,10 +234,14 @@ def place_of(name: str | os.PathLike[str]) -> "Path | hub.Downloads":
 
 def _allowed() -> str:
     return (
-        f"a bundled model ({', '.join(bundled.models())}), a diffusers folder (with"
+        f"a bundled model ({', '.join(_bundled())}), a diffusers folder (with"
         " model_index.json), a name of the hub (org/name) or an ADM checkpoint"
         f" ({', '.join(CHECKPOINTS)}) with its preset"
     )
+
+
+def _bundled() -> list[str]:
+    return [*bundled.models(), *bundled.sequence_models()]
 
 
 def _refuse_preset(preset: Any, what: str) -> None:

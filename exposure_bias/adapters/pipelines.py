@@ -218,7 +218,9 @@ def _scheduler(repository: Repository, class_name: str) -> Any:
             f"{repository.name} names the scheduler {class_name}, which diffusers does not have"
         )
     inside = "scheduler/scheduler_config.json"
-    config = _config(repository, inside if repository.get(inside) else "scheduler_config.json")
+    place = file(repository, inside if repository.get(inside) else "scheduler_config.json")
+    # diffusers writes so a bound that is not there: lambda_min_clipped of DPMSolverMultistep.
+    config = weights.read_json(place, ("-Infinity",))
     check_timesteps(config.get("num_train_timesteps"), f"num_train_timesteps of {repository.name}")
     betas = config.get("trained_betas")
     if betas is not None and not (isinstance(betas, list) and len(betas) <= TIMESTEPS):

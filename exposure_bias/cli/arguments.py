@@ -104,13 +104,8 @@ READING: Rows = (
         help="what a file of data may take once decoded, as 8GB (default: 1 GiB)",
     ),
 )
-DATA: Rows = (
-    of_run(
-        "--data",
-        help="bundled name, folder, .npy, .npz or .zip (default: digits, or the model's own)",
-    ),
-    *READING,
-    of_run("--split", choices=("train", "test"), help="of bundled data (default: test)"),
+# How chains are drawn, and by how much of the machine.
+DRAWING: Rows = (
     of_run(
         "-n", meant_by=("--n", "--samples", "--num-samples"), type=int, help="number of samples"
     ),
@@ -140,6 +135,25 @@ DATA: Rows = (
     of_run("--compile", action="store_true", help="use torch.compile"),
     of_run("--channels-last", action="store_true", help="the network's memory layout"),
 )
+DATA: Rows = (
+    of_run(
+        "--data",
+        help="bundled name, folder, .npy, .npz or .zip (default: digits, or the model's own)",
+    ),
+    *READING,
+    of_run("--split", choices=("train", "test"), help="of bundled data (default: test)"),
+    *DRAWING,
+)
+REMEDY = of_run(
+    "--remedy",
+    action="append",
+    default=[],
+    metavar="R",
+    help=(
+        "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be"
+        " repeated"
+    ),
+)
 MODEL: Rows = (
     of_run(
         "--model",
@@ -152,16 +166,7 @@ MODEL: Rows = (
     of_run(
         "--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them"
     ),
-    of_run(
-        "--remedy",
-        action="append",
-        default=[],
-        metavar="R",
-        help=(
-            "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be"
-            " repeated"
-        ),
-    ),
+    REMEDY,
     *DATA,
 )
 SAMPLERS = of_run(
@@ -469,6 +474,44 @@ DIAGNOSE: Rows = (
     *_BUDGET,
     STARTS(help="rollouts' timesteps (default: five along the chain)"),
     of_run("--images", help="what the exact denoiser knows (default: bundled data's train split)"),
+    *PRINTING,
+)
+DRIFT: Rows = (
+    saved("drift-budget.nc or drift.nc of an earlier -o, or its folder; without it, run"),
+    of_run(
+        "--model",
+        default="lorenz96",
+        help="bundled name or module:NAME of a Denoiser(…, context=p) (default: lorenz96)",
+    ),
+    REMEDY(help="as elsewhere; may be repeated"),
+    of_run(
+        "--data",
+        help=(
+            "sequences: bundled name, folder of clips, .npy or .npz (N, K, *shape), whose other"
+            " arrays are streams beside the frames (default: the bundled model's own)"
+        ),
+    ),
+    of_run("--chunk", type=int, default=1, help="frames that are drawn at once (default: 1)"),
+    READING[1],
+    of_run(
+        "--frames",
+        meant_by=("--lengths",),
+        type=int,
+        help="how many are drawn (default: all of the sequences')",
+    ),
+    of_run(
+        "--free-limit",
+        action="store_true",
+        help="also draw the limit of small steps free-running, which splits the feedback: about"
+        " twice the time",
+    ),
+    of_run(
+        "--stationary",
+        action="store_true",
+        help="the data's law is the same at every frame: pool it",
+    ),
+    *DRAWING,
+    *steps(50),
     *PRINTING,
 )
 # Options that `train` takes under the same name.

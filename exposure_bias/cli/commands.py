@@ -225,6 +225,7 @@ def models(options: Options) -> Sequence[Any]:
     from exposure_bias.results import Column
     from exposure_bias.results.tables import listed
 
+    bundled_models = [*bundled.models(), *bundled.sequence_models()]
     rows = [
         {"family": family, "command_line": command_line, "python": python}
         for family, (python, command_line) in FAMILIES.items()
@@ -239,19 +240,19 @@ def models(options: Options) -> Sequence[Any]:
     )
     found = [
         listed("families", rows, shown, main=True),
-        listed("bundled", [{"model": name} for name in bundled.models()]),
+        listed("bundled", [{"model": name} for name in bundled_models]),
         listed("presets", [{"preset": name} for name in adm.PRESETS]),
     ]
-    counts = f"{len(bundled.models())} bundled models, {len(adm.PRESETS)} presets"
+    counts = f"{len(bundled_models)} bundled models, {len(adm.PRESETS)} presets"
     sentence = f"{counts}, {len(rows)} families can be loaded (counts: no interval)."
     more = [
-        f"Bundled models: {', '.join(bundled.models())}.",
+        f"Bundled models: {', '.join(bundled_models)}.",
         f"Presets: {', '.join(adm.PRESETS)}.",
         "In Python, import exposure_bias as eb, and eb.",
         *(f"  {row['python']}  # {row['family']}" for row in rows),
     ]
     keys: dict[str, Any] = {
-        "bundled": bundled.models(),
+        "bundled": bundled_models,
         "presets": list(adm.PRESETS),
         "families": rows,
     }
@@ -410,6 +411,26 @@ def _budget(options: Options) -> "xr.Dataset":
     return solver_curve(_model(options), _images(options), samplers, steps, **settings)
 
 
+def _drift(options: Options) -> "xr.Dataset":
+    from exposure_bias.data import bundled
+    from exposure_bias.data.sequences import Sequences
+    from exposure_bias.experiments.drift import drift_budget
+
+    source = options.data or options.model
+    if options.data is None and options.model not in bundled.SEQUENCES:
+        raise InputError(f"of which sequences {options.model} is a model, nobody said: give --data")
+    sequences = Sequences(source, options.chunk, limit=options.limit_data)
+    return drift_budget(
+        _model(options),
+        sequences,
+        frames=options.frames,
+        free_limit=options.free_limit,
+        stationary=options.stationary,
+        checkpoint=work(options, UNFINISHED),
+        **_chain(options),
+    )
+
+
 def diagnose(options: Options) -> Sequence[Any]:
     """`eb-analyze diagnose`: of a model, of a recording without the network, or one made before."""
     from exposure_bias.cli import output
@@ -504,7 +525,8 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.running.parallel import local
     from exposure_bias.running.setup import placed
 
-    model = placed(load_model(name, options.preset), local(options.device), _speed(options))
+    preset = getattr(options, "preset", None)
+    model = placed(load_model(name, preset), local(options.device), _speed(options))
     if options.own_process:
         threads.choose(model, options.quiet)
     return model
@@ -701,6 +723,13 @@ def _commands() -> Iterator[Command]:
         arguments.BUDGET,
         "the error budget; of several samplers and lengths a solver curve",
         ("error-budget", "solver-curve"),
+    )
+    yield Command(
+        "drift",
+        experiment(_drift, "drift_budget", "drift"),
+        arguments.DRIFT,
+        "drift of a model that runs on its own frames, split by what causes it",
+        ("drift-budget",),
     )
     yield Command(
         "record",

@@ -22,12 +22,13 @@ def planned(options: Options) -> "Callable[[Setup], Plan]":
 
 
 def _planned(options: Options, setup: "Setup") -> "Plan":
-    from exposure_bias.experiments import budget, chain_errors, chain_length_fid
+    from exposure_bias.experiments import budget, chain_errors, chain_length_fid, drift_setup
     from exposure_bias.running.progress import Plan
     from exposure_bias.running.setup import DEFAULT_SAMPLES
 
     most = {
         "budget": budget.SAMPLES,
+        "drift": drift_setup.SAMPLES,
         "diagnose": budget.SAMPLES,
         "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
@@ -90,6 +91,12 @@ def _budget(options: Options, setup: "Setup") -> float:
     return whole + (_step(setup) * setup.run.steps if options.start == "noise" else 0)
 
 
+def _drift(options: Options, setup: "Setup") -> float:
+    limit = LIMIT if setup.sampler.limit else 0
+    own = 2 * _step(setup) * setup.run.steps
+    return setup.run.options["frames"] * (own + limit * (1 + options.free_limit))
+
+
 def _diagnosis(options: Options, setup: "Setup") -> float:
     forward, probe = len(setup.kept) - 1, _step(setup) * setup.run.steps
     rollouts = _rollouts(options, setup) if setup.sampler.ancestral else 0
@@ -117,6 +124,7 @@ CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
     "telescope": _telescope,
     "budget": _budget,
     "diagnose": _diagnosis,
+    "drift": _drift,
     "compare": _comparison,
     "chain-length-fid": _curves,
 }

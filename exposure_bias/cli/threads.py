@@ -29,6 +29,8 @@ def choose(model: "Denoiser", quiet: bool = False) -> None:
     quiet: not even there. OMP_NUM_THREADS decides where it is set, as it is by torchrun.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if model.context is not None:
+        return  # what a call with a context takes, only its data tell
     if os.environ.get("OMP_NUM_THREADS") or model.device.type != "cpu" or (cores or 1) == 1:
         return
     import torch

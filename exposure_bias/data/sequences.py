@@ -9,7 +9,7 @@
     a folder of clips    a sub-folder of pictures for each clip, or an .npy file (K, *shape) for
                          each; clips and their pictures are ordered by name, and all are cut to
                          the shortest one
-    "lorenz96"           the bundled sequences of 16 numbers
+    "lorenz96"           the bundled sequences of 16 numbers (stochastic Lorenz-96)
 
 A frame is what a model draws at once: a vector (D,), a signal (C, T), an image (C, H, W) or a
 volume. 8-bit frames become x/127.5 − 1 when they are read. With `chunk` = c a model draws c frames

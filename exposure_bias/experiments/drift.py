@@ -62,9 +62,11 @@ from exposure_bias.experiments.drift_setup import (
     roll_of,
 )
 from exposure_bias.experiments.drift_sums import Layout
+from exposure_bias.experiments.kinds.drift import DRIFT, DRIFT_BUDGET
 from exposure_bias.jackknife import (
     GROUPS,
 )
+from exposure_bias.results import returns
 from exposure_bias.run import DataId, Probe, Run, Start
 from exposure_bias.running.loop import SumsLedger, batches
 from exposure_bias.running.setup import Setup, check_processes, identities
@@ -75,6 +77,7 @@ from exposure_bias.schedules import timestep_spacing as spacing_of
 STEPS = 50
 
 
+@returns(DRIFT_BUDGET)
 def drift_budget(
     model: Any,
     sequences: Any,
@@ -120,7 +123,8 @@ def drift_budget(
         Over (statistic, frame): total, feedback, discretisation, initialisation, score and own
         (forced − data: what one frame does without feedback), each with `_se`, `_low` and `_high`
         (95 %, NaN for fewer than 256 sequences); with `free_limit` also feedback_discretisation,
-        feedback_initialisation and feedback_score; limit_error, the difference D of the module
+        feedback_initialisation, feedback_score and total_limit, the drift with infinitely many
+        steps; limit_error, the difference D of the module
         docstring. `variance`, `change` and `tails` are relative, `mean` is in standard deviations
         of the data, `lag` is a difference of correlations, `hf` and bands are in dB; zero is right
         for all. Frames count from 1, the first that is drawn.
@@ -166,6 +170,7 @@ def drift_budget(
     return _drawn(roll, stationary, batch_size, checkpoint, ignored(roll))
 
 
+@returns(DRIFT)
 def drift(
     next_frame: Function,
     sequences: Any,

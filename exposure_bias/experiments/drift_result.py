@@ -86,9 +86,10 @@ def budget_terms(found: Totals, roll: Roll, stationary: bool) -> dict[str, Array
     started = of("limit 4") - of("start 4")
     parts = terms(free, forced, noise, noise - started) | {"own": forced, "limit_error": error}
     if roll.free_limit:
-        free_noise, _ = _extrapolated(of, "free", "free half")
+        free_noise, free_error = _extrapolated(of, "free", "free half")
         grown = of("free 4") - of("free start 4")
         parts |= growth(parts, free, free_noise, free_noise - grown)
+        parts |= {"total_limit": free_noise, "total_limit_error": free_error}
     return parts
 
 
@@ -104,6 +105,7 @@ def beyond(label: str, values: Mapping[str, Array]) -> Array | float:
         "discretisation": extrapolation,
         "initialisation": start,
         "score": extrapolation + start,
+        "total_limit": np.abs(values.get("total_limit_error", 0.0)) / 10,
     }
     return np.nan_to_num(known.get(label, 0.0))
 

@@ -17,7 +17,7 @@ import xarray as xr
 from exposure_bias.errors import InputError
 from exposure_bias.files import netcdf
 from exposure_bias.files.limits import limit_of, readable
-from exposure_bias.files.reading import checked_size, opened, parsed
+from exposure_bias.files.reading import CONSTANTS, checked_size, opened, parsed
 from exposure_bias.files.writing import CannotWrite, check_writable, output, target_of, write_bytes
 
 Check = Callable[[dict[str, Any], netcdf.Headers], None]
@@ -106,7 +106,7 @@ def read_tree(
 
 def _provenance(text: Any) -> dict[str, Any]:
     try:
-        known = parsed(text, numbers=False)
+        known = parsed(text, constants=CONSTANTS)
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError("it does not say where it comes from") from error
     if not isinstance(known, dict):

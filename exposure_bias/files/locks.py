@@ -28,6 +28,7 @@ except ModuleNotFoundError:  # Windows
 LONGEST = 255  # bytes in a name, on nearly every file system
 SUFFIX = ".writing"
 MARK = "exposure_bias: process "
+FORK_SECONDS = 5.0
 UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 # What this run holds already: a command and the functions that it calls write one output.
 _HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
@@ -94,6 +95,8 @@ def short(name: str) -> str:
 
 def _locked(place: Path, target: Path) -> int | None:
     """The open file of a lock that is ours; None where there are no locks."""
+    # A process that was forked holds its parent's lock until it first runs (`_forget`).
+    patience = time.monotonic() + FORK_SECONDS
     while True:
         handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -101,6 +104,9 @@ def _locked(place: Path, target: Path) -> int | None:
         except OSError as error:
             os.close(handle)
             if isinstance(error, BlockingIOError):
+                if time.monotonic() < patience and _has_ended(place):
+                    time.sleep(0.01)
+                    continue
                 raise _in_use(place, target) from error
             if error.errno not in UNKNOWN:
                 raise
@@ -136,14 +142,33 @@ def _is_still(place: Path, handle: int) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def _in_use(place: Path, target: Path) -> InUse:
-    """What to raise where another process holds a lock."""
+def _holder(place: Path) -> re.Match[str] | None:
+    """Process, machine and time that a lock's file names."""
     try:
         with open(place, encoding="utf-8", errors="replace") as file:
             said = file.readline(300)
     except OSError:
-        said = ""
-    match = re.fullmatch(rf"{MARK}(\d+) of (.*), since (.*)\n", said)
+        return None
+    return re.fullmatch(rf"{MARK}(\d+) of (.*), since (.*)\n", said)
+
+
+def _has_ended(place: Path) -> bool:
+    """Tell whether the process that a lock's file names ran on this machine and has ended."""
+    match = _holder(place)
+    if match is None or match[2] != platform.node():
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _in_use(place: Path, target: Path) -> InUse:
+    """What to raise where another process holds a lock."""
+    match = _holder(place)
     who = f"process {match[1]} of {match[2]} (since {match[3]})" if match else "another process"
     return InUse(
         f"cannot write {target}: {who} writes it now; wait until it ends, or give another name"

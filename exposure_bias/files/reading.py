@@ -3,11 +3,13 @@
 import json
 import os
 import stat
+from collections.abc import Container
 from typing import Any, BinaryIO
 
 from exposure_bias.errors import InputError, reason
 
 DEEPEST = 64  # brackets within brackets, of JSON and TOML
+CONSTANTS = ("NaN", "Infinity", "-Infinity")  # what Python writes and JSON does not have
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO:
@@ -82,15 +84,15 @@ class Contradiction(ValueError):
     """A text that says one thing twice, in two ways."""
 
 
-def parsed(given: str | bytes, numbers: bool = True) -> Any:
+def parsed(given: str | bytes, constants: Container[str] = ()) -> Any:
     """Return the values of a JSON text in which every key stands once.
 
     Parameters
     ----------
     given : str or bytes
         The text, in UTF-8.
-    numbers : bool
-        Whether NaN and Infinity, which are no JSON, are refused.
+    constants : container of str
+        Which of `NaN`, `Infinity` and `-Infinity` are read as numbers. They are no JSON.
 
     Raises
     ------
@@ -99,7 +101,12 @@ def parsed(given: str | bytes, numbers: bool = True) -> Any:
     """
     try:
         as_text = given if isinstance(given, str) else given.decode("utf-8-sig")
-        constant = _refused if numbers else float
+
+        def constant(word: str) -> float:
+            if word not in constants:
+                raise ValueError(f"{word} is no JSON number")
+            return float(word)
+
         found = json.loads(as_text, object_pairs_hook=_once, parse_constant=constant)
     except RecursionError as error:
         raise ValueError("its brackets are too deep") from error
@@ -114,10 +121,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise Contradiction(f"{key!r:.60} stands there twice, with two values")
         known[key] = value
     return known
-
-
-def _refused(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
 
 
 def check_depth(value: Any, deepest: int = DEEPEST) -> None:
@@ -136,13 +139,15 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_json(path: str | os.PathLike[str], limit: int) -> dict[str, Any]:
+def read_json(
+    path: str | os.PathLike[str], limit: int, constants: Container[str] = ()
+) -> dict[str, Any]:
     """Return the object in a JSON file of at most `limit` bytes.
 
     Raises InputError for anything else; for a key that stands there twice with two values; and for
-    NaN and Infinity."""
+    those of NaN, Infinity and -Infinity that are not among `constants`."""
     try:
-        found = parsed(content(path, limit))
+        found = parsed(content(path, limit), constants)
     except InputError:
         raise
     except ValueError as error:

@@ -16,7 +16,7 @@ import os
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,9 +54,11 @@ CALLED = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of at most 4 MB. Raises InputError for anything else."""
-    return reading.read_json(path, JSON)
+def read_json(path: Path, constants: Container[str] = ()) -> dict[str, Any]:
+    """The object in a JSON file of at most 4 MB. Raises InputError for anything else.
+
+    constants: which of NaN, Infinity and -Infinity are read as numbers."""
+    return reading.read_json(path, JSON, constants)
 
 
 def shapes_in(path: Path) -> Shapes:

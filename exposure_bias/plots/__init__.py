@@ -2,13 +2,19 @@
 
 Plots never compute statistics.
 
-Every function takes `axes=`, matplotlib Axes to draw into (as many as it has panels), and
-`column=`, "single" or "double", the width in a paper; it returns the figure. Pure noise is at the
-left of every axis along the chain."""
+Every function returns the figure and takes
+
+- `ax=`, one matplotlib Axes for the first panel alone, or a dict {name of a panel: Axes};
+- `axes=`, Axes for all panels, as many as there are;
+- `column=`, "single" or "double", the width in a paper.
+
+A wrong name of a panel is answered with those that there are. Functions that draw a grid of small
+panels take `axes=` alone. Pure noise is at the left of every axis along the chain."""
 
 from exposure_bias.plots.budgets import budget, diagnosis
 from exposure_bias.plots.chains import rank_histogram, rollouts, telescope
 from exposure_bias.plots.curves import curves
+from exposure_bias.plots.drift import drift, drift_frames
 from exposure_bias.plots.errors import error_histograms, error_std, normality
 from exposure_bias.plots.levels import (
     epsilon_norm,
@@ -28,6 +34,8 @@ __all__ = [
     "compare",
     "curves",
     "diagnosis",
+    "drift",
+    "drift_frames",
     "effective_level",
     "epsilon_norm",
     "error_histograms",

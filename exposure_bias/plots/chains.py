@@ -8,10 +8,21 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from exposure_bias.jackknife import T_QUANTILE, interval
-from exposure_bias.plots.style import REFERENCE, below, grid, legend, panels, plain, style
+from exposure_bias.plots.style import (
+    REFERENCE,
+    below,
+    grid,
+    legend,
+    panels,
+    percent,
+    plain,
+    style,
+)
 
 
-def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def rollouts(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Training error S (one step) and generation error A (all steps) by start.
 
     Lines show what a perfect sampler would.
@@ -25,7 +36,7 @@ def rollouts(results: xr.Dataset, *, axes: Any = None, column: str = "double") -
     )
     with style():
         names_of = ["errors", "depth", *(["calibration", "excess"] if calibrated else [])]
-        figure, places = panels(len(names_of), axes, column, 2.7)
+        figure, places = panels(names_of, ax, axes, column, 2.7)
         named = dict(zip(names_of, places, strict=True))
         for name, label in names.items():
             _band(named["errors"], results, name, label)
@@ -126,11 +137,13 @@ def rank_histogram(results: xr.Dataset, *, axes: Any = None, column: str = "doub
             )
             axis.title.set_fontsize(8)
         places[0, 0].set_ylabel("share")
-        below(figure, places[0, 0], axes, column)
+        below(figure, places[0, 0], column, axes is None)
     return figure
 
 
-def telescope(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def telescope(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The variance gap by target, stacked from its brackets.
 
     At the clean end each bracket with its 95 % interval.
@@ -139,9 +152,11 @@ def telescope(results: xr.Dataset, *, axes: Any = None, column: str = "double") 
     """
     spectral = "bracket_high" in results
     with style():
-        figure, places = panels(4 if spectral else 2, axes, column, 2.8)
+        names = ["along", "brackets", *(["brackets_high", "spectrum"] if spectral else [])]
+        figure, places = panels(names, ax, axes, column, 2.8)
         _stacked(places[0], results)
-        _brackets(places[1], results, "bracket", "variance gap at the clean end, from")
+        _brackets(places[1], results, "bracket", "variance gap at the clean end (%), from")
+        percent(places[1].xaxis)
         if spectral:
             _brackets(places[2], results, "bracket_high", "HF at the clean end (dB), from")
             end = results["bracket_spectrum"].isel(target=-1)
@@ -194,8 +209,9 @@ def _stacked(axis: Any, results: xr.Dataset) -> None:
         xticks=places,
         xticklabels=names,
         xlabel="level t (timestep)",
-        ylabel="relative variance gap",
+        ylabel="variance gap (%)",
     )
+    percent(axis.yaxis)
     legend(axis, 3)
 
 

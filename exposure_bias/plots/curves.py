@@ -12,7 +12,9 @@ from exposure_bias.plots.style import REFERENCE, STEP_LABEL, panels, style
 from exposure_bias.results.generic import curves_of, unit_of, words_of
 
 
-def curves(result: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def curves(
+    result: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Draw up to four variables of any result, each along its numeric dimension.
 
     Bands are 95 % intervals, and a dashed line is the value that is right. Raises InputError where
@@ -22,7 +24,7 @@ def curves(result: xr.Dataset, *, axes: Any = None, column: str = "double") -> F
     if not names:
         raise InputError("no variable of this dataset lies along one numeric dimension: draw it")
     with style():
-        figure, places = panels(len(names), axes, column, 2.6)
+        figure, places = panels(names, ax, axes, column, 2.6)
         for axis, name in zip(places, names, strict=True):
             _curve(axis, result, name)
     return figure

@@ -8,21 +8,18 @@ from matplotlib.figure import Figure
 
 from exposure_bias.errors import InputError
 from exposure_bias.jackknife import T_QUANTILE
-from exposure_bias.plots.style import grid, legend, panels, style, unless_empty
+from exposure_bias.plots.style import colour_of, grid, legend, panels, style, unless_empty
 
-# Variable, label, colour of the palette; the total comes last, on top.
+# Variable and label; the total comes last, on top.
 TERMS = (
-    ("feedback", "feedback", 4),
-    ("discretisation", "sampler", 0),
-    ("initialisation", "start", 2),
-    ("score", "network", 1),
+    ("feedback", "feedback"),
+    ("discretisation", "sampler"),
+    ("initialisation", "start"),
+    ("score", "network"),
 )
 FIRST = ("variance", "change", "lag 1")
-UNITS = {
-    "variance": "relative variance",
-    "change": "relative power of change",
-    "tails": "relative kurtosis",
-}
+TITLES = {"change": "power of change", "hf": "high frequencies"}
+RELATIVE = ("variance", "change", "tails")
 MOST_SHOWN = 10
 
 
@@ -30,6 +27,7 @@ def drift(
     result: xr.Dataset,
     *,
     statistics: tuple[str, ...] = FIRST,
+    ax: Any = None,
     axes: Any = None,
     column: str = "double",
 ) -> Figure:
@@ -42,22 +40,31 @@ def drift(
     if missing:
         raise InputError(f"there is no statistic {missing[0]!r}: allowed are {', '.join(known)}")
     with style():
-        figure, found = panels(len(statistics), axes, column, 2.6)
+        figure, found = panels(statistics, ax, axes, column, 2.6)
         for axis, name in zip(found, statistics, strict=True):
             _lines(axis, result.sel(statistic=name))
-            unit = UNITS.get(name, "dB" if name == "hf" or name.startswith("band") else name)
-            axis.set(xlabel="frame", ylabel=f"{unit}, right is 0")
+            axis.set(xlabel="frame", ylabel=f"{_unit(name)} (right is 0)")
+            axis.set_title(TITLES.get(name, name), fontsize=8)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         legend(found[0], 3)
     return figure
+
+
+def _unit(name: str) -> str:
+    if name in RELATIVE:
+        return "relative difference"
+    if name == "hf" or name.startswith("band"):
+        return "difference in dB"
+    return "standard deviations" if name.startswith("mean") else "difference of correlations"
 
 
 def _lines(axis: Any, row: xr.Dataset) -> None:
     """One statistic's terms over frames."""
     frame = row["frame"].values
     axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    for term, label, colour in TERMS:
+    for term, label in TERMS:
         if term in row and np.isfinite(row[term]).any():
-            _line(axis, frame, row, term, label, {"color": f"C{colour}", "linewidth": 1.2})
+            _line(axis, frame, row, term, label, {"color": colour_of(label), "linewidth": 1.2})
     _line(axis, frame, row, "total", "total", {"color": "k", "linewidth": 1.6})
     if "total_exact" in row:
         look = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
@@ -124,12 +131,16 @@ def _picture(axis: Any, values: np.ndarray, low: float, high: float) -> None:
 def _over_frames(one: xr.DataArray, axes: Any, column: str) -> Figure:
     """Every number of a frame over frames, side by side for true, forced and free."""
     names = [str(name) for name in one["shown_as"].values]
-    figure, found = panels(len(names), axes, column, 2.2)
+    figure, found = panels(names, None, axes, column, 2.2)
     most = float(np.abs(one.sel(shown_as="true")).max())
     for axis, name in zip(found, names, strict=True):
         values = one.sel(shown_as=name).values
         flat = values.reshape(len(values), -1).T
-        axis.imshow(flat, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+        first, last = int(one["shown_frame"][0]), int(one["shown_frame"][-1])
+        place = (first - 0.5, last + 0.5, len(flat) - 0.5, -0.5)
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        axis.imshow(flat, aspect="auto", interpolation="none", extent=place, **look)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(name, fontsize=8)
         axis.set_xlabel("frame")
     found[0].set_ylabel("number")

@@ -78,6 +78,7 @@ def normality(
     shape: xr.Dataset,
     errors: xr.Dataset | None = None,
     *,
+    ax: Any = None,
     axes: Any = None,
     column: str = "double",
 ) -> Figure:
@@ -86,7 +87,7 @@ def normality(
     Each pixel is standardised, and its quantiles are drawn against the Gaussian's."""
     colours = sns.color_palette("viridis", shape.sizes["length"])
     with style():
-        figure, drawn = panels(1 if errors is None else 2, axes, column, 2.9)
+        figure, drawn = panels(["quantiles", "power"][errors is None :], ax, axes, column, 2.9)
         power = drawn[-1]
         if errors is not None:
             _quantiles(drawn[0], errors, shape["length"].values, colours)

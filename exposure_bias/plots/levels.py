@@ -14,20 +14,23 @@ from exposure_bias.plots.style import (
     STEP_LABEL,
     legend,
     panels,
+    percent,
     picture,
     style,
     unless_empty,
 )
 
 
-def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def state_error(
+    errors: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """RMSE of ξ_t along the chain with its 95 % band and the Gaussian reference.
 
     Beside it the RMSE by element of the state at the clean end.
     """
     end = errors["rmse"].isel(step=-1)
     with style():
-        figure, (axis, panel) = panels(2, axes, column, 2.6, [1.6, 1])
+        figure, (axis, panel) = panels(("along", "clean_end"), ax, axes, column, 2.6, [1.6, 1])
         low, high = interval(errors, "pooled_rmse")
         axis.plot(errors["step"], errors["pooled_rmse"], label="model")
         axis.fill_between(errors["step"], low, high, alpha=0.3, linewidth=0)
@@ -39,11 +42,13 @@ def state_error(errors: xr.Dataset, *, axes: Any = None, column: str = "double")
         drawn = picture(panel, end, float(end.max()))
         panel.set(xticks=[], yticks=[])
         panel.set_title("clean end, by element", fontsize=8)
-        figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
+        panel.figure.colorbar(drawn, ax=panel, label="RMSE", shrink=0.8)
     return figure
 
 
-def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def spectrum(
+    spectra: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Power at the clean end, and the ratio chain/forward at five levels.
 
     With 95 % bands and the Gaussian reference."""
@@ -52,7 +57,7 @@ def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -
     colours = sns.color_palette("viridis", len(shown))
     f, basis = spectra["frequency"].values, spectra.attrs["basis"]
     with style():
-        figure, (power, ratio) = panels(2, axes, column, 2.9)
+        figure, (power, ratio) = panels(("power", "ratio"), ax, axes, column, 2.9)
         last = spectra.isel(step=-1)
         power.plot(f, last["power_data"], color="k", label="data", linewidth=1.2)
         power.plot(f, last["power_chain"], label="chain")
@@ -83,12 +88,14 @@ def spectrum(spectra: xr.Dataset, *, axes: Any = None, column: str = "double") -
     return figure
 
 
-def variance_gap(gaps: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def variance_gap(
+    gaps: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The gap along the chain with its bands and references.
 
     Beside it the gap by eigen-direction at the clean end."""
     with style():
-        figure, (along, across) = panels(2, axes, column, 2.8, [1.25, 1])
+        figure, (along, across) = panels(("along", "direction"), ax, axes, column, 2.8, [1.25, 1])
         along.axhline(0, color="0.7", linewidth=0.8, zorder=0, label="perfect sampler")
         _curve(along, gaps, "gap", "chain")
         if "gap_gaussian" in gaps:
@@ -97,7 +104,8 @@ def variance_gap(gaps: xr.Dataset, *, axes: Any = None, column: str = "double") 
             along.plot(
                 gaps["step"], gaps["gap_forward"], ".", markersize=3, label="against forward draws"
             )
-        along.set(xlabel=STEP_LABEL, ylabel="relative variance gap")
+        along.set(xlabel=STEP_LABEL, ylabel="variance gap (%)")
+        percent(along.yaxis)
         legend(along)
         last, k = gaps.isel(step=-1), np.arange(1, gaps.sizes["direction"] + 1)
         across.axhline(0, color="0.7", linewidth=0.8, zorder=0)
@@ -105,15 +113,20 @@ def variance_gap(gaps: xr.Dataset, *, axes: Any = None, column: str = "double") 
             across.plot(k, last["gap_direction_gaussian"], **REFERENCE)
         half = T_QUANTILE * last["gap_direction_se"].fillna(0)
         across.errorbar(k, last["gap_direction"], yerr=half, fmt="o", markersize=3, linewidth=1)
-        across.set(xlabel="data's eigen-direction, largest first", ylabel="gap at the clean end")
+        across.set(
+            xlabel="data's eigen-direction, largest first", ylabel="gap at the clean end (%)"
+        )
+        percent(across.yaxis)
         unless_empty(across, last["gap_direction"])
     return figure
 
 
-def published_delta(deltas: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def published_delta(
+    deltas: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The published δ_t, and its signed root, with bands and both reference lines."""
     with style():
-        figure, places = panels(2, axes, column, 2.8)
+        figure, places = panels(("delta", "root"), ax, axes, column, 2.8)
         labels = (
             r"published $\delta_t$",
             r"$\overline{\mathrm{std}}_i(\hat x_t - \alpha_t x_0) - \sigma_t$",
@@ -140,13 +153,15 @@ def published_delta(deltas: xr.Dataset, *, axes: Any = None, column: str = "doub
     return figure
 
 
-def epsilon_norm(norms: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def epsilon_norm(
+    norms: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Norms of ε̂ in both streams, their ratio with bands, and the λ it suggests.
 
     Lines are means, shades 5–95 %."""
     step = norms["step"]
     with style():
-        figure, (above, ratio, scale) = panels(3, axes, column, 2.7)
+        figure, (above, ratio, scale) = panels(("norm", "ratio", "scale"), ax, axes, column, 2.7)
         for stream in ("forward", "chain"):
             (line,) = above.plot(step, norms[f"norm_{stream}"], label=stream)
             low, high = (norms[f"quantile_{stream}"].sel(quantile=q) for q in (0.05, 0.95))

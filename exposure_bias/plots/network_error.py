@@ -14,26 +14,30 @@ LEVELS = 3  # that the reliability diagram shows
 RATIO = r"noise-to-signal ratio $\sigma/\alpha$"
 
 
-def network_error(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def network_error(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The cost by level and band, and strict exposure at each cut; the slopes where neither is."""
     draw = {"cost": _costs, "exposure": _exposure}
     parts = [name for name in draw if name in results]
     if not parts:
-        return slopes(results, axes=axes, column=column)
+        return slopes(results, ax=ax, axes=axes, column=column)
     with style():
-        figure, places = panels(len(parts), axes, column, 3.2)
+        figure, places = panels(parts, ax, axes, column, 3.2)
         for axis, name in zip(places, parts, strict=True):
             draw[name](axis, results)
     return figure
 
 
-def slopes(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def slopes(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The slopes of all functions at all levels, in standard errors.
 
     A dot marks what is certain at one 5 % error rate for the whole table.
     """
     with style():
-        figure, places = panels(1, axes, column, 3.6)
+        figure, places = panels(("slopes",), ax, axes, column, 3.6)
         _slopes(places[0], results)
     return figure
 
@@ -97,14 +101,16 @@ def _exposure(axis: Any, results: xr.Dataset) -> None:
     legend(axis, 1)
 
 
-def reliability(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def reliability(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Mean x_0 against mean x̂_0 by band, at three noise levels: a calibration curve.
 
     Both are in standard deviations of a linear prediction. Right is the diagonal.
     """
     chosen = np.linspace(0, results.sizes["level"] - 1, LEVELS + 2).round().astype(int)[1:-1]
     with style():
-        figure, places = panels(len(chosen), axes, column, 2.6)
+        figure, places = panels([f"level_{place}" for place in chosen], ax, axes, column, 2.6)
         colours = sns.color_palette("viridis", results.sizes["band"])
         for axis, place in zip(places, chosen, strict=True):
             here = results.isel(level=int(place))
@@ -132,14 +138,16 @@ def reliability(results: xr.Dataset, *, axes: Any = None, column: str = "double"
     return figure
 
 
-def effective_level(results: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def effective_level(
+    results: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """The effective σ/α over the level's own: as the network says, and by power in each frequency.
 
     Dashed lines are a perfect network of Gaussian data with the same steps.
     """
     spectral = "power_ratio" in results
     with style():
-        figure, places = panels(1 + spectral, axes, column, 2.6)
+        figure, places = panels(["network", "power"][: 1 + spectral], ax, axes, column, 2.6)
         _ratio_of(places[0], results, "network_ratio", "the network's say")
         if spectral:
             shown = np.linspace(0, results.sizes["frequency"] - 1, 4).round().astype(int)

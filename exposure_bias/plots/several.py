@@ -8,10 +8,21 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from exposure_bias.jackknife import T_QUANTILE, interval
-from exposure_bias.plots.style import PALETTE, REFERENCE, STEP_LABEL, below, panels, style, wrapped
+from exposure_bias.plots.style import (
+    PALETTE,
+    REFERENCE,
+    STEP_LABEL,
+    below,
+    panels,
+    percent,
+    style,
+    wrapped,
+)
 
 
-def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def chain_length_fid(
+    curve: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Fréchet distance, KID, precision and recall against chain length.
 
     The distance is bias-corrected where the samples allow.
@@ -32,7 +43,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
     others = [dim for dim in curve[frechet].dims if dim != along]
     lines = curve.stack(line=others, create_index=False) if others else curve.expand_dims("line")
     with style():
-        figure, places = panels(len(shown), axes, column, 2.5)
+        figure, places = panels([name for name, _ in shown], ax, axes, column, 2.5)
         for axis, (name, label) in zip(places, shown, strict=True):
             floor = float(curve[f"floor_{name}"])
             if f"floor_{name}_se" in curve and np.isfinite(curve[f"floor_{name}_se"]):
@@ -51,7 +62,7 @@ def chain_length_fid(curve: xr.Dataset, *, axes: Any = None, column: str = "doub
                     curve[along].values, [str(length) for length in curve[along].values], fontsize=7
                 )
                 axis.minorticks_off()
-        below(figure, places[0], axes, column)
+        below(figure, places[0], column, ax is None and axes is None)
     return figure
 
 
@@ -66,21 +77,23 @@ def _quality(axis: Any, line: xr.Dataset, name: str, along: str) -> None:
         axis.fill_between(line[along], low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -> Figure:
+def compare(
+    compared: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
+) -> Figure:
     """Differences of each entry from the first, with 95 % intervals.
 
     Scalars left, curves along the chain right."""
     entries = list(compared["entry"].values)
     colours = sns.color_palette(PALETTE, len(entries))
     curves = {
-        "gap": "variance gap",
+        "gap": "variance gap (%)",
         "epsilon_ratio": r"$\|\hat\epsilon\|$ chain / forward",
         "state_rmse": r"RMSE of $\hat x_t - x_t$",
     }
     shown = [name for name in curves if name in compared]
     scalar, title, unit = _scalar(compared)
     with style():
-        figure, (bars, *others) = panels(1 + len(shown), axes, column, 2.6)
+        figure, (bars, *others) = panels(["end", *shown], ax, axes, column, 2.6)
         for i, (entry, colour) in enumerate(zip(entries, colours, strict=True)):
             height, half = float(scalar[0][i]), T_QUANTILE * float(np.nan_to_num(scalar[1][i]))
             bars.errorbar(i, height, half, fmt="o", color=colour, capsize=3, label=entry)
@@ -106,9 +119,11 @@ def compare(compared: xr.Dataset, *, axes: Any = None, column: str = "double") -
         bars.set(xticks=[], xlim=(-0.5, len(entries) - 0.5), ylabel=unit, title=title)
         for axis, name in zip(others, shown, strict=True):
             axis.set(xlabel=STEP_LABEL, title=curves[name])
+        if "gap" in shown:
+            percent(others[shown.index("gap")].yaxis)
         if others:
             others[0].set_ylabel(wrapped(f"difference from {entries[0]}"))
-        below(figure, bars, axes, column)
+        below(figure, bars, column, ax is None and axes is None)
     return figure
 
 

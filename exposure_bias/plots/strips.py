@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from exposure_bias.errors import InputError, whole_number
-from exposure_bias.plots.style import COLUMN, style
+from exposure_bias.plots.style import COLUMN, style, subplots
 from exposure_bias.recording import Recording
 
 ROWS = {"truth": r"$x_t$", "state": r"$\hat x_t$", "prediction": r"$\hat x_0$"}
@@ -42,7 +41,7 @@ def strip(
     with style():
         if axes is None:
             size = 2 * COLUMN / levels
-            figure, axes = plt.subplots(
+            figure, axes = subplots(
                 len(rows), levels, figsize=(2 * COLUMN + 0.4, 0.4 + size * len(rows)), squeeze=False
             )
         axes = np.asarray(axes)

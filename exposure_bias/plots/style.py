@@ -1,6 +1,6 @@
 """The one look of all figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import Any
@@ -15,6 +15,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from exposure_bias.errors import InputError
 
 PALETTE = "colorblind"
+# The colour of each part of an error, the same in every figure.
+PARTS = {"sampler": 0, "network": 1, "start": 2, "feedback": 4}
 REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
 COLUMN = 3.3  # inches
 STEP_LABEL = "step (0 = noise)"
@@ -43,35 +45,75 @@ def style() -> Iterator[None]:
 
 
 def panels(
-    count: int,
+    names: Sequence[str],
+    ax: Any = None,
     axes: Any = None,
     column: str = "double",
     height: float = 2.5,
     widths: list[float] | None = None,
 ) -> tuple[Figure, list[Any]]:
-    """Axes for `count` panels: those given, or a new figure's.
+    """Axes for the named panels: those given, or a new figure's.
 
-    axes: matplotlib's, as many, in any array. column: "single" stacks the panels at the width of a
-    paper's column (3.3 in), "double" sets up to three side by side over both (6.6 in), four in two
-    rows. height: of a row, in inches. Raises InputError for another number of axes, and for another
-    column.
+    ax: one matplotlib Axes for the first panel alone, or a dict {name of a panel: Axes}. What is
+    not asked for is drawn into a figure that nobody sees. axes: as many Axes as there are panels,
+    in any array. column: "single" stacks the panels at the width of a paper's column (3.3 in),
+    "double" sets up to three side by side over both (6.6 in), four in two rows. height: of a row,
+    in inches. Raises InputError where both ax and axes are given, for another number of axes, and
+    for an unknown name or column.
     """
-    width = _width(column)
+    count, width = len(names), _width(column)
+    if ax is not None:
+        return _chosen(list(names), ax, axes)
     if axes is not None:
         given = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(given) != count:
-            raise InputError(f"{len(given)} axes were given, but {count} panels are drawn")
-        return given[0].figure, given
+            raise InputError(
+                f"{len(given)} axes were given, but {count} panels are drawn: give as many, or ax="
+                f" with some of {', '.join(names)}"
+            )
+        return given[0].figure, [_ours(axis) for axis in given]
     rows, columns = (count, 1) if column == "single" else (1, count)
     if column == "double" and count > 3:
         rows, columns, widths = 2, -(-count // 2), None
     ratios = None if column == "single" else widths
-    figure, found = plt.subplots(
+    figure, found = subplots(
         rows, columns, figsize=(width, height * rows), squeeze=False, width_ratios=ratios
     )
     for spare in found.ravel()[count:]:
         spare.remove()
     return figure, list(found.ravel()[:count])
+
+
+def _chosen(names: list[str], ax: Any, axes: Any) -> tuple[Figure, list[Any]]:
+    """The Axes of the panels that are asked for, and of the others some that nobody sees."""
+    if axes is not None:
+        raise InputError("ax and axes were given: ax is for some of the panels, axes for all")
+    asked = dict(ax) if isinstance(ax, Mapping) else {names[0]: ax}
+    unknown = [name for name in asked if name not in names]
+    if unknown or not asked:
+        said = f"there is no panel {unknown[0]!r}" if unknown else "ax names no panel"
+        raise InputError(f"{said}: allowed are {', '.join(names)}")
+    unseen = Figure()
+    found = [_ours(asked[n]) if n in asked else unseen.add_subplot() for n in names]
+    return next(iter(asked.values())).figure, found
+
+
+def _ours(axis: Any) -> Any:
+    """Somebody's Axes, whose next curves have our colours."""
+    axis.set_prop_cycle(color=sns.color_palette(PALETTE))
+    return axis
+
+
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """A new figure and its Axes, as of `plt.subplots`.
+
+    A notebook shows a figure that a cell returns. It would show it once more as long as pyplot
+    holds it too.
+    """
+    figure, axes = plt.subplots(*shape, **options)
+    if "inline" in plt.get_backend():
+        plt.close(figure)
+    return figure, axes
 
 
 def _width(column: str) -> float:
@@ -95,10 +137,21 @@ def grid(
     Those given, or a new figure's, at most so many inches wide.
     """
     if axes is not None:
-        figure, given = panels(rows * columns, axes, column)
+        names = [f"{row + 1}, {k + 1}" for row in range(rows) for k in range(columns)]
+        figure, given = panels(names, None, axes, column)
         return figure, np.array(given, dtype=object).reshape(rows, columns)
     size = (min(_width(column), most), height * rows + 0.6)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    return subplots(rows, columns, figsize=size, squeeze=False, **options)
+
+
+def colour_of(part: str) -> Any:
+    """The colour of a part of an error, as a number that holds outside `style` too."""
+    return sns.color_palette(PALETTE)[PARTS[part]]
+
+
+def percent(axis: Any) -> None:
+    """Show the numbers of an axis times 100; its label says that they are per cent."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g}".replace("-", "−"))
 
 
 def plain(axis: Any) -> None:
@@ -122,9 +175,9 @@ def legend(axis: Any, columns: int = 2, **options: Any) -> None:
     axis.legend(ncols=columns, fontsize=6.5, **(place | spacing | options))
 
 
-def below(figure: Figure, axis: Any, axes: Any, column: str) -> None:
+def below(figure: Figure, axis: Any, column: str, is_ours: bool) -> None:
     """One legend for all panels under a figure of ours; in somebody else's, above the first."""
-    if axes is not None:
+    if not is_ours:
         legend(axis, 1)
         return
     most = 3 if column == "double" else 1

@@ -197,7 +197,9 @@ class _CorrectedSteps:
             said.append(predict(x, level))
             return said[-1]
 
-        moved = self._steps.step(x, now, s, t, z, Asking(listening, predict.between))
+        # A loop of somebody else's may hand over a plain function, which knows no levels between.
+        between = getattr(predict, "between", None)
+        moved = self._steps.step(x, now, s, t, z, Asking(listening, between))
         return self._remedy.correct(moved, said[-1].x0, s, t, self._first)
 
 

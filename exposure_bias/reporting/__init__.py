@@ -40,6 +40,8 @@ REMADE = (
     "state_error",
     "published_delta",
 )
+# Results that say already whose fault it is, or of which `diagnose` cannot tell more.
+SPLIT = ("error-budget", "solver-curve", "diagnose", "drift-budget", "drift")
 PACKAGES = ("exposure-bias", "numpy", "xarray", "matplotlib")
 
 
@@ -127,7 +129,7 @@ def _sections(given: Sequence[Source]) -> list[Section]:
 def _more(shown: Sequence[Section]) -> list[str]:
     """What else the first result says; without a budget, how to come by one."""
     told = list(shown[0].details) if shown else []
-    if any(section.name in ("error-budget", "solver-curve", "diagnose") for section in shown):
+    if any(section.name in SPLIT for section in shown):
         return told
     return [*told, "Whose fault it is, eb-analyze diagnose tells: it runs the network once more."]
 

@@ -14,6 +14,8 @@ KINDS = (
     "exposure_bias.experiments.kinds.budgets:DIAGNOSE",
     "exposure_bias.experiments.kinds.budgets:ERROR_BUDGET",
     "exposure_bias.experiments.kinds.budgets:SOLVER_CURVE",
+    "exposure_bias.experiments.kinds.drift:DRIFT_BUDGET",
+    "exposure_bias.experiments.kinds.drift:DRIFT",
     "exposure_bias.diagnostics.variance_gap:VARIANCE_GAP",
     "exposure_bias.diagnostics.spectra:SPECTRUM",
     "exposure_bias.diagnostics.epsilon_norm:EPSILON_NORM",

@@ -129,9 +129,9 @@ def saved_file(path: str | os.PathLike[str], *kinds: str) -> Path:
 
 def saved_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """Return the results in a folder that a command with `-o` wrote, and its recording, by kind."""
-    places: dict[str, str] = {}
+    places = {f"{kind.hyphened}.nc": kind.name for kind in every_kind()}
     for kind in every_kind():
-        for name in (kind.hyphened, *kind.names):
+        for name in kind.names:
             places.setdefault(f"{name}.nc", kind.name)
     places |= dict.fromkeys((f"{RECORDING}.nc", f"{WORK}/{RECORDING}.nc"), RECORDING)
     found: dict[str, Path] = {}

@@ -158,7 +158,7 @@ class Sums:
 
 
 class Accumulator(Sums):
-    """A statistic of a stream: `Step`s in, sums out.
+    """A statistic of a stream: it takes steps and keeps sums.
 
     A stranger's is given to `record(..., statistics=[...])` as a class or function that takes a
     `Layout` and returns an accumulator, or None for a stream that it leaves out. It declares its

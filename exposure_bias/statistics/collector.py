@@ -1,4 +1,4 @@
-"""One stream's statistics: `Step`s in, a dataset out, whichever loop the steps come from."""
+"""Collect the statistics of one stream: steps of any loop go in, and a dataset comes out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
