@@ -7,7 +7,7 @@ each also an option of its command line:
 
     python analyses/STUDY.py                  # the default scale; nothing if it was done already
     python analyses/STUDY.py --smoke          # an exact denoiser, seconds, a temporary folder
-    python analyses/STUDY.py --data patches   # other data, into results/STUDY-DATA
+    python analyses/STUDY.py --data fashion   # other data, into results/STUDY-DATA
 
 A model of other data is --model, or --ip for its twin.
 
@@ -35,6 +35,7 @@ import torch
 from scipy.special import stdtrit
 
 import exposure_bias as eb
+from exposure_bias.experiments import limits
 from exposure_bias.fidelity import classifier
 from exposure_bias.training.trainer import divide, subset
 
@@ -43,7 +44,7 @@ RESULTS = ROOT / "results"
 RUNS = ROOT / "runs"  # not committed: checkpoints and samples' features, from which a study goes on
 GROUPS, REFERENCE_IMAGES = 16, 10_000
 T_IMAGES = float(stdtrit(GROUPS - 1, 0.975))
-BUNDLED = ("digits", "patches")
+BUNDLED = ("digits", "fashion")
 VERDICTS = (
     "reproduced",
     "in sign only",
@@ -75,13 +76,20 @@ Array = np.ndarray
 class Study:
     """A claim: where it is made, what was published.
 
-    name: of the file and of the folder under results/.
+    name: of the file and of the folder under results/. uses_limit: whether its numbers depend on
+    how a network's limit is computed.
     """
 
     name: str
     claim: str
     source: str
     published: str
+    uses_limit: bool = False
+
+    @property
+    def limit(self) -> str | None:
+        """The rule by which this version computes limits; None where the study needs none."""
+        return limits.RULE if self.uses_limit else None
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def main(
     )
     s = Settings(**chosen, smoke=given["smoke"])
     recipe = training(s) if hasattr(s, "seeds") else None
-    if finished(out, chosen, recipe) and not given["again"]:
+    if finished(out, chosen, recipe, study.limit) and not given["again"]:
         print(f"{study.name}: done already, in {out}")
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -157,20 +165,26 @@ def main(
         "training": recipe,
         "data_hash": eb.load_data(s.data).hash,
         "versions": versions(),
+        "limit": study.limit,
         "wall_seconds": round(time.perf_counter() - since, 1),
     }
     (out / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n")
     print(f"{study.name}: {answer.verdict}\n{answer.text}")
 
 
-def finished(out: Path, settings: dict[str, Any], recipe: dict[str, Any] | None = None) -> bool:
-    """Whether `out` holds the result of these settings and this way to train."""
+def finished(
+    out: Path,
+    settings: dict[str, Any],
+    recipe: dict[str, Any] | None = None,
+    limit: str | None = None,
+) -> bool:
+    """Whether `out` holds the result of these settings, way to train and rule for the limit."""
     path = out / "run.json"
     if not path.exists():
         return False
     run = json.loads(path.read_text())
-    return (run["settings"], run.get("training")) == tuple(
-        json.loads(json.dumps([settings, recipe]))
+    return (run["settings"], run.get("training"), run.get("limit")) == tuple(
+        json.loads(json.dumps([settings, recipe, limit]))
     )
 
 

@@ -31,7 +31,7 @@ import exposure_bias as eb
 STUDY = common.Study(
     name="ip_without_training",
     claim="Input perturbation is a level shift: a plain DDPM gives the same without training",
-    source="our own claim (design §4.5)",
+    source="our own claim",
     published="none",
 )
 DEFAULT = {

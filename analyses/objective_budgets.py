@@ -19,8 +19,9 @@ import exposure_bias as eb
 STUDY = common.Study(
     name="objective_budgets",
     claim="Input perturbation lowers the network's own error, and does not only pay for the solver",
-    source="our own question (design §4.4)",
+    source="our own question",
     published="none",
+    uses_limit=True,
 )
 DEFAULT = {
     "data": "digits",

@@ -17,8 +17,9 @@ from exposure_bias.data import bundled
 STUDY = common.Study(
     name="solver_share",
     claim="At few steps most of a network's gap is its solver's, not its own",
-    source="our own question (design §4.4)",
+    source="our own question",
     published="none",
+    uses_limit=True,
 )
 DEFAULT = {
     "data": "digits",

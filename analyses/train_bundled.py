@@ -1,8 +1,8 @@
-"""Train and freeze the bundled models of digits, patches and fashion, each plain and `-ip` (input
+"""Train and freeze the bundled models of digits and fashion, each plain and `-ip` (input
 perturbation, γ = 0.1).
 
     python analyses/train_bundled.py                    # all, into exposure_bias/models/
-    python analyses/train_bundled.py --only patches-ip  # one; several in as many shells save time
+    python analyses/train_bundled.py --only digits-ip   # one; several in as many shells save time
     python analyses/train_bundled.py --smoke            # a few iterations, a temporary folder
     python analyses/train_bundled.py --fashion ../shared/data --runs runs/bundled   # of clothes
     python analyses/train_bundled.py --fashion ../shared/data --runs runs/bundled --as-it-is
@@ -48,12 +48,6 @@ NETWORKS = {
         "norm_num_groups": 8,
         "dropout": 0.1,
     },
-    "patches": {
-        "block_out_channels": (24, 32, 32),
-        "layers_per_block": 1,
-        "norm_num_groups": 8,
-        "dropout": 0.1,
-    },
     "fashion": {"block_out_channels": (24, 32), "layers_per_block": 1, "norm_num_groups": 8},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -61,14 +55,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # rate fully decayed, ended at 0.0747 on held-out and 0.0686 on training images; with it 9000
     # end at 0.0731 and 0.0676.
     "digits": {"iterations": 9_000, "batch_size": 128, "learning_rate": 2e-3, "warmup": 500},
-    # 123 passes over 1560 patches and their mirror images.
-    "patches": {
-        "iterations": 3_000,
-        "batch_size": 64,
-        "learning_rate": 2e-3,
-        "warmup": 200,
-        "flips": True,
-    },
     # Seven passes over 54,000 images: the studies' own networks of seed 0 (`analyses/common.py`),
     # whose held-out loss falls by half a percent in the last sixth.
     "fashion": {

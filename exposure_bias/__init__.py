@@ -12,6 +12,14 @@ Where, why, at what cost, and what would fix it?
 The public names stand in `__init__.pyi`. Each is imported when it is first used, so that reading a
 recording loads neither torch nor diffusers."""
 
+import os
+import sys
+
+# `python -m exposure_bias` would import libraries from the working directory before those that are
+# installed. The console script does not, and neither does this.
+if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd():
+    del sys.path[0]
+
 import lazy_loader
 
 __version__ = "0.1.0"

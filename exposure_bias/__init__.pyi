@@ -37,6 +37,7 @@ from .experiments.budget import error_budget as error_budget
 from .experiments.chain_errors import chain_errors as chain_errors
 from .experiments.chain_length_fid import chain_length_fid as chain_length_fid
 from .experiments.compare import compare as compare
+from .experiments.compare_drift import compare_drift as compare_drift
 from .experiments.diagnose import diagnose as diagnose
 from .experiments.drift import drift as drift
 from .experiments.drift import drift_budget as drift_budget

@@ -54,20 +54,21 @@ SYMMETRY = 1e-9
 class Response(NamedTuple):
     """How a frame ends: μ + along · d_T + noise of variance `noise`, by direction, each (D,).
 
-    start: the standard deviation of d_T's own noise. alpha: α_T. paired: whether d_T is that of the
+    start: the standard deviation of d_T's own noise. alpha: α_T, or α_T times what a call at the
+    start leaves of μ's absence. paired: whether d_T is that of the
     data's own frame, α_T (x − μ) + σ_T ε, rather than of noise, s ε − α_T μ.
     """
 
     along: Array
     noise: Array
-    start: float
-    alpha: float
+    start: float | Array
+    alpha: float | Array
     paired: bool
 
     @property
     def context(self) -> Array:
         """The factor of the mean that the context gives."""
-        return 1 - self.alpha * self.along * (1.0 if not self.paired else 0.0)
+        return np.asarray(1 - self.alpha * self.along * (1.0 if not self.paired else 0.0))
 
     def spread(self, q: Array) -> Array:
         """The variance of a frame given its context, (D,)."""
@@ -174,6 +175,7 @@ class Autoregression:
         spacing: str = "linspace",
         epsilon_factor: float = 1.0,
         context_noise: float = 0.0,
+        start: str = "noise",
         free_limit: bool = True,
     ) -> xr.Dataset:
         """Compute what `drift_budget` finds for the exact network with infinitely many sequences.
@@ -188,6 +190,8 @@ class Autoregression:
             κ, with which the exact ε̂ is multiplied: 1 is the exact network.
         context_noise
             τ, the standard deviation of the noise on each context, which the network is told.
+        start
+            "noise", or "one call": chains begin at σ z + α f(σ z).
         free_limit
             Whether the feedback is split as well.
 
@@ -218,10 +222,10 @@ class Autoregression:
             raise InputError(f"{chain} has no linear steps or no limit: use ddpm, ddim or euler")
         recursion = _Recursion(self, context_noise)
         q, kappa = recursion.q, epsilon_factor
-        start = (chain.prior_scale(levels[0]), levels[0].alpha)
-        own = Response(*_walked(transitions, q, kappa), *start, paired=False)
+        begun = _begun(levels[0], q, kappa, chain.prior_scale(levels[0]), start)
+        own = Response(*_walked(transitions, q, kappa), *begun, paired=False)
         end = _limit(levels, chain.limit, q, kappa)
-        noise = Response(*end, *start, paired=False)
+        noise = Response(*end, *begun, paired=False)
         data = Response(*end, levels[0].sigma, levels[0].alpha, paired=True)
         statistics = {
             name: recursion.statistics(response, frames, free)
@@ -454,6 +458,21 @@ def gain(level: Level, q: Array, kappa: float = 1.0) -> Array:
     if level.alpha == 0:
         return np.asarray(exact)
     return np.asarray(exact + (1 - kappa) * level.sigma**2 / (level.alpha * total))
+
+
+def _begun(
+    first: Level, q: Array, kappa: float, prior: float, start: str
+) -> tuple[float | Array, float | Array]:
+    """The standard deviation of a start's noise, and the factor −d_T/μ, by direction.
+
+    After one call at σ z a chain begins at σ z + α [μ + k (σ z − α μ)].
+    """
+    if start == "noise":
+        return prior, first.alpha
+    if start != "one call":
+        raise InputError(f"unknown start {start!r:.60}: allowed are noise and one call")
+    k = gain(first, q, kappa)
+    return first.sigma * (1 + first.alpha * k), first.alpha**2 * k
 
 
 def _walked(transitions: Sequence[Transition], q: Array, kappa: float) -> tuple[Array, Array]:

@@ -42,10 +42,10 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
     function : callable
         The function itself; of a class its `__init__`.
     given : mapping
-        Arguments by name, as `locals()` at the function's start.
+        Arguments by name, as `locals()` at the function's start. Those left out are not looked at.
     """
     for name, hint in _hints(function).items():
-        if not suits(given[name], hint):
+        if name in given and not suits(given[name], hint):
             what = function.__qualname__.removesuffix(".__init__")
             raise InputError(
                 f"{what} takes {words(hint)} as {name}, got {_shown(given[name])}: correct it"

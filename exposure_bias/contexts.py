@@ -79,6 +79,14 @@ class Context:
         result: Result = self._once[key][1]
         return result
 
+    def noised(self, tau: float, number: int = 0) -> "Context":
+        """Return the context with noise of standard deviation τ on its frames.
+
+        Which noise it is, `number` says, as in `noise`.
+        """
+        frames = self.frames + tau * self.noise(number)
+        return Context(frames, self.index, self._extra, self._source)
+
     def part(self, rows: Any) -> "Context":
         """Return the context of some of the sequences, chosen as rows of a tensor are."""
         numbers = torch.arange(len(self))[rows]

@@ -4,7 +4,7 @@ from numbers import Integral, Real
 from typing import Any
 
 REASON = 400  # characters of another library's message that are repeated
-LONGEST = 2000  # characters of a message of ours, which may repeat what came
+LONGEST = 1900  # characters of a message of ours, which may repeat what came
 
 
 class InputError(ValueError):

@@ -1,7 +1,7 @@
 """Noise that belongs to a sample: one Brownian path in SNR, read by every chain of that sample.
 
 With λ = SNR = α²/σ², x_t ~ q(x_t | x_0) for all t at once is α_t x_0 + σ_t W(λ_t)/√λ_t, W a
-Brownian motion (design §4.12). So let a sample's noise be W, and read from it
+Brownian motion (docs/mathematics.md). So let a sample's noise be W, and read from it
 
     ε = W(λ_s)/√λ_s                            the start at any level s
     z = (W(λ_t) − W(λ_s))/√(λ_t − λ_s)         the noise of a step s → t, on any grid

@@ -1,7 +1,7 @@
 """What a chain shows *without* a model error: the Gaussian reference, in closed form. No torch.
 
 For data x_0 ~ N(μ, Σ) the perfect denoiser is linear, so every chain state is Gaussian and its
-moments follow from one small recursion per eigenvalue λ of Σ (design §4.3 and §4.4a). Along one
+moments follow from one small recursion per eigenvalue λ of Σ (docs/mathematics.md). Along one
 eigen-direction let u = x_0 − μ and d = x_t − α_t μ be the deviations of the data and of the chain
 state. The denoiser says
 
@@ -19,7 +19,7 @@ by γ, trained or not, multiply e by
 
     q = (α²λ + σ²) / (α²λ + σ² (1 + γ²)) / λ_ε,
 
-and k becomes (1 − σ e)/α (design §4.5). Where α = 0, q = 1.
+and k becomes (1 − σ e)/α (docs/mathematics.md). Where α = 0, q = 1.
 
 The teacher chain takes the same steps and noise with x̂_0 = x_0: its deviation is α u + w, w_t = A
 w_s + n z. Writing the chain's as d = g u + ω + w with ω, w independent of u, all laws that we
@@ -183,7 +183,7 @@ def gaussian_chain(
       NaN
       at the last entry. The relative error is below 0.18 (v/m²)^(3/2): 6 % for a single direction,
       1/(32 D²) for D equal ones;
-    - published_delta: (mean_i √Var_i(x̂ − α x_0) − σ)² (design §4.3).
+    - published_delta: (mean_i √Var_i(x̂ − α x_0) − σ)² (docs/mathematics.md).
 
     Clipping x̂_0 is not linear and has no such form. Raises InputError for epsilon_scale ≤ 0 or γ <
     0, for a sampler without a transition (ddpm:learned_range, whose variance is the network's;

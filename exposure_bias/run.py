@@ -27,6 +27,8 @@ GUIDED_GAP = "guidance + bias"
 UNKNOWN_GUIDANCE = math.nan
 PROBE_FLOOR = 1e-3
 MOST_LEVELS = 100_000
+# What α and σ of a level may be where they are not 0; score_sde's ve reaches 1e3.
+SMALLEST, LARGEST = 1e-12, 1e12
 
 
 class Start(StrEnum):
@@ -180,7 +182,17 @@ class Run:
         if self.transitions is not None:
             return self.transitions
         sampler = named(self.sampler)
-        return None if sampler is None else sampler.transition(self.levels)
+        if sampler is None:
+            return None
+        try:
+            return sampler.transition(self.levels)
+        except (ArithmeticError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"the levels of this run are not those of a chain of {self.sampler}: their noise"
+                " does not fall from each to the next, so that there is no reference"
+            ) from error
 
     @property
     def no_reference(self) -> str:
@@ -440,6 +452,11 @@ def _read_levels(reader: _Reader) -> tuple[Level, ...]:
             raise InputError(
                 f"the run's level {_short(item)} is none: allowed is [timestep, alpha ≥ 0, sigma"
                 " ≥ 0]"
+            )
+        if any(v and not SMALLEST <= v <= LARGEST for v in numbers[1:]):
+            raise InputError(
+                f"the run's level {_short(item)} is none: alpha and sigma are 0, or from"
+                f" {SMALLEST:g} to {LARGEST:g}"
             )
         levels.append(Level(*map(float, numbers)))
     if len(levels) < 2:

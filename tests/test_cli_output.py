@@ -56,6 +56,10 @@ COMMANDS = {
     "rollouts": ["rollouts", *CHAIN],
     "telescope": ["telescope", *CHAIN],
     "drift": ["drift", "-n", "256", "--frames", "2", "--steps", "3", "--sampler", "heun"],
+    "drift-against": [
+        *("drift", "-n", "256", "--frames", "1", "--steps", "2", "--sampler", "heun"),
+        *("--against", "steps=3", "--against", "start=one call + remedy=cn:0.1"),
+    ],
     "chain-length-fid": ["chain-length-fid", *OURS, "--features", "pixel", "--lengths", "2", "4"],
     "compare": ["compare", OURS[1], f"{OURS[1]} + es:1.01", *CHAIN[2:], "--lengths"],
 }

@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch):
     ("models", "message"),
     [
         (["digits"], "at least two"),
-        (["digits", "patches"], "nothing to compare"),
+        (["digits", "fashion"], "nothing to compare"),
         (["digits", "digits + es:0"], "must be positive"),
         (["digits", "nowhere"], "nowhere"),
     ],

@@ -14,6 +14,7 @@ import xarray as xr
 import exposure_bias as eb
 from exposure_bias.autoregression import Autoregression
 from exposure_bias.contexts import Context
+from exposure_bias.paths import Draws
 
 SCHEDULE = eb.schedules.linear()
 SHORT = eb.schedules.edm(0.05, 5.0)  # a limit of 40 steps, for what no number depends on
@@ -154,6 +155,95 @@ def test_every_term_is_its_closed_form(
     # The same comparison sees that the network of the closed form is another one.
     other = model.law.drift(schedule, sampler, 4, 2, epsilon_factor=factor, context_noise=noise)
     assert np.abs(z_scores(found, other, ("discretisation",))).max() > 4.5
+
+
+def test_a_start_of_one_call_is_its_closed_form() -> None:
+    model = eb.oracles.LinearAutoregression(ROTATED, eb.schedules.edm(0.02, 20.0))
+    data = model.law.sample(512, 3, seed=7)
+    options: dict[str, Any] = {"sampler": "heun", "steps": 8, "free_limit": True}
+    found = eb.drift_budget(model, data, start="one call", batch_size=512, **options)
+    law = model.law
+    expected = law.drift(model.schedule, "heun", 8, 2, start="one call")
+    z = z_scores(found, expected, TERMS + GROWTH)
+    assert np.abs(z).max() < 5
+    assert np.square(z).mean() < 2
+    plain = law.drift(model.schedule, "heun", 8, 2)
+    assert np.abs(z_scores(found, plain, ("initialisation",))).max() > 20
+    assert found.attrs["start"] == "one call"
+
+
+def test_what_a_remedy_changes_is_paired() -> None:
+    model = eb.oracles.LinearAutoregression(0.9, SHORT)
+    data = eb.Sequences(model.law.sample(256, 3, seed=2))
+    options: dict[str, Any] = {"sampler": "ddim", "steps": 3}
+    entries = {
+        "plain": model,
+        "again": model,
+        "longer": (model, {"steps": 6}),
+        "noised": eb.remedies.context_noised(model, 0.3),
+    }
+    compared = eb.compare_drift(entries, data, **options)
+    alone = eb.drift_budget(model, data, **options)
+    for term in TERMS:
+        np.testing.assert_array_equal(compared[term].sel(entry="plain"), alone[term])
+        np.testing.assert_allclose(
+            compared[f"{term}_difference"],
+            compared[term] - compared[term].sel(entry="plain"),
+            atol=1e-12,
+        )
+        assert not compared[f"{term}_difference"].sel(entry="again").fillna(0).any()
+    longer = compared.sel(entry="longer", statistic="variance")
+    assert not longer.score_difference.any()  # the same limit
+    assert (longer.discretisation_difference != 0).all()
+    noised = compared.sel(entry="noised", statistic="variance")
+    # τ² a² of variance, but for what the start at the noised frame keeps.
+    error = noised.score_difference_se
+    assert (np.abs(noised.score_difference - 0.81 * 0.09 * 0.83) < 4 * error).all()
+    assert (error < compared.score_se.sel(entry="noised", statistic="variance")).all()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (lambda m: {"one": m}, "at least two entries"),
+        (lambda m: [m, m], "at least two entries"),
+        (lambda m: {"one": m, "two": (m, {"n": 3})}, "two: 'n' is nothing"),
+        (lambda m: {"one": m, "two": (m, {"start": "data"})}, "unknown start 'data'"),
+        (
+            lambda m: {"one": m, "two": eb.oracles.LinearAutoregression(TWO_FRAMES, SHORT)},
+            "different contexts, 1 and 2",
+        ),
+    ],
+)
+def test_comparisons_that_are_none_are_refused(entries: Any, message: str) -> None:
+    with pytest.raises(eb.InputError, match=message):
+        eb.compare_drift(entries(ORACLE), DATA, steps=2)
+
+
+def test_noise_on_contexts_is_one_draw_for_a_frame() -> None:
+    seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def call(net: Any, x: torch.Tensor, t: torch.Tensor, c: Context) -> torch.Tensor:
+        seen.append((c.index, c.frames.clone(), c.noise()))
+        return 0.5 * c.frames[:, -1] + 0 * x
+
+    plain = eb.Denoiser(
+        lambda: None, schedule=SHORT, prediction_type="sample", shape=(1,), context=1, call=call
+    )
+    noised = eb.remedies.remedied(plain, "cn:0.5")
+    x, level, frames = torch.zeros(4000, 1), SHORT.level(3), torch.zeros(4000, 1, 1)
+    draws = Draws(0, "test", range(4000), (1, 1))
+    bound = noised.within(Context(frames, 7, noise=draws))
+    bound(x, level), bound(x, SHORT.level(9))
+    (_, first, own), (_, second, _) = seen
+    assert torch.equal(first, second)
+    assert float(first.std()) == pytest.approx(0.5, rel=0.05)
+    assert abs(float((first * own).mean())) < 0.03  # not the noise that the network asks for
+    assert noised.weight_hash != plain.weight_hash
+    with pytest.raises(eb.InputError, match="no context"):
+        eb.remedies.context_noised(eb.oracles.GaussianOracle(np.zeros(1), 1.0, SHORT), 0.1)
+    with pytest.raises(eb.InputError, match="tau"):
+        eb.remedies.context_noised(plain, -1.0)
 
 
 def test_five_terms_sum_and_the_first_frame_has_no_feedback() -> None:

@@ -64,6 +64,11 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "solver_curve": lambda *_: eb.solver_curve(model(), images(), ["ddpm"], [4, 5]),
     "drift_budget": lambda *_: eb.drift_budget(autoregression(), sequences(), steps=3),
     "drift": lambda *_: eb.drift(lambda c, seed: 0.9 * c.frames[:, -1], sequences()),
+    "compare_drift": lambda *_: eb.compare_drift(
+        {"3 steps": autoregression(), "4 steps": (autoregression(), {"steps": 4})},
+        sequences(),
+        steps=3,
+    ),
     "variance_gap": lambda rec, _: eb.variance_gap(rec),
     "spectrum": lambda rec, _: eb.spectrum(rec),
     "epsilon_norm": lambda rec, _: eb.epsilon_norm(rec),

@@ -80,11 +80,11 @@ def test_commands_are_called_as_the_kinds_of_their_results() -> None:
         ("gap -x", "has no option -x"),
         ("gap --steps 3 --steps 4", "--steps is given twice: it takes one value"),
         ("gap -n 3 -n4", "-n is given twice"),
-        ("gap --grid karras --timestep-spacing karras", "say the same thing"),
+        ("gap --grid karras --timestep-spacing karras", "are one option"),
         ("error-hist --lengths 3 --lengths 4", "give all values after one --lengths"),
         ("gap --config a.toml --config b.toml", "--config is given twice"),
         ("gap -q -v", "-q and -v exclude each other"),
-        ("gap --json --format csv", "--json and --format say the same thing"),
+        ("gap --json --format csv", "--json and --format are one option"),
     ],
 )
 def test_mistakes(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def kind_of(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = [name.partition("/")[2] or name for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
     if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
         return "TorchScript"

@@ -13,7 +13,7 @@ This finds the steps and levels, whether noise is drawn at all, and the teacher 
 Monte Carlo: its
 mean a_k x_0 and its residual variance v_k, to be compared with α_k x_0 and σ_k². `teacher_error` is
 the largest of
-|v_k/σ_k² − 1| and |a_k − α_k|/σ_k; the teacher is exact (design §4.1) if that is at most `EXACT`.
+|v_k/σ_k² − 1| and |a_k − α_k|/σ_k; the teacher is exact if that is at most `EXACT`.
 Most stay below 10⁻⁴;
 the float32 betas of a `DDPMScheduler` cost 0.6 % over 1000 steps.
 
@@ -165,7 +165,7 @@ class SchedulerSampler:
     def exact_teacher(self) -> bool:
         """Whether each state of the teacher chain is exactly q(x_t | x_0), as rehearsed.
 
-        See design §4.1."""
+        See docs/mathematics.md."""
         return self.teacher_error <= EXACT
 
     def levels(

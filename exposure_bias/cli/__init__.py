@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import exposure_bias
-from exposure_bias.cli import arguments, commands, spelling, threads
+from exposure_bias.cli import arguments, commands, failures, spelling, terminal, threads
 from exposure_bias.cli.config import configure, subparsers_of
 from exposure_bias.errors import InputError, reason
 from exposure_bias.running import parallel
@@ -37,7 +37,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"eb-analyze: {message} (see {self.prog} --help)\n")
+        told = InputError(f"{reason(message)} (see {self.prog} --help)")
+        self.exit(2, f"eb-analyze: {told}\n")
 
 
 class Completion(argparse.Action):
@@ -58,7 +59,10 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
     words = _renamed(list(sys.argv[1:] if given is None else given))
     if given is None:
+        terminal.prepare()
         threads.wait_passively()
+        # Figures go to files here, whatever a notebook's shell asks for.
+        os.environ["MPLBACKEND"] = "agg"
     _keep_freed_memory()
     options = argparse.Namespace(command=None)
     try:
@@ -73,46 +77,54 @@ def main(given: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _show_warning
-            _check_read(options)
-            _check_shareable(options)
-            with parallel.joined() as team:
-                if team.size > 1:
-                    parallel.agree(_told(options), "options")
-                if getattr(options, "out", None) is not None:
-                    _check_out(options)
-                with _watching(options), _read_result(options):
-                    made = options.command.run(options)
-                if team.first:
-                    commands.report_of(options, made, words)
-                    sys.stdout.flush()
-                    commands.finish(options)
+            _run(options, words)
     except InputError as error:
         if parallel.tells(error):
-            print(f"eb-analyze: {error}", file=sys.stderr)
+            terminal.tell(str(error))
         return 2
     except ModuleNotFoundError as error:
         if error.name not in LEFT_OUT:
-            raise
-        print(
-            f"eb-analyze: this command needs {error.name}, which is not installed here; reading,"
-            " plotting and reporting recordings does not: pip install exposure-bias",
-            file=sys.stderr,
+            return failures.told(error, options)
+        terminal.tell(
+            f"this command needs {error.name}, which is not installed here; reading, plotting and"
+            " reporting recordings does not: pip install exposure-bias"
         )
         return 2
     except KeyboardInterrupt:
         if given is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is heard, and ends already
-        print(f"eb-analyze: interrupted{_kept(options)}", file=sys.stderr)
+        terminal.tell(f"interrupted{_kept(options)}")
         return 130
     except BrokenPipeError:  # `| head`: whoever read our tables has enough of them
         _silence()
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            return failures.told(error, options)
         _silence()
-        print("eb-analyze: cannot print all of it: no space is left there", file=sys.stderr)
+        terminal.tell("cannot print all of it: no space is left there")
         return 2
+    except Exception as error:
+        if given is not None:
+            raise  # whoever calls us from Python wants to see where
+        return failures.told(error, options)
     return 0
+
+
+def _run(options: argparse.Namespace, words: list[str]) -> None:
+    """Run a command, in one process or several, and write its report."""
+    _check_read(options)
+    _check_shareable(options)
+    with parallel.joined() as team:
+        if team.size > 1:
+            parallel.agree(_told(options), "options")
+        if getattr(options, "out", None) is not None:
+            _check_out(options)
+        with _watching(options), _read_result(options):
+            made = options.command.run(options)
+        if team.first:
+            commands.report_of(options, made, words)
+            sys.stdout.flush()
+            commands.finish(options)
 
 
 def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
@@ -131,22 +143,21 @@ def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
 
 @contextmanager
 def _read_result(options: argparse.Namespace) -> Iterator[None]:
-    """Raise InputError for whatever goes wrong with the result of an earlier run.
+    """Raise InputError for what goes wrong while the result of an earlier run is shown.
 
     It is a file that anybody may have made, and what it must hold to be shown, its kind's tables
-    and figures know. Should the fault be ours, --verbose shows where.
-    """
+    and figures know. Whether the file or this package is at fault cannot be told from here."""
     try:
         yield
-    except (InputError, OSError, ImportError):
+    except (InputError, OSError, ImportError, MemoryError, UnicodeError):
         raise
     except Exception as error:
         if not commands.reads(options) or options.verbose:
             raise
         raise InputError(
-            f"cannot use {options.saved}: it does not hold what such a result does"
-            f" ({type(error).__name__}: {reason(error)}); make it again, or if this version made"
-            " it, that is our mistake: --verbose shows where"
+            f"cannot show {options.saved} ({type(error).__name__}: {reason(error)}): either it"
+            " does not hold what such a result does, or this is a mistake of ours. Make it again;"
+            f" if that does not help, please tell us what --verbose shows: {failures.REPORT}"
         ) from error
 
 
@@ -268,4 +279,4 @@ def _keep_freed_memory() -> None:
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     if parallel.team().first:
-        print(f"eb-analyze: warning: {message}", file=sys.stderr)
+        terminal.tell(f"warning: {message}")

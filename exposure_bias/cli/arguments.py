@@ -150,8 +150,8 @@ REMEDY = of_run(
     default=[],
     metavar="R",
     help=(
-        "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA or ts:WINDOW,CUTOFF; may be"
-        " repeated"
+        "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND], ip:GAMMA, ts:WINDOW,CUTOFF, tsr:K,S"
+        " or cn:TAU; may be repeated"
     ),
 )
 MODEL: Rows = (
@@ -498,6 +498,21 @@ DRIFT: Rows = (
         meant_by=("--lengths",),
         type=int,
         help="how many are drawn (default: all of the sequences')",
+    ),
+    START(
+        choices=("noise", "one call"),
+        default="noise",
+        help="noise, or what one more call makes of it (default: noise)",
+    ),
+    of_run(
+        "--against",
+        action="append",
+        default=[],
+        metavar="WHAT=VALUE",
+        help=(
+            "compare with this change: steps, sampler, start, timestep-spacing or remedy, several"
+            " joined by ' + '; may be repeated"
+        ),
     ),
     of_run(
         "--free-limit",

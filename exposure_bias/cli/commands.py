@@ -414,21 +414,42 @@ def _budget(options: Options) -> "xr.Dataset":
 def _drift(options: Options) -> "xr.Dataset":
     from exposure_bias.data import bundled
     from exposure_bias.data.sequences import Sequences
+    from exposure_bias.experiments.compare_drift import compare_drift
     from exposure_bias.experiments.drift import drift_budget
 
     source = options.data or options.model
     if options.data is None and options.model not in bundled.SEQUENCES:
         raise InputError(f"of which sequences {options.model} is a model, nobody said: give --data")
     sequences = Sequences(source, options.chunk, limit=options.limit_data)
-    return drift_budget(
-        _model(options),
-        sequences,
-        frames=options.frames,
-        free_limit=options.free_limit,
-        stationary=options.stationary,
-        checkpoint=work(options, UNFINISHED),
-        **_chain(options),
-    )
+    names = ("frames", "start", "free_limit", "stationary")
+    settings = _chain(options) | {name: getattr(options, name) for name in names}
+    model = _model(options)
+    if options.against:
+        entries = {"as it is": model} | dict(_against(options, model, t) for t in options.against)
+        return compare_drift(entries, sequences, folder=work(options), **settings)
+    return drift_budget(model, sequences, checkpoint=work(options, UNFINISHED), **settings)
+
+
+def _against(options: Options, model: Any, text: str) -> tuple[str, tuple[Any, dict[str, Any]]]:
+    """An entry of a comparison of drift: "steps=8 + remedy=cn:0.1"."""
+    from exposure_bias.remedies import remedied
+
+    own: dict[str, Any] = {}
+    for part in text.split(" + "):
+        what, _, value = (word.strip() for word in part.partition("="))
+        what = what.replace("-", "_")
+        if what == "remedy":
+            model = remedied(model, value)
+        elif what in ("sampler", "start", "timestep_spacing") and value:
+            own[what] = value
+        elif what == "steps" and value.isdigit():
+            own[what] = int(value)
+        else:
+            raise InputError(
+                f"--against {part.strip()!r:.60} changes nothing that is known: allowed are"
+                " steps=NUMBER, sampler=, start=, timestep-spacing= and remedy="
+            )
+    return text, (model, own)
 
 
 def diagnose(options: Options) -> Sequence[Any]:
@@ -726,7 +747,7 @@ def _commands() -> Iterator[Command]:
     )
     yield Command(
         "drift",
-        experiment(_drift, "drift_budget", "drift"),
+        experiment(_drift, "drift_budget", "drift", "compare_drift"),
         arguments.DRIFT,
         "drift of a model that runs on its own frames, split by what causes it",
         ("drift-budget",),

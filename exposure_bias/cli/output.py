@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from exposure_bias import files
+from exposure_bias.cli import terminal
 from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError
 from exposure_bias.recording import Recording
@@ -28,7 +29,7 @@ Pixel = tuple[int, int, int]
 def message(text: str) -> None:
     """A line for the person at the terminal."""
     if team().first:
-        print(text, file=sys.stderr)
+        print(terminal.shown(text), file=sys.stderr)
 
 
 def show(
@@ -55,7 +56,7 @@ def show(
         if not options.quiet:
             message(f"wrote {options.out}/{name}.*")
     said = replace(own, tables=found)
-    print(FORMATS[options.format](replace(said, sentence=sentence) if sentence else said))
+    _print(options, replace(said, sentence=sentence) if sentence else said)
 
 
 def _how(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +76,12 @@ def say(
     """
     if team().first:
         said = View(options.name, sentence, found, more, **_how(options), **fields)
-        print(FORMATS[options.format](said))
+        _print(options, said)
+
+
+def _print(options: argparse.Namespace, said: View) -> None:
+    """Print a view; what no terminal should obey, and what is no text, is an escape."""
+    print(terminal.shown(FORMATS[options.format](said)))
 
 
 def say_recorded(options: argparse.Namespace, recording: Recording) -> None:

@@ -94,7 +94,8 @@ def _budget(options: Options, setup: "Setup") -> float:
 def _drift(options: Options, setup: "Setup") -> float:
     limit = LIMIT if setup.sampler.limit else 0
     own = 2 * _step(setup) * setup.run.steps
-    return setup.run.options["frames"] * (own + limit * (1 + options.free_limit))
+    entries = 1 + len(options.against)
+    return entries * setup.run.options["frames"] * (own + limit * (1 + options.free_limit))
 
 
 def _diagnosis(options: Options, setup: "Setup") -> float:

@@ -65,7 +65,7 @@ def complaint(command: "Command", given: Sequence[str], others: "Mapping[str, Co
 
 def _twice(row: Option, before: str, again: str) -> str:
     if before != again:
-        return f"{before} and {again} say the same thing: give one of them"
+        return f"{before} and {again} are one option: give it once"
     several = row.settings.get("nargs") in ("+", "*")
     cure = f"give all values after one {again}" if several else "it takes one value"
     return f"{again} is given twice: {cure}"

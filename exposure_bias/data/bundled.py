@@ -8,7 +8,7 @@ FASHION = FOLDER / "fashion-data" / "fashion-mnist-14.npz"
 # Sequences by their file, and the model of the same name.
 SEQUENCES = {"lorenz96": FOLDER / "lorenz96" / "sequences.npz"}
 # Models, and the data that each was trained on.
-MODELS = {data + suffix: data for data in DATA for suffix in ("", "-ip")}
+MODELS = {data + suffix: data for data in ("digits", "fashion") for suffix in ("", "-ip")}
 DEFAULT_MODEL = "digits"
 DEFAULT_SEQUENCES = "lorenz96"
 

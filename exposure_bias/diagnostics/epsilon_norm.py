@@ -4,7 +4,7 @@
 
 is what Ning et al. (arXiv 2308.15321) compare: above 1 where the chain's states look noisier to the
 network than x_t does. It is not 1 for a perfect denoiser with finitely many steps either, and the
-sign depends on the sampler's variance (design §4.6); the Gaussian reference shows it, and R_t =
+sign depends on the sampler's variance; the Gaussian reference shows it, and R_t =
 ΔN_t / ΔN_t(Gaussian) is what is left.
 
 Epsilon scaling divides ε̂ by λ_i at call i, counted as ADM-ES does from the clean side: i = T′ − 1

@@ -1,7 +1,7 @@
 """The Gaussian reference beside a diagnostic, and when there is none to take a difference with.
 
 "Excess" always names its reference: `excess_over_gaussian` is a statistic less that of a perfect
-denoiser on Gaussian data of the same mean and covariance (design §4.4a), in the statistic's own
+denoiser on Gaussian data of the same mean and covariance, in the statistic's own
 units, with the statistic's own error. For other data that reference is not the data's own floor.
 """
 

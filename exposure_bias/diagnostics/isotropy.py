@@ -10,7 +10,7 @@ deviations d_i of e_t from its mean image, over pixels i, and r_ij their correla
 - whiteness, the power of d per DCT mode in each radial band over its mean
 
 are 0, 0 and 1 for white e_t. A perfect sampler need not do that: its e_t is as correlated as the
-posterior of x_0. It has mean 0 and skewness 0 at every pixel instead (design §4.11), hence
+posterior of x_0. It has mean 0 and skewness 0 at every pixel instead (docs/mathematics.md), hence
 
 - bias, Σ_i m_i² − Σ_i Var_i/n over Σ_i Var_i, m the mean of e_t: the squared bias in units of the
   variance,

@@ -4,7 +4,7 @@ The talk tests 50 values a pixel at 5 % and finds few rejections. Two things are
 of true Gaussians are rejected as well, and pixels are correlated, so that thousands of tests are
 worth few. Here the images are split into B disjoint blocks of n; a block's rate r_b is the share of
 pixels rejected in it, and the independent blocks give the interval r̄ ± t_{B−1} s/√B and the
-effective number of tests r̄(1 − r̄)/s² (design §4.11). With one block only, the range that Gaussian
+effective number of tests r̄(1 − r̄)/s². With one block only, the range that Gaussian
 errors of the same covariance would show is simulated instead.
 
 "e_t is Gaussian" is input perturbation's assumption. It is not what a perfect sampler shows: even

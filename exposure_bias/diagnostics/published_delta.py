@@ -14,7 +14,7 @@ for any data
     Var_i(r_t) = σ_t² + 2 α_t² (1 − SNR_s/SNR_t) V_{s,i}
 
 (σ_t² + 2 α_t² σ_i² once x_s has forgotten x_0), with V_s = E Var(x_0 | x_s), and its δ_t is the
-square of a mean of standard deviations (design §4.3). A perfect *denoiser* with few steps shows
+square of a mean of standard deviations. A perfect *denoiser* with few steps shows
 something else again, Var_i(x̂_t) + α²σ_i² − 2α Cov_i(x̂_t, x_0): the Gaussian reference. Only what
 lies beyond both lines could be the model's; and δ falls as samples lose spread, so that less is not
 better.

@@ -3,7 +3,7 @@
 Power is the mean over samples, channels and a band's modes of |c|², c the coefficients of x_t − α_t
 μ in an orthonormal basis, the DCT-II or another of `statistics.bands`, so that white noise of
 variance σ² reads σ² at every frequency. For x_t ~ q the expectation is α² S(f) + σ², with S the
-data's spectrum (design §4.10). The one number is
+data's spectrum (docs/mathematics.md). The one number is
 
     HF = 10 log₁₀ [Σ_{f ≥ ¼} P_chain / Σ_{f ≥ ¼} P_data]  dB,
 

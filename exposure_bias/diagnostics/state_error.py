@@ -5,7 +5,7 @@ Against the teacher chain on the same noise.
 Both chains start at one point and meet the same noise; they differ in that one believes the network
 and the other knows x_0. ξ_t is therefore zero at the start and grows to x̂_0 − x_0. It is not zero
 for a perfect denoiser, which does not know x_0 either: at the end of a perfect ancestral chain E ξ²
-is twice the posterior variance (design §4.2). The Gaussian reference beside it says how much a
+is twice the posterior variance. The Gaussian reference beside it says how much a
 perfect denoiser would show on Gaussian data of the same covariance.
 """
 

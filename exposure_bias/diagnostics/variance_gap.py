@@ -7,7 +7,7 @@ given to `record`. With the chain's own Var_i(x̂_t), the
 
     gap_t = Σ_i Var_i(x̂_t) / Σ_i (α_t² σ_i² + σ_t²) − 1
 
-is zero for an exact sampler on any data, where the published δ_t is not (design §4.3). σ_i² is an
+is zero for an exact sampler on any data, where the published δ_t is not. σ_i² is an
 estimate as well, from the N images given. All errors count that (`diagnostics.target`): an interval
 is for the gap against the law that the images were drawn from, not against these very images.
 Beside it stand the gap against independent forward draws, the gap along the data's top
@@ -171,7 +171,7 @@ def variance_gap(recording: Recording) -> xr.Dataset:
     band. The attribute no_reference says why there is none (guidance, a sampler without closed
     form); no_ratio counts the pixels that are constant in the data, which have absolute gaps alone.
 
-    Source: design §4.3 and §4.4. Raises InputError for a recording without a chain, or of a single
+    Source: docs/mathematics.md. Raises InputError for a recording without a chain, or of a single
     sample.
     """
     if recording.n < 2:

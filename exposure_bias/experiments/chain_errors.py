@@ -8,7 +8,7 @@ Ning et al. 2023 (arXiv 2301.11706, appendix) write the first; their released co
 second, clipped.
 
 A perfect sampler's e_t is not Gaussian and not zero: it is the difference of two draws of p(x_0 |
-x_t), with mean 0, skewness 0 and twice the posterior variance (design §4.2 and §4.11). The standard
+x_t), with mean 0, skewness 0 and twice the posterior variance (docs/mathematics.md). The standard
 deviation that a perfect denoiser would show on Gaussian data of the same covariance stands beside
 the model's.
 """

@@ -22,7 +22,7 @@ diagnostic):
 
 Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed
 alone are one entry, their mean; the standard error over seeds stands beside that over images and a
-difference counts both (design §4.7). A difference that rests on one seed says so: it is about these
+difference counts both. A difference that rests on one seed says so: it is about these
 weights, not about the objective they were trained with.
 """
 

@@ -41,6 +41,7 @@ from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import PROBED, ROUND_OFF, Denoiser
 from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.experiments.drift_chains import (
+    NOISE,
     OWN,
     Function,
     Roll,
@@ -73,6 +74,7 @@ from exposure_bias.running.setup import Setup, check_processes, identities
 from exposure_bias.samplers import DDPM
 from exposure_bias.schedules import Level
 from exposure_bias.schedules import timestep_spacing as spacing_of
+from exposure_bias.statistics.accumulator import Sums
 
 STEPS = 50
 
@@ -85,6 +87,7 @@ def drift_budget(
     sampler: Any = "ddpm",
     steps: int = STEPS,
     frames: int | None = None,
+    start: str = NOISE,
     free_limit: bool = False,
     stationary: bool = False,
     n: int | None = None,
@@ -108,6 +111,9 @@ def drift_budget(
         The chain that draws a frame, as in `record`.
     frames
         How many frames are drawn, at most the sequences' length less p, which is the default.
+    start
+        What a chain begins at: "noise"; or "one call", which asks the network once more and begins
+        at σ z + α f(σ z), f its prediction of the frame. So does the limit.
     free_limit
         Whether the limit also runs on its own frames, which splits the feedback and about doubles
         the time.
@@ -165,6 +171,7 @@ def drift_budget(
         seed=seed,
         batch_size=batch_size,
         free_limit=bool(free_limit),
+        start=start,
     )
     roll = roll_of(setup, data.fitted(denoiser.shape), bool(free_limit))
     return _drawn(roll, stationary, batch_size, checkpoint, ignored(roll))
@@ -312,6 +319,18 @@ def _asked_of(
     return asked, notes
 
 
+def summed(roll: Roll, size: int, checkpoint: str | os.PathLike[str] | None) -> Sums:
+    """The sums of all frames of a roll, which goes on from a checkpoint."""
+    sums = roll.layout.sums()
+    evaluations = roll.calls * roll.layout.frames
+    with batches(
+        roll.setup, SumsLedger(sums), size=size, evaluations=evaluations, checkpoint=checkpoint
+    ) as turns:
+        for turn in turns:
+            add(roll, sums, turn.rows, turn)
+    return sums
+
+
 def _drawn(
     roll: Roll,
     stationary: bool,
@@ -320,13 +339,7 @@ def _drawn(
     notes: dict[str, str],
 ) -> xr.Dataset:
     """Draw all frames of a roll, and the result."""
-    sums = roll.layout.sums()
-    evaluations = roll.calls * roll.layout.frames
-    with batches(
-        roll.setup, SumsLedger(sums), size=size, evaluations=evaluations, checkpoint=checkpoint
-    ) as turns:
-        for turn in turns:
-            add(roll, sums, turn.rows, turn)
+    sums = summed(roll, size, checkpoint)
     result = budget_of(roll, sums, stationary)
     result.attrs |= notes
     return result

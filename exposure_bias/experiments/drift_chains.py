@@ -46,11 +46,14 @@ from exposure_bias.jackknife import GROUPS, Groups
 from exposure_bias.paths import Draws, Paths
 from exposure_bias.running.loop import Turn
 from exposure_bias.running.setup import Setup
+from exposure_bias.schedules import Level
 from exposure_bias.statistics.accumulator import Sums
-from exposure_bias.streams import noised, prior, rollout
+from exposure_bias.streams import evaluate, noised, prior, rollout
 
 OWN = ("data", "free", "forced")
 LIMIT = ("limit 4", "limit 2", "start 4", "half 4", "half 2", "half 1")
+NOISE, ONE_CALL = "noise", "one call"
+STARTS = (NOISE, ONE_CALL)  # what a chain of drift begins at
 FREE_LIMIT = ("free 4", "free 2", "free start 4", "free half 4", "free half 2", "free half 1")
 # Those that are drawn, the forced cut that each is at the first frame, and the grid's factor.
 FREE_OF = (
@@ -70,7 +73,7 @@ class Roll:
 
     grid: the limit's, None where the sampler has none. centre: the data's mean frame, (D,).
     function: draws a frame in the place of the sampler's chain. block: how many sequences one of
-    the setup's samples stands for.
+    the setup's samples stands for. start: what chains from noise begin at, one of STARTS.
     """
 
     setup: Setup
@@ -82,6 +85,7 @@ class Roll:
     function: Function | None = None
     block: int = 1
     count: int = 0
+    start: str = NOISE
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -91,12 +95,13 @@ class Roll:
     @property
     def calls(self) -> float:
         """How often the network is asked for a frame of a sequence."""
-        own = 2 * self.setup.run.steps
+        once = int(self.start == ONE_CALL)
+        own = 2 * (self.setup.run.steps + once)
         if self.grid is None:
             return own
-        four, two, one = (self.grid.calls(factor) for factor in (4, 2, 1))
-        forced = 2 * four + two + one / 2
-        return own + forced + (self.free_limit and 3 * four + two + one / 2)
+        four, two, one = (self.grid.calls(factor) + once for factor in (4, 2, 1))
+        forced = 2 * four + two + one / 2 - once
+        return own + forced + (self.free_limit and 3 * four + two + one / 2 - once)
 
     @cached_property
     def bands(self) -> BandMatrix | None:
@@ -238,8 +243,9 @@ class _Frame:
             seed = seed_of(run.seed, self.index, int(self.batch.ids[0]))
             return drawn_by(self.batch.roll.function, context, seed, setup.model.shape)
         path = self._paths().on(run.levels, setup.places)
-        x = prior(run.levels[0], path.start(0), setup.sampler)
-        model = self._given(frames)
+        noise, model = path.start(0), self._given(frames)
+        x = prior(run.levels[0], noise, setup.sampler)
+        x = self._begun(model, x, run.levels[0], noise)
         self.batch.turn.report(len(x) * run.steps)
         return rollout(model, x, run.levels, setup.sampler, path, run.clip)
 
@@ -291,10 +297,21 @@ class _Frame:
             return None
         path = self.grid.path(self._paths(rows, purpose), factor)
         first = self.grid.levels[0]
-        noise = path.start(0)
-        x = self.grid.prior * noise if start is None else noised(start, first, noise)
+        noise, model = path.start(0), self._given(frames, rows)
+        if start is None:
+            x = self._begun(model, self.grid.prior * noise, first, noise)
+        else:
+            x = noised(start, first, noise)
         self.batch.turn.report(len(x) * self.grid.calls(factor))
-        return walk(self._given(frames, rows), x, self.grid, factor, path, self.setup.run.clip)
+        return walk(model, x, self.grid, factor, path, self.setup.run.clip)
+
+    def _begun(self, model: Denoiser, x: Tensor, level: Level, noise: Tensor) -> Tensor:
+        """What a chain from noise begins at: x, or after one call σ z + α f(σ z)."""
+        if self.batch.roll.start == NOISE:
+            return x
+        x = level.sigma * noise.double()
+        self.batch.turn.report(len(x))
+        return noised(evaluate(model, x, level, 0, self.setup.run.clip).x0, level, noise)
 
     def _paths(self, rows: Any = slice(None), purpose: str = "") -> Paths:
         """The Brownian paths of these sequences' frame."""

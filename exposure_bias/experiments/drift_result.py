@@ -1,6 +1,7 @@
 """The drift budget from sums: terms, their intervals, and what is said of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from exposure_bias.autoregression import growth, terms
-from exposure_bias.experiments.drift_chains import Roll
+from exposure_bias.experiments.drift_chains import NOISE, Roll
 from exposure_bias.experiments.drift_sums import EXAMPLES, SHOWN, Totals
 from exposure_bias.jackknife import (
     GROUPS,
@@ -30,18 +31,7 @@ def budget_of(roll: Roll, sums: Sums, stationary: bool) -> xr.Dataset:
     """The budget from the sums of all sequences."""
     layout, state = roll.layout, sums.state
     complete, stopped = _complete(roll, state)
-    names = [name for name in state if name not in ("count", "shown")]
-    arrays = [np.where(complete, state["count"], 0.0), *(state[name] for name in names)]
-
-    def parts(_: float, *totals: Array) -> Array:
-        found = Totals(layout, dict(zip(["count", *names], totals, strict=True)))
-        return np.stack(list(budget_terms(found, roll, stationary).values()))
-
-    every = Totals(layout, {"count": arrays[0].sum(0), **{k: state[k].sum(0) for k in names}})
-    labels = list(budget_terms(every, roll, stationary))
-    row = layout.cuts.index("data")
-    count = state["count"][:, row, 0]
-    estimate = jackknife(parts, count, *arrays)
+    count, estimate, labels = _estimated([roll], [sums], stationary)
     coords = {"statistic": layout.names, "frame": np.arange(1, layout.frames + 1)}
     result = xr.Dataset(coords=coords)
     values = dict(zip(labels, estimate.value, strict=True))
@@ -52,6 +42,54 @@ def budget_of(roll: Roll, sums: Sums, stationary: bool) -> xr.Dataset:
     result["shown"] = _shown(roll, state, complete[0])
     result.attrs = roll.setup.attributes | _about(roll) | stopped | why_no_interval(count)
     return result
+
+
+def _estimated(
+    rolls: Sequence[Roll], sums: Sequence[Sums], stationary: bool
+) -> tuple[Array, Estimate, list[str]]:
+    """Every term (term, statistic, frame) of a budget, or of a second less a first, with errors.
+
+    A difference is paired: a group of sequences goes from both at once.
+    """
+    arrays, names = [], []
+    for roll, one in zip(rolls, sums, strict=True):
+        complete, _ = _complete(roll, one.state)
+        names.append([name for name in one.state if name != "shown"])
+        arrays += [
+            np.where(complete, one.state[k], 0.0) if k == "count" else one.state[k]
+            for k in names[-1]
+        ]
+    ends = np.cumsum([0, *map(len, names)]).tolist()
+
+    def each(totals: Sequence[Array]) -> list[dict[str, Array]]:
+        found = []
+        for roll, own, (a, b) in zip(rolls, names, pairwise(ends), strict=True):
+            given = Totals(roll.layout, dict(zip(own, totals[a:b], strict=True)))
+            found.append(budget_terms(given, roll, stationary))
+        return found
+
+    labels = list(each([array.sum(0) for array in arrays])[0])
+
+    def parts(_: float, *totals: Array) -> Array:
+        found = [np.stack([terms[label] for label in labels]) for terms in each(totals)]
+        return found[0] if len(found) == 1 else found[1] - found[0]
+
+    count = sums[0].state["count"][:, rolls[0].layout.cuts.index("data"), 0]
+    return count, jackknife(parts, count, *arrays), labels
+
+
+def differences_of(
+    first: tuple[Roll, Sums], second: tuple[Roll, Sums], stationary: bool
+) -> dict[str, Estimate]:
+    """Every term of the second budget less the first one's, of the same sequences and paths."""
+    rolls, sums = [first[0], second[0]], [first[1], second[1]]
+    _, estimate, labels = _estimated(rolls, sums, stationary)
+    values = dict(zip(labels, estimate.value, strict=True))
+    found = {}
+    for k, label in enumerate(labels):
+        error = np.hypot(estimate.error[k], beyond(label, values) / T_QUANTILE)
+        found[label] = Estimate(values[label], error)
+    return found
 
 
 def _shown(roll: Roll, state: Mapping[str, Array], complete: NDArray[np.bool_]) -> xr.DataArray:
@@ -105,9 +143,15 @@ def beyond(label: str, values: Mapping[str, Array]) -> Array | float:
         "discretisation": extrapolation,
         "initialisation": start,
         "score": extrapolation + start,
+        "feedback_initialisation": START_ERROR * np.abs(_grown_start(values)),
         "total_limit": np.abs(values.get("total_limit_error", 0.0)) / 10,
     }
     return np.nan_to_num(known.get(label, 0.0))
+
+
+def _grown_start(values: Mapping[str, Array]) -> Array | float:
+    """What the initialisation error grows to, free-running."""
+    return values.get("initialisation", 0.0) + values.get("feedback_initialisation", 0.0)
 
 
 def _extrapolated(of: Any, name: str, half: str) -> tuple[Array, Array]:
@@ -139,6 +183,8 @@ def _about(roll: Roll) -> dict[str, str]:
     """What was drawn, and by which limit, in words."""
     options = roll.setup.run.options
     said = {"frames": str(options["frames"]), "context": str(options["context"])}
+    if roll.start != NOISE:
+        said["start"] = roll.start
     if options["chunk"] > 1:
         said["chunk"] = str(options["chunk"])
     if roll.function is not None:

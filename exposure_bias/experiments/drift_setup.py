@@ -18,8 +18,10 @@ from exposure_bias.errors import InputError, printable, whole_number
 from exposure_bias.experiments.drift_chains import (
     FREE_LIMIT,
     LIMIT,
+    NOISE,
     OWN,
     RUNNING,
+    STARTS,
     Roll,
 )
 from exposure_bias.experiments.drift_limit import Grid
@@ -74,8 +76,11 @@ def prepared(
     seed: int,
     batch_size: int,
     free_limit: bool,
+    start: str = NOISE,
 ) -> Setup:
     """Check what a user gave and make a `Setup` of it, whose samples are sequences."""
+    if start not in STARTS:
+        raise InputError(f"unknown start {start!r:.60}: allowed are {' and '.join(STARTS)}")
     n = count_of(data, n)
     frames = frames_of(model, data, frames)
     seed = whole_number(seed, "a seed", -(2**63))
@@ -104,7 +109,9 @@ def prepared(
         seed=seed,
         probe=probe(model.within(first_context(model, data, np.array([0]), seed))),
         transitions=None if named(str(chosen)) else chosen.transition(levels),
-        options=options | {"free_limit": free_limit, "limit": f"{RULE}, half"},
+        options=options
+        | {"free_limit": free_limit, "limit": f"{RULE}, half"}
+        | ({} if start == NOISE else {"start": start}),
     )
     first = Data(data.frame(np.arange(n), model.context or 0), data.name, value_range=None)
     return Setup(run, model, first, chosen, np.arange(len(levels)), n)
@@ -155,7 +162,8 @@ def roll_of(setup: Setup, data: Sequences, free_limit: bool) -> Roll:
         free = RUNNING if free_limit else free
     layout = Layout.of(cuts, free, frames, context, setup.model.shape, setup.run.seed)
     centre = centre_of(data, setup.n, context, frames)
-    return Roll(setup, data, layout, route, free_limit, centre)
+    start = setup.run.options.get("start", NOISE)
+    return Roll(setup, data, layout, route, free_limit, centre, start=start)
 
 
 def centre_of(data: Sequences, n: int, context: int, frames: int) -> Array:

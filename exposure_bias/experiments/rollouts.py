@@ -10,7 +10,7 @@ E‖E[y | x_s] − E[x_0 | x_s]‖², per pixel,
     W = ½ E‖y − y′‖²                                spread of the chains
 
 so that U − S = B − b, the mean error that the chain adds to a single prediction's, needs no exact
-denoiser (design §4.8). A perfect sampler has S = U = W = V and A = 2V: A − S is not exposure bias.
+denoiser. A perfect sampler has S = U = W = V and A = 2V: A − S is not exposure bias.
 Its W/U (spread over skill, as in ensemble forecasts; Fortin et al. 2014, J. Hydrometeor. 15, 1708)
 is 1, and the rank of x_0 among R chains is uniform (Hamill 2001, Mon. Wea. Rev. 129, 550), on any
 data. U − S misses pure errors of spread; read it beside W/U and the variance gap. With few steps a

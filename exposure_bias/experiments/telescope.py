@@ -1,4 +1,4 @@
-"""Where along the chain its gap arises: an exact decomposition into blocks of steps (design §4.9).
+"""Where along the chain its gap arises: an exact decomposition into blocks of steps.
 
 Let R(s→t) be a statistic at level t of the chain that starts at true x_s, R(t→t) the same of true
 x_t, and R(noise→t) that of the chain from pure noise. For starts T = s_0 > s_1 > … > s_m > t,

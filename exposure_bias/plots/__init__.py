@@ -14,7 +14,7 @@ panels take `axes=` alone. Pure noise is at the left of every axis along the cha
 from exposure_bias.plots.budgets import budget, diagnosis
 from exposure_bias.plots.chains import rank_histogram, rollouts, telescope
 from exposure_bias.plots.curves import curves
-from exposure_bias.plots.drift import drift, drift_frames
+from exposure_bias.plots.drift import compare_drift, drift, drift_frames
 from exposure_bias.plots.errors import error_histograms, error_std, normality
 from exposure_bias.plots.levels import (
     epsilon_norm,
@@ -32,6 +32,7 @@ __all__ = [
     "budget",
     "chain_length_fid",
     "compare",
+    "compare_drift",
     "curves",
     "diagnosis",
     "drift",

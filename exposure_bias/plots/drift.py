@@ -145,3 +145,53 @@ def _over_frames(one: xr.DataArray, axes: Any, column: str) -> Figure:
         axis.set_xlabel("frame")
     found[0].set_ylabel("number")
     return figure
+
+
+def compare_drift(
+    compared: xr.Dataset,
+    *,
+    statistic: str = "variance",
+    ax: Any = None,
+    axes: Any = None,
+    column: str = "double",
+) -> Figure:
+    """Draw the total of every entry over frames, and what each changes in each term at the end.
+
+    Raises InputError for a statistic that the result does not have.
+    """
+    known = [str(name) for name in compared["statistic"].values]
+    if statistic not in known:
+        raise InputError(f"there is no statistic {statistic!r}: allowed are {', '.join(known)}")
+    here = compared.sel(statistic=statistic)
+    with style():
+        figure, (left, right) = panels(("total", "change"), ax, axes, column, 2.8)
+        left.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        for k, entry in enumerate(compared["entry"].values):
+            look = {"color": f"C{k}", "linewidth": 1.3}
+            one = here.isel(entry=k)
+            _line(left, one["frame"].values, one, "total", str(entry), look)
+        left.set(xlabel="frame", ylabel=f"{_unit(statistic)} (right is 0)")
+        left.set_title(f"drift: {TITLES.get(statistic, statistic)}", fontsize=8)
+        left.xaxis.get_major_locator().set_params(integer=True)
+        legend(left, 2)
+        _changes(right, here)
+    return figure
+
+
+def _changes(axis: Any, here: xr.Dataset) -> None:
+    """How far each entry is from the first at the last known frame, term by term."""
+    total = np.isfinite(here["total"].values).all(0)
+    end = here.isel(frame=int(np.flatnonzero(total)[-1]) if total.any() else 0)
+    terms = [("total", "total", "k"), *((t, label, colour_of(label)) for t, label in TERMS)]
+    terms = [one for one in terms if one[0] in end]
+    entries = range(1, end.sizes["entry"])
+    for place, (term, label, colour) in enumerate(terms):
+        height = np.array(entries) + 0.13 * (place - (len(terms) - 1) / 2)
+        value = end[f"{term}_difference"].values[1:]
+        half = np.nan_to_num(T_QUANTILE * end[f"{term}_difference_se"].values[1:])
+        axis.errorbar(value, height, xerr=half, fmt="o", markersize=3, color=colour, label=label)
+    axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    axis.set_yticks(list(entries), [str(e) for e in end["entry"].values[1:]], fontsize=7)
+    axis.set_ylim(end.sizes["entry"] - 0.4, 0.4)
+    axis.set_xlabel(f"change at frame {int(end['frame'])}")
+    legend(axis, 3)

@@ -1,14 +1,15 @@
 """Remedies at sampling time. None needs training.
 
 A remedy of the network (`remedies.network`) takes a denoiser and returns one: epsilon scaling,
-input perturbation without training, time shift, temporal score rescaling. A remedy of the step
-(`remedies.steps`) takes a sampler and returns one: DCW.
+input perturbation without training, time shift, temporal score rescaling, context noise. A remedy
+of the step (`remedies.steps`) takes a sampler and returns one: DCW.
 """
 
 from exposure_bias.remedies.network import (
     SPECIFICATIONS,
     Remedied,
     Scale,
+    context_noised,
     epsilon_scaled,
     ip_equivalent,
     remedied,
@@ -22,6 +23,7 @@ __all__ = [
     "Corrected",
     "Remedied",
     "Scale",
+    "context_noised",
     "corrected",
     "dcw",
     "epsilon_scaled",

@@ -7,6 +7,7 @@ None needs training.
     ts    time shift          ε̂(x, t) → ε̂(x, t_s)             (Li et al. 2023, arXiv 2305.15583)
     tsr   temporal score      ε̂(x, t) → ε̂(x, t) (SNR s² + 1)/(SNR s²/k + 1)     (arXiv 2510.01184)
           rescaling
+    cn    context noise       ε̂(x, t, c) → ε̂(x, t, c + τ z), z ~ N(0, 1)
 
 Input perturbation trains on y = α x_0 + σ (ε + γ ξ) with target ε. As ε + γ ξ is √(1 + γ²) times a
 unit normal n and E[ε | y] = E[n | y] / √(1 + γ²), its optimum is, for any data, that of plain
@@ -25,12 +26,13 @@ their weights. ComfyUI's setting is k = 0.95, s = 1.
 A remedied model is a `Denoiser` like any other. Its name says what was done to it, and its
 `weight_hash` differs from the model's, so that recordings of the two never merge. As text
 (`remedied`, the command line's --remedy): `es:1.005`, `es:linear:K,B[,STEPS]`, `ip:GAMMA`,
-`ts:WINDOW,CUTOFF`, `tsr:K,S`; the command line also has `es:fit`."""
+`ts:WINDOW,CUTOFF`, `tsr:K,S`, `cn:TAU`; the command line also has `es:fit`."""
 
 import hashlib
 import warnings
 from collections.abc import Callable
 from math import sqrt
+from typing import Self
 
 import numpy as np
 import torch
@@ -40,6 +42,7 @@ from torch import Tensor
 from exposure_bias import strangers
 from exposure_bias.checking import check_arguments, numbers
 from exposure_bias.clipping import UNCLIPPED, Clipping
+from exposure_bias.contexts import Context
 from exposure_bias.denoisers import Denoiser, FractionalTimestep
 from exposure_bias.errors import InputError
 from exposure_bias.samplers import Prediction
@@ -47,11 +50,12 @@ from exposure_bias.schedules import Level, convert, prediction_coefficients
 
 SPECIFICATIONS = (
     "es:SCALE, es:linear:K,B[,STEPS], es:fit[:KIND] (command line), ip:GAMMA, ts:WINDOW,CUTOFF,"
-    " tsr:K,S, or module:NAME of yours"
+    " tsr:K,S, cn:TAU, or module:NAME of yours"
 )
 PLAUSIBLE_SCALE = (0.8, 1.25)
 BLOW_UP = 10.0
 CLAMPED_SHARE = 0.05
+CONTEXT_NOISE = 2**31  # the number of noise that no network asks for itself
 
 Scale = float | tuple[float, float] | ArrayLike | Callable[[Level], float]
 
@@ -330,6 +334,55 @@ class _TSR(Remedied):
         return self._restated(x, level, factor * self._read(raw, "epsilon", x, level), raw)
 
 
+def context_noised(model: Denoiser, tau: float) -> Denoiser:
+    """Put noise on the frames that a model of sequences follows; the model is not told.
+
+    The noise is drawn once for a frame and stays the same along its chain. A network that was
+    trained to be told τ is better asked by its own call: `c.frames + tau * c.noise()`.
+
+    Parameters
+    ----------
+    model : Denoiser
+        A model with a context.
+    tau : float
+        At least 0, the noise's standard deviation in the data's units. 0 is the model itself, bit
+        for bit.
+
+    Returns
+    -------
+    Denoiser
+
+    Raises
+    ------
+    InputError
+        For a model of single states, and for τ < 0 or NaN.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> eb.remedies.context_noised(eb.load_model("lorenz96"), 0.1).remedy
+    'cn:0.1'
+    """
+    if not isinstance(model, Denoiser) or model.context is None:
+        name = model.name if isinstance(model, Denoiser) else type(model).__name__
+        raise InputError(f"{name} has no context to put noise on: give Denoiser(…, context=p)")
+    if not 0 <= tau < np.inf:
+        raise InputError(f"tau must be at least 0 and finite, got {tau}")
+    return _ContextNoised(model, float(tau))
+
+
+class _ContextNoised(Remedied):
+    def __init__(self, model: Denoiser, tau: float) -> None:
+        super().__init__(model, f"cn:{tau:g}")
+        self._tau = tau
+
+    def within(self, context: Context) -> Self:
+        bound = super().within(context)
+        if self._tau:
+            bound._context = context.noised(self._tau, CONTEXT_NOISE)
+        return bound
+
+
 def remedied(model: Denoiser, text: str) -> Denoiser:
     """The model with the remedy that `text` describes (module docstring).
 
@@ -342,7 +395,7 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
             f"{text} corrects the steps of a sampler, not a network: give it with the sampler, as"
             f" in 'ddim + {text}'"
         )
-    if kind not in ("es", "ip", "ts", "tsr") and strangers.is_name(text):
+    if kind not in ("es", "ip", "ts", "tsr", "cn") and strangers.is_name(text):
         made = strangers.made(text, "remedy", model)
         if not isinstance(made, Denoiser):
             raise InputError(
@@ -369,6 +422,8 @@ def remedied(model: Denoiser, text: str) -> Denoiser:
         if kind == "tsr":
             k, s = rest.split(",")
             return tsr(model, float(k), float(s))
+        if kind == "cn":
+            return context_noised(model, float(rest))
     except InputError:
         raise
     except (TypeError, ValueError):  # too many or too few numbers, or not numbers

@@ -366,7 +366,7 @@ def as_json(view: View) -> str:
         "tables": rows,
         "columns": columns,
     }
-    return json.dumps(whole | view.also, ensure_ascii=False)
+    return json.dumps(whole | view.also)
 
 
 def _records(table: Table) -> list[dict[str, Any]]:

@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple, ParamSpec
 
 import xarray as xr
 
+from exposure_bias.checking import check_arguments
 from exposure_bias.errors import InputError
 from exposure_bias.results import catalogue
 from exposure_bias.results.generic import curves_of, generic_sentence, generic_tables
@@ -173,7 +175,7 @@ def returns(kind: Kind) -> Callable[[Callable[P, xr.Dataset]], Callable[P, xr.Da
     Returns
     -------
     A decorator. Datasets that the function returns say their kind, what they found and what their
-    variables are.
+    variables are. Arguments are held to the function's annotations (`checking`).
 
     Raises
     ------
@@ -183,9 +185,11 @@ def returns(kind: Kind) -> Callable[[Callable[P, xr.Dataset]], Callable[P, xr.Da
 
     def decorate(function: Callable[P, xr.Dataset]) -> Callable[P, xr.Dataset]:
         _declare(kind, f"{function.__module__}.{function.__qualname__}")
+        takes = signature(function)
 
         @wraps(function)
         def with_kind(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
+            check_arguments(function, takes.bind(*args, **kwargs).arguments)
             return of_kind(function(*args, **kwargs), kind)
 
         return with_kind

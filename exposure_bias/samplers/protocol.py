@@ -127,7 +127,7 @@ class Sampler(Protocol):
 
     stochastic: whether a step uses its noise z. ancestral: whether consecutive states have the
     right joint law, so that a perfect chain is a draw of p(x_0 | x_s). exact_teacher: whether each
-    state of the teacher chain is exactly q(x_t | x_0) (design §4.1). limit: what a model's chain
+    state of the teacher chain is exactly q(x_t | x_0). limit: what a model's chain
     tends to as its steps shrink, the "sde" (ddpm, ddim:1), the "ode" (ddim, euler, heun), or None
     where it is neither or not known.
 

@@ -5,7 +5,7 @@ k is k/N. A mode's radial frequency is √Σ f² over all axes of space; bins ar
 constant mode is a bin of its own. The bases:
 
     dct     the default. A raw FFT takes the jump between opposite borders for detail and hides
-            what a blur removes (design §4.10); the DCT continues a state by its mirror image and
+            what a blur removes; the DCT continues a state by its mirror image and
             sees no jump
     fft     the raw FFT, which is what most papers show. Its real form is used, rows √(2/N) cos and
             √(2/N) sin: products of rows at (f_y, f_x) span e^{±2πi f_y y} e^{±2πi f_x x}, so their

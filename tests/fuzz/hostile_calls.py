@@ -291,7 +291,7 @@ HOSTILE = (
 def strangers_texts(rng: Generator, count: int, honest: Path) -> Iterator[Trial]:
     """Texts of a recording or a result that a terminal, or a page, might obey."""
     content = (honest / "honest.nc").read_bytes()
-    result = (honest / "gap" / "gap.nc").read_bytes()
+    result = (honest / "gap" / "variance-gap.nc").read_bytes()
     places = [
         *(("run", "model", name) for name in ("name", "weights", "source", "computed")),
         *(("run", "data", name) for name in ("name", "split", "note", "hash", "labels")),

@@ -152,11 +152,13 @@ def weights(rng: Generator, count: int, honest: Path) -> Iterator[Trial]:
     expected = dict(eb.load_model(honest / "pipeline").net.state_dict())
     for what, bytes_ in made:
 
-        def run(folder: Path, bytes_: bytes = bytes_) -> object:
+        def run(folder: Path, bytes_: bytes = bytes_, what: str = what) -> object:
             shutil.copytree(honest / "pipeline", folder / "pipeline")
             (folder / "pipeline" / name).write_bytes(bytes_)
             model = eb.load_model(folder / "pipeline")
             state = model.net.state_dict()
+            if "NaN" in what:
+                return eb.record(model, worlds.images(16), steps=2, n=16)
             if not all(torch.equal(state[k], v) for k, v in expected.items()):
                 raise Silent("other weights")
             return model

@@ -123,7 +123,8 @@ def _outcome(trial: Trial, folder: Path) -> tuple[str, str]:
     except Silent as error:
         return "silent", str(error)
     except ValueError as error:
-        if type(error).__name__ not in ("InputError", "CannotWrite", "Gone", "Refused"):
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if not names & {"InputError", "Refused"}:
             return "traceback", _last(error)
         return _one_line(str(error))
     except BaseException as error:
