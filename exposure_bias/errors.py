@@ -2,6 +2,7 @@
 
 from numbers import Integral, Real
 from typing import Any
+from unicodedata import category
 
 REASON = 400  # characters of another library's message that are repeated
 LONGEST = 1900  # characters of a message of ours, which may repeat what came
@@ -26,6 +27,11 @@ class InputError(ValueError):
 def printable(text: str) -> str:
     """A text, with what cannot be printed or encoded as an escape: names of files may hold any."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def harmless(text: str) -> str:
+    """A text of several lines, with what a terminal or a browser would obey as an escape."""
+    return "".join(c if c in "\n\t" or category(c) == "Zs" else printable(c) for c in text)
 
 
 def whole_number(value: Any, what: str, least: int = 1, most: int = 2**63 - 1) -> int:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
@@ -76,7 +76,7 @@ def main(given: Sequence[str] | None = None) -> int:
             options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _shower()
             _run(options, words)
     except InputError as error:
         if parallel.tells(error):
@@ -277,6 +277,15 @@ def _keep_freed_memory() -> None:
             mallopt(threshold, 2**30)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if parallel.team().first:
+def _shower() -> Callable[..., None]:
+    """What shows warnings: in one process, and those that ask for it once."""
+    seen: set[object] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if not parallel.team().first or category in seen:
+            return
+        if getattr(category, "once", False):
+            seen.add(category)
         terminal.tell(f"warning: {message}")
+
+    return show

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import exposure_bias
 from exposure_bias.cli import terminal
-from exposure_bias.errors import InputError, reason
+from exposure_bias.errors import InputError, harmless, reason
 
 OUR_FAULT = 70  # the exit code of a mistake of ours, as in sysexits.h
 SYSTEM = 74  # and of a system that fails
@@ -22,7 +22,7 @@ LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib",
 def told(error: Exception, options: argparse.Namespace) -> int:
     """Say in whose code an error is, with --verbose where; returns the exit code."""
     if getattr(options, "verbose", False):
-        sys.stderr.write(terminal.shown("".join(traceback.format_exception(error))))
+        sys.stderr.write(harmless("".join(traceback.format_exception(error))))
     words = f"{type(error).__name__}: {reason(error)}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"the memory of this machine is not enough ({words}): take a smaller"

@@ -13,9 +13,8 @@ import pandas as pd
 import xarray as xr
 
 from exposure_bias import files
-from exposure_bias.cli import terminal
 from exposure_bias.diagnostics.variance_gap import variance_gap
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, harmless
 from exposure_bias.recording import Recording
 from exposure_bias.results import Column, Table, drawings, name_of, save
 from exposure_bias.results.formats import FORMATS, View, view_of
@@ -29,7 +28,7 @@ Pixel = tuple[int, int, int]
 def message(text: str) -> None:
     """A line for the person at the terminal."""
     if team().first:
-        print(terminal.shown(text), file=sys.stderr)
+        print(harmless(text), file=sys.stderr)
 
 
 def show(
@@ -81,7 +80,7 @@ def say(
 
 def _print(options: argparse.Namespace, said: View) -> None:
     """Print a view; what no terminal should obey, and what is no text, is an escape."""
-    print(terminal.shown(FORMATS[options.format](said)))
+    print(harmless(FORMATS[options.format](said)))
 
 
 def say_recorded(options: argparse.Namespace, recording: Recording) -> None:
@@ -137,19 +136,22 @@ def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
 def _write(
     folder: str, name: str, result: xr.Dataset, found: Sequence[Table], drawn: dict[str, Any]
 ) -> None:
-    from exposure_bias import plots
-
-    for drawing in drawings(result):
-        figure = drawing(result, **({} if drawing.suffix else drawn))
-        for kind in ("png", "pdf"):
-            buffer = io.BytesIO()
-            metadata = {"CreationDate": None} if kind == "pdf" else None
-            plots.save(figure, buffer, format=kind, metadata=metadata)
-            files.write_bytes(f"{folder}/{name}{drawing.suffix}.{kind}", buffer.getvalue())
+    """Write the numbers, and then the figures, which an environment may not be able to draw."""
     for table in found:
         content = table.frame.to_csv(index=False).encode()
         files.write_bytes(f"{folder}/{table.csv(name)}", content)
     save(result, f"{folder}/{name}.nc")
+    from exposure_bias import plots
+    from exposure_bias.plots.style import or_warn
+
+    for drawing in drawings(result):
+        for kind in ("png", "pdf"):
+            buffer = io.BytesIO()
+            with or_warn():
+                figure = drawing(result, **({} if drawing.suffix else drawn))
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                plots.save(figure, buffer, format=kind, metadata=metadata)
+                files.write_bytes(f"{folder}/{name}{drawing.suffix}.{kind}", buffer.getvalue())
 
 
 def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:

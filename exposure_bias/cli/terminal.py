@@ -10,6 +10,8 @@ import sys
 import unicodedata
 from typing import Any
 
+from exposure_bias.errors import printable
+
 HANDLER = "exposure_bias.plain"
 # The characters of this package's own words, for encodings that lack them.
 PLAIN = {
@@ -54,16 +56,6 @@ def _plain(character: str) -> str:
     return character.encode("ascii", "backslashreplace").decode()
 
 
-def shown(text: str) -> str:
-    """A text of several lines, with what a terminal would obey as an escape."""
-    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _harmless(character: str) -> bool:
-    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
-
-
 def tell(text: str) -> None:
     """Print one line for the person at the terminal."""
-    line = shown(text).replace("\n", "\\n")
-    print(f"eb-analyze: {line}", file=sys.stderr)
+    print(f"eb-analyze: {printable(text)}", file=sys.stderr)

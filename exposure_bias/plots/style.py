@@ -1,5 +1,6 @@
 """The one look of all figures."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import fill
@@ -12,7 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, reason
 
 PALETTE = "colorblind"
 # The colour of each part of an error, the same in every figure.
@@ -42,6 +43,30 @@ def style() -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
+
+
+class CannotDraw(UserWarning):
+    """A figure is left out; the command line says so once, whatever the number of figures."""
+
+    once = True
+
+
+@contextmanager
+def or_warn() -> Iterator[None]:
+    """Warn where a figure cannot be drawn: numbers matter more.
+
+    An environment may have fonts, settings or a LaTeX that do not work."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        warnings.warn(
+            f"figures are left out, since matplotlib cannot draw here ({type(error).__name__}:"
+            f" {reason(error)}); all numbers are written",
+            CannotDraw,
+            stacklevel=3,
+        )
 
 
 def panels(

@@ -21,7 +21,7 @@ import xarray as xr
 
 from exposure_bias import files
 from exposure_bias.clipping import UNCLIPPED
-from exposure_bias.errors import InputError
+from exposure_bias.errors import InputError, harmless
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
 from exposure_bias.reporting.sections import Section, of_recording, section
@@ -83,7 +83,7 @@ def page(given: Sequence[Source], commands: Sequence[str] = ()) -> Page:
     along = None if recording is None else slider(recording)
     style, script = (_resource(name) for name in ("page.css", "page.js"))
     template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_harmless
     ).from_string(_resource("page.html"))
     answer = (
         shown[0].sentence if shown else "This recording holds nothing to tell yet: no interval."
@@ -192,9 +192,14 @@ def _versions(given: Sequence[Source]) -> list[tuple[str, str]]:
     return [(str(k), str(v)) for k, v in (own | made).items()]
 
 
+def _harmless(value: Any) -> Any:
+    """What a page shows: texts of a file may turn a line around. Resources are ours."""
+    return harmless(value) if type(value) is str else value
+
+
 def _json(along: Slider) -> str:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(asdict(along), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(asdict(along), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -17,6 +17,7 @@ from exposure_bias.diagnostics.published_delta import published_delta
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.state_error import state_error
 from exposure_bias.diagnostics.variance_gap import variance_gap
+from exposure_bias.plots.style import or_warn
 from exposure_bias.recording import Recording
 from exposure_bias.results import (
     Table,
@@ -96,9 +97,18 @@ def section(result: xr.Dataset) -> Section:
         kind.question if kind else "This result's kind is not known here: this is what it holds.",
         said,
         [line for line in details(result) if line != said],
-        [picture(drawing(result), f"{title}: {said}") for drawing in drawings(result)],
+        _pictures(result, f"{title}: {said}"),
         [shown(table, name, term) for table in tables(result)],
     )
+
+
+def _pictures(result: xr.Dataset, alt: str) -> list[Picture]:
+    """Those figures of a result that can be drawn here."""
+    found = []
+    for drawing in drawings(result):
+        with or_warn():
+            found.append(picture(drawing(result), alt))
+    return found
 
 
 def picture(figure: Figure, alt: str) -> Picture:
