@@ -42,7 +42,7 @@ def images() -> Any:
 
 
 COMMANDS = {
-    "diagnose": ["diagnose", *CHAIN, "--restarts"],
+    "diagnose": ["diagnose", *CHAIN, "--restarts", "--quick"],
     "budget": ["budget", *CHAIN, "--start", "noise"],
     "solvers": ["budget", *OURS, "--steps", "4", "5", "--samplers", "ddpm", "heun"],
     "record": ["record", *CHAIN],

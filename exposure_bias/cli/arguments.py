@@ -473,6 +473,11 @@ DIAGNOSE: Rows = (
     *steps(50),
     *_BUDGET,
     STARTS(help="rollouts' timesteps (default: five along the chain)"),
+    of_run(
+        "--quick",
+        action="store_true",
+        help="leave out the advice, for which other samplers are tried",
+    ),
     of_run("--images", help="what the exact denoiser knows (default: bundled data's train split)"),
     *PRINTING,
 )

@@ -481,6 +481,7 @@ def _diagnosis(options: Options) -> "xr.Dataset":
         starts=options.starts,
         images=images,
         start=options.start,
+        quick=options.quick,
         folder=work(options),
         **_chain(options),
     )

@@ -29,6 +29,7 @@ from exposure_bias.results import (
     sentence,
     tables,
     title_of,
+    to_do,
 )
 from exposure_bias.results.formats import terms_of
 
@@ -68,6 +69,8 @@ class Section:
     details: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Shown] = field(default_factory=list)
+    advice: str = ""
+    code: str = ""
 
 
 def of_recording(recording: Recording) -> list[xr.Dataset]:
@@ -99,6 +102,7 @@ def section(result: xr.Dataset) -> Section:
         [line for line in details(result) if line != said],
         _pictures(result, f"{title}: {said}"),
         [shown(table, name, term) for table in tables(result)],
+        *to_do(result),
     )
 
 
