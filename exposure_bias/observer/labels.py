@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from exposure_bias.contexts import Context
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.schedules import Level
@@ -198,9 +199,23 @@ class _StandIn(torch.nn.Module):
         return self.output
 
 
+class _Blank(Context):
+    """A context of zeros, for a call whose network does not look at it."""
+
+    def __init__(self, model: Denoiser, rows: int) -> None:
+        count = model.context or 1
+        frames = torch.zeros(rows, count, *model.shape, device=model.device)
+        super().__init__(frames, count, noise=lambda _: torch.zeros_like(frames))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.zeros(len(self), self.frames.shape[1] + 1, 1, device=self.frames.device)
+
+
 def standing_in(model: Denoiser, output: Any, rows: int) -> Denoiser:
     """The model, with a network that returns `output` whatever it is given."""
     standing = model if model.classes is None else model.given(torch.zeros(rows, dtype=torch.long))
+    if model.context is not None:
+        standing = model.within(_Blank(model, rows))
     standing = copy(standing)
     standing.net = _StandIn(model.net, output)
     return standing

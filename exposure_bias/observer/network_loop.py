@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exposure_bias.clipping import Clipping, Convention
 from exposure_bias.data import Data
+from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.observer.labels import Labels, inputs, standing_in
@@ -25,8 +26,15 @@ MARK = "mark the beginning of each batch with begin()"
 class NetworkLoop(Observation):
     """Any other loop, watched at the network."""
 
-    def __init__(self, model: Denoiser, data: Data | None, seed: int, first: int) -> None:
-        super().__init__(model, data, seed, first)
+    def __init__(
+        self,
+        model: Denoiser,
+        data: Data | None,
+        seed: int,
+        first: int,
+        sequences: Sequences | None = None,
+    ) -> None:
+        super().__init__(model, data, seed, first, sequences)
         net = model.net
         if not isinstance(net, torch.nn.Module):
             raise InputError(
@@ -44,7 +52,7 @@ class NetworkLoop(Observation):
         self._pending: Seen | None = None
         self._end_state: Tensor | None = None
         self._first_level: Level | None = None
-        self._marked = self._begun = False
+        self._marked = self._begun = self._between = False
         self._labels = Labels(model)
         self._memory: list[tuple[Tensor, Tensor]] = []
         self._power = 0.0
@@ -66,6 +74,19 @@ class NetworkLoop(Observation):
     def _begin_marked(self) -> None:
         self._end()
         self._marked = self._begun = True
+
+    def _end_frame(self, x: Tensor | None) -> None:
+        last = self._pending
+        if x is not None and last is not None:
+            if self._batch and self._batch.count and _same_states(last.x, x):
+                self._pending = None  # the call filled a cache with the frame
+                with plainly(x):
+                    self._complete(x)
+            else:
+                self.finish(x)
+        self._end()
+        self._marked = self._between = True
+        self._begun = False
 
     def finish(self, x0: Tensor) -> None:
         """End the batch under way with its clean images.
@@ -122,10 +143,16 @@ class NetworkLoop(Observation):
         before = self._pending
         if self.failed and not self._recovers(level):
             return
-        if level.sigma == 0:  # no step: some solvers look at where they have arrived
-            if before is not None:
+        if (
+            level.sigma == 0
+        ):  # no step: a solver looks at where it has arrived, or a cache is filled
+            if before is not None and x.shape == before.x.shape:
                 self._end_state = self._state(x, level).clone()
             return
+        if self._between and self._levels is not None:
+            if not _alike(level, self._levels[0]):
+                return  # a cache is filled with frames that are a little noisy
+            self._between = False
         seen = self._decoded(x, level, output)
         if before is None or self._begins(seen, before):
             self._end()
@@ -204,7 +231,8 @@ class NetworkLoop(Observation):
         if torch.isfinite(times).all() and (times != times[0]).any():
             raise InputError(
                 "the network was called at several noise levels at once, which is no step of a"
-                " chain"
+                " chain: schedules whose frames are at different levels (pyramids, as of diffusion"
+                " forcing) are not observed; draw frame by frame, or measure with eb.drift"
             )
         return self._labels.level(float(times[0]))
 
@@ -235,6 +263,10 @@ class NetworkLoop(Observation):
 
     def _clip(self) -> Clipping:
         return Clipping(Convention.LOOP)
+
+
+def _same_states(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other.to(one))
 
 
 def _alike(one: Level, other: Level) -> bool:

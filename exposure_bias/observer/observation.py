@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure_bias.clipping import Clipping
+from exposure_bias.contexts import Context
 from exposure_bias.data import Data
+from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.diagnostics.denoising import warn_unless_denoises
-from exposure_bias.errors import InputError, reason
-from exposure_bias.paths import Noise
+from exposure_bias.errors import InputError, reason, whole_number
+from exposure_bias.paths import Draws, Noise
 from exposure_bias.recording import Recording
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Spacing, Start, Stream
 from exposure_bias.running.setup import identities, kept_steps, made
@@ -67,6 +69,17 @@ class Batch:
     added: list[float] = field(default_factory=list)
 
 
+@dataclass
+class OneFrame:
+    """What was seen so far of one frame of roll-outs, and what it should look like."""
+
+    data: Data | None
+    law: Law | None
+    n: int = 0
+    chain: Collector | None = None
+    added: NDArray[np.float64] | None = None
+
+
 class Observation(ABC):
     """What was seen so far: the statistics of the finished batches. `observe` makes one.
 
@@ -81,10 +94,19 @@ class Observation(ABC):
         What went wrong first.
     """
 
-    def __init__(self, model: Denoiser, data: Data | None, seed: int, first: int) -> None:
+    def __init__(
+        self,
+        model: Denoiser,
+        data: Data | None,
+        seed: int,
+        first: int,
+        sequences: Sequences | None = None,
+    ) -> None:
         self.model, self.data, self.seed, self.first = model, data, seed, first
         self.n = 0
-        self._law: Law | None = None if data is None else law(data)
+        self._sequences = sequences
+        self._frame, self._frames = 0, [OneFrame(data, None if data is None else law(data))]
+        self._law: Law | None = self._frames[0].law
         self._levels: tuple[Level, ...] | None = None
         self._chain: Collector | None = None
         self._batch: Batch | None = None
@@ -119,7 +141,7 @@ class Observation(ABC):
             with self._apart():
                 self._close()
         self._forget()
-        if kind is None and not self.n and self.error is None:
+        if kind is None and not (self.n or self.frames) and self.error is None:
             warnings.warn(self._why_nothing, stacklevel=2)
 
     def begin(self) -> None:
@@ -156,7 +178,78 @@ class Observation(ABC):
             raise InputError("begin marks a batch of the loop: call it inside the `with` block")
         with self._apart():
             self._begin_marked()
+            self._turn(0)
         self.failed = False
+
+    def frame(self, x: Tensor | None = None) -> None:
+        """Mark the end of a frame of a roll-out, so that every frame has a recording of its own.
+
+        Call it when a frame is drawn, before a cache is filled with a noisy version of it, and
+        `begin()` before each further roll-out. Calls of the network between two frames that are not
+        at a chain's first level are no steps, nor are those at σ = 0 and of the frame itself.
+
+        Parameters
+        ----------
+        x : Tensor, optional
+            The frame (B, *shape), in the coordinates of the model. A scheduler's last state is
+            seen; of another loop the last prediction is taken where x is left out.
+
+        Raises
+        ------
+        InputError
+            Outside the `with` block.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import exposure_bias as eb
+        >>> model = eb.load_model("lorenz96")
+        >>> sequences = eb.Sequences("lorenz96")
+        >>> frames = [torch.from_numpy(sequences.frame(range(16), 0))]
+        >>> with eb.observe(model, data=sequences) as chain:
+        ...     for _ in range(3):
+        ...         x = 20 * torch.randn(16, 16)
+        ...         for sigma, below in ((20.0, 2.0), (2.0, 0.2), (0.2, 0.0)):
+        ...             level = torch.full((16,), sigma)
+        ...             x0 = model.net(x, level, frames[-1][:, None], torch.zeros(16))
+        ...             x = x0 + below / sigma * (x - x0)
+        ...         frames.append(x.detach())
+        ...         chain.frame(frames[-1])
+        >>> chain.frames, chain.recording(frame=3).n
+        (3, 16)
+        """
+        if not self._active:
+            raise InputError("frame marks a frame of the loop: call it inside the `with` block")
+        with self._apart():
+            self._end_frame(x)
+        with self._apart():
+            self._turn(self._frame + 1)
+        self.failed = False
+
+    @property
+    def frames(self) -> int:
+        """How many frames were marked."""
+        return len(self._frames) - 1
+
+    def _turn(self, frame: int) -> None:
+        """Go on with what was seen of another frame."""
+        own = self._frames[self._frame]
+        own.n, own.chain, own.added = self.n, self._chain, self._added
+        while len(self._frames) <= frame:
+            data = self._data_of(len(self._frames))
+            self._frames.append(OneFrame(data, None if data is None else law(data)))
+        self._frame, other = frame, self._frames[frame]
+        self.data, self._law = other.data, other.law
+        self.n, self._chain, self._added = other.n, other.chain, other.added
+
+    def _data_of(self, frame: int) -> Data | None:
+        """The data's own frame; None beyond their end, and where there are none."""
+        if self._sequences is None:
+            return None
+        index = (self.model.context or 0) + frame
+        if index >= self._sequences.length:
+            return None
+        return frame_of(self._sequences, index)
 
     def finish(self, x0: Tensor) -> None:
         """End the batch under way with its clean images.
@@ -187,8 +280,21 @@ class Observation(ABC):
                         f"this batch is not recorded, and the loop goes on: {told}", stacklevel=5
                     )
 
-    def recording(self) -> Recording:
+    def recording(self, frame: int | None = None) -> Recording:
         """Make a `Recording` of what was observed; it starts from noise.
+
+        Parameters
+        ----------
+        frame : int, optional
+            Which frame, from 1; where frames were marked by `frame(x)` it has to be said.
+
+        Returns
+        -------
+        Recording
+            Of a frame whose model holds its context itself, there is no forward stream.
+
+        Notes
+        -----
 
         With data this runs the network once more: the forward stream, at the chain's levels, in
         batches as large as the loop's, in evaluation mode and under the loop's autocast. A
@@ -202,6 +308,7 @@ class Observation(ABC):
             raise InputError(
                 "the loop is still being observed: call recording() after the `with` block"
             )
+        self._turn(self._asked_for(frame))
         if self._chain is None or self._levels is None:
             raise InputError(str(self.error or self._why_nothing)) from self.error
         how = made(batch_size=self._largest, device=str(self.model.device))
@@ -217,6 +324,21 @@ class Observation(ABC):
         return warn_unless_denoises(
             Recording(streams, self._run(self._levels, streams), self.n, how)
         )
+
+    def _asked_for(self, frame: int | None) -> int:
+        """The place of the frame that a recording is asked of."""
+        if not self.frames:
+            if self._sequences is not None or frame is not None:
+                raise InputError(
+                    "no frame was marked: call frame(x) after each frame of the roll-out"
+                )
+            return 0
+        if frame is None or not 1 <= whole_number(frame, "frame") <= self.frames:
+            raise InputError(
+                f"{self.frames} frames were marked: give recording(frame=k), k from 1 to"
+                f" {self.frames}"
+            )
+        return frame - 1
 
     def _chain_of(self, ids: NDArray[np.int64], collector: Collector) -> xr.Dataset:
         """The chain's statistics, with the power that each step added where that was looked at."""
@@ -256,7 +378,9 @@ class Observation(ABC):
             model.evaluating(),
             nullcontext() if self._autocast is None else torch.autocast(*self._autocast),
         ):
-            self._compare()
+            asks = not self.frames or model.context is not None
+            if asks and model.context is None:
+                self._compare()
             for start in range(0, self.n, self._largest):
                 batch = ids[start : start + self._largest]
                 images = self._images(batch)
@@ -264,17 +388,38 @@ class Observation(ABC):
                 subjects = Subjects(slice(start, start + len(batch)), images, x0, known)
                 with plainly(x0):
                     own.update(Step(0, model.schedule.clean, x0, None), subjects)
+                if not asks:
+                    continue
                 noise = Noise(self.seed, "forward", batch.tolist(), model.shape, model.device)
-                for step in forward(
-                    model.given(data.labels_of(images)), x0, levels, noise, indices=kept
-                ):
-                    with plainly(x0):
-                        collector.update(step, subjects)
+                with self._in_words(len(batch)):
+                    bound = self._bound(data, images)
+                    for step in forward(bound, x0, levels, noise, indices=kept):
+                        with plainly(x0):
+                            collector.update(step, subjects)
         images = self._images(ids)
-        return {
-            "data": own.to_dataset(ids, images).merge(known.to_dataset()),
-            "forward": collector.to_dataset(ids, images),
-        }
+        found = {"data": own.to_dataset(ids, images).merge(known.to_dataset())}
+        return found | ({"forward": collector.to_dataset(ids, images)} if asks else {})
+
+    def _bound(self, data: Data, images: NDArray[np.int64]) -> Denoiser:
+        """The model with the labels of these images, or with the true frames before them."""
+        if self._sequences is None or self.model.context is None:
+            return self.model.given(data.labels_of(images))
+        context = true_context(self.model, self._sequences, images, self._frame, self.seed)
+        return self.model.within(context)
+
+    @contextmanager
+    def _in_words(self, rows: int) -> Iterator[None]:
+        """Raise InputError where a network cannot be asked again outside of its loop."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"the network could not be asked about {rows} states after the loop"
+                f" ({reason(error)}): if it holds a context of the loop, such as a cache, observe"
+                " without data, or give a Denoiser(…, context=p) and Sequences"
+            ) from error
 
     def _compare(self) -> None:
         """Warn where the model does not answer what the loop's network answered.
@@ -283,7 +428,9 @@ class Observation(ABC):
         if self._example is None or self.model.classes is not None:
             return
         level, x, output = self._example
-        said = self.model(*in_network_coordinates(self.model, x, level))[:, : x.shape[1]].double()
+        with self._in_words(len(x)):
+            said = self.model(*in_network_coordinates(self.model, x, level))
+        said = said[:, : x.shape[1]].double()
         difference = float((said - output[:, : x.shape[1]]).norm() / output[:, : x.shape[1]].norm())
         if difference > DISAGREEMENT:
             warnings.warn(
@@ -349,7 +496,7 @@ class Observation(ABC):
         self._check_size(seen.x)
         if self._example is None:
             self._example = Seen(
-                seen.level, *(t[:2].detach().to(self._device(t), torch.float64) for t in seen[1:])
+                seen.level, *(t.detach().to(self._device(t), torch.float64) for t in seen[1:])
             )
         index = batch.count
         batch.count += 1
@@ -449,6 +596,10 @@ class Observation(ABC):
         """The loop has ended without an error."""
 
     @abstractmethod
+    def _end_frame(self, x: Tensor | None) -> None:
+        """The user says that a frame ends, with these states."""
+
+    @abstractmethod
     def _begin_marked(self) -> None:
         """The user says that a batch begins."""
 
@@ -461,6 +612,27 @@ class Observation(ABC):
 
     @abstractmethod
     def _clip(self) -> Clipping: ...
+
+
+def frame_of(sequences: Sequences, index: int) -> Data:
+    """Frame `index` of all sequences as data."""
+    values = sequences.frame(np.arange(len(sequences)), index)
+    return Data(values, f"{sequences.name}, frame {index}", value_range=None)
+
+
+def true_context(
+    model: Denoiser, sequences: Sequences, images: NDArray[np.int64], frame: int, seed: int
+) -> Context:
+    """The true frames before frame `frame` of a roll-out, for a model with a context."""
+    count, device = model.context or 0, model.device
+    frames = np.stack([sequences.frame(images, frame + k) for k in range(count)], axis=1)
+    extra = {
+        name: torch.from_numpy(values).to(device)
+        for name, values in sequences.extra(images, frame, frame + count).items()
+    }
+    purpose = f"context of frame {frame + count}"
+    draws = Draws(seed, purpose, images.tolist(), frames.shape[1:], device)
+    return Context(torch.from_numpy(frames).to(device).double(), frame + count, extra, draws)
 
 
 def _unexpected(error: Exception) -> InputError:

@@ -8,10 +8,11 @@ import torch
 from exposure_bias.adapters import adapt, diffusers
 from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.data import load_data
+from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.observer.network_loop import NetworkLoop
-from exposure_bias.observer.observation import Observation
+from exposure_bias.observer.observation import Observation, frame_of
 from exposure_bias.observer.scheduler_loop import SchedulerLoop
 from exposure_bias.running.setup import check_fit
 
@@ -34,7 +35,8 @@ def observe(
         hook.
     data : object
         The images that the chain should look like, `Data` or what `load_data` takes. Without them
-        there is a chain and nothing to compare it with.
+        there is a chain and nothing to compare it with. `Sequences` for loops whose frames are
+        marked by `frame(x)`: frame k looks like theirs, after as many frames as the model takes.
     model : object
         What `adapt` makes of the objects, where that takes more than them: a prompt's embeddings, a
         guidance scale.
@@ -47,7 +49,7 @@ def observe(
     -------
     Observation
         A context manager. Its `recording()` has the result, `begin()` marks a batch, `finish(x0)`
-        gives a batch's last state.
+        gives a batch's last state, `frame(x)` marks a frame of a roll-out.
 
     Raises
     ------
@@ -69,19 +71,40 @@ def observe(
     """
     first = whole_number(first, "the first sample's number", 0)
     seed = whole_number(seed, "a seed", -(2**63))
-    data = None if data is None else load_data(data)
+    sequences = data if isinstance(data, Sequences) else None
+    if sequences is None:
+        data = None if data is None else load_data(data)
     scheduler = next(
         (s for s in _parts(objects) if hasattr(s, "set_timesteps") and hasattr(s, "step")), None
     )
     networks = [part for part in _parts(objects) if isinstance(part, torch.nn.Module)]
     model = _model(objects, model, data is None and scheduler is not None)
+    if sequences is not None:
+        sequences = sequences.fitted(model.shape)
+        data = frame_of(sequences, _first_frame(model, sequences))
+    elif model.context is not None and data is not None:
+        raise InputError(
+            f"{model.name} draws a frame from those before it: give data=Sequences(…), and call"
+            " frame(x) after each frame"
+        )
     if data is not None:
         data = data.fitted(model.shape)
         model = model.fitted(data.shape)
         check_fit(model, data, 1, UNCLIPPED)
     if scheduler is not None:
-        return SchedulerLoop(model, data, seed, first, scheduler, networks)
-    return NetworkLoop(model, data, seed, first)
+        return SchedulerLoop(model, data, seed, first, scheduler, networks, sequences)
+    return NetworkLoop(model, data, seed, first, sequences)
+
+
+def _first_frame(model: Denoiser, sequences: Sequences) -> int:
+    """The place of the first frame that is drawn."""
+    context = model.context or 0
+    if context >= sequences.length:
+        raise InputError(
+            f"sequences of {sequences.length} frames leave nothing to draw after a context of"
+            f" {context}: give longer ones"
+        )
+    return context
 
 
 def _parts(objects: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from exposure_bias.adapters.schedulers import SchedulerSampler, check_class, observed
 from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.data import Data
+from exposure_bias.data.sequences import Sequences
 from exposure_bias.denoisers import Denoiser
 from exposure_bias.errors import InputError
 from exposure_bias.observer.observation import Observation, Seen, compiled, plainly
@@ -28,8 +29,9 @@ class SchedulerLoop(Observation):
         first: int,
         scheduler: Any,
         networks: list[torch.nn.Module],
+        sequences: Sequences | None = None,
     ) -> None:
-        super().__init__(model, data, seed, first)
+        super().__init__(model, data, seed, first, sequences)
         check_class(scheduler, model)
         self._scheduler, self._networks = scheduler, networks
         self._why_nothing = (
@@ -175,6 +177,9 @@ class SchedulerLoop(Observation):
             f"the model is guided (scale {self.model.guidance:g}), but the loop is not: adapt it"
             " without"
         )
+
+    def _end_frame(self, x: Tensor | None) -> None:
+        self._batch = None  # a whole one is kept already
 
     def _begin_marked(self) -> None:
         self._batch = None  # its timesteps tell where the next one begins
