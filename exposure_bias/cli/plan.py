@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
-# Calls that a limit takes, whatever the length of the chain, a restart and candidates for advice.
+# About what a limit takes, whatever the chain's length, a restart, and the candidates for advice.
 LIMIT, RESTART, ADVICE = 150, 60, 60
 
 
@@ -31,7 +31,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
         "budget": budget.SAMPLES,
         "drift": drift_setup.SAMPLES,
         "diagnose": budget.SAMPLES,
-        "chain-errors": chain_errors.DEFAULT_SAMPLES,
+        "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
         "chain-length-fid": chain_length_fid.DEFAULT_SAMPLES,
     }
@@ -122,7 +122,7 @@ def _curves(options: Options, setup: "Setup") -> float:
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
-    "chain-errors": _errors,
+    "error-hist": _errors,
     "normality": _errors,
     "rollouts": _rollouts,
     "telescope": _telescope,
