@@ -470,6 +470,29 @@ def network_error(parser: Parser) -> None:
     _printing(parser)
 
 
+def levels(parser: Parser) -> None:
+    _saved(parser, "optimise-levels.nc or level-curve.nc of an earlier -o: read, not run")
+    _running(parser)
+    parser.add_argument(
+        "--calls",
+        type=int,
+        nargs="+",
+        default=[10],
+        help="network calls of a chain; several are compared with fixed rules (default: 10)",
+    )
+    parser.add_argument(
+        "--objective",
+        default="gap",
+        help="what is to be right: gap (variance), hf (high frequencies), or module:NAME of yours",
+    )
+    parser.add_argument(
+        "--no-certificate",
+        action="store_true",
+        help="predict only: walk no chains on the other images",
+    )
+    _printing(parser)
+
+
 def chain_length_fid(parser: Parser) -> None:
     _saved(parser, "chain-fid.nc of an earlier -o: read, not run")
     _running(parser)

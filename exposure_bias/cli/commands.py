@@ -144,6 +144,15 @@ def network_error(options: Options) -> None:
     output.show(options, result)
 
 
+def levels(options: Options) -> None:
+    """`eb-analyze levels`: of one number of calls, or of several beside fixed rules."""
+    from exposure_bias.cli import output
+    from exposure_bias.results import load_result
+
+    saved, kinds = options.saved, ("optimise_levels", "level_curve")
+    output.show(options, load_result(saved, *kinds) if saved else _levels(options))
+
+
 def chain_length_fid(options: Options) -> None:
     """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
@@ -435,6 +444,29 @@ def _network_error(options: Options) -> "xr.Dataset":
         folder=options.out,
         **{name: getattr(options, name) for name in names},
     )
+
+
+def _levels(options: Options) -> "xr.Dataset":
+    from exposure_bias.experiments.levels import level_curve, optimise_levels
+    from exposure_bias.strangers import imported, is_name
+
+    named = is_name(options.objective)
+    objective = imported(options.objective, "objective") if named else options.objective
+    options.checkpoint = options.out
+    names = ("sampler", "clip", "seed", "batch_size")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {"objective": objective, "folder": options.out}
+    settings |= {} if options.n is None else {"n": options.n}
+    model, data = _model(options), _images(options)
+    if len(options.calls) > 1:
+        if options.no_certificate:
+            raise InputError(
+                "several numbers of calls are compared by their certificates: leave out"
+                " --no-certificate, or give one number of --calls"
+            )
+        return level_curve(model, data, calls=options.calls, **settings)
+    certify = not options.no_certificate
+    return optimise_levels(model, data, calls=options.calls[0], certify=certify, **settings)
 
 
 def _budget(options: Options) -> "xr.Dataset":
@@ -771,6 +803,9 @@ COMMANDS = {
         network_error,
         arguments.network_error,
         "is the network wrong on true states, where, and at what cost",
+    ),
+    "levels": Command(
+        levels, arguments.levels, "the noise levels that a chain of few calls should go through"
     ),
     "chain-length-fid": Command(
         chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"
