@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Options = argparse.Namespace
 RULES = 4  # fixed ones beside chosen levels
-# About what a limit takes, whatever the chain's length, that of a restart, and what advice tries.
+# About what a limit takes, whatever the chain's length, a restart, and the candidates for advice.
 LIMIT, RESTART, ADVICE = 150, 60, 60
 
 
@@ -39,7 +39,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
         "drift": drift_setup.SAMPLES,
         "diagnose": budget.SAMPLES,
         "levels": levels.SAMPLES,
-        "chain-errors": chain_errors.DEFAULT_SAMPLES,
+        "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
         "chain-length-fid": chain_length_fid.DEFAULT_SAMPLES,
     }
@@ -138,7 +138,7 @@ def _curves(options: Options, setup: "Setup") -> float:
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
-    "chain-errors": _errors,
+    "error-hist": _errors,
     "normality": _errors,
     "rollouts": _rollouts,
     "telescope": _telescope,

@@ -51,11 +51,20 @@ class Drawing(NamedTuple):
 
     def __call__(self, result: xr.Dataset, **options: Any) -> Any:
         """Draw the figure of a result."""
-        draw = self.draw
-        if isinstance(draw, str):
-            module, _, name = draw.partition(":")
-            draw = getattr(import_module(module), name)
-        return draw(result, **options)
+        return self._function(result, **options)
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the function takes `column=`, the width in a paper."""
+        return "column" in signature(self._function).parameters
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        if not isinstance(self.draw, str):
+            return self.draw
+        module, _, name = self.draw.partition(":")
+        found: Callable[..., Any] = getattr(import_module(module), name)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -408,6 +408,7 @@ ERROR_BUDGET = Kind(
     figures=(Drawing("exposure_bias.plots:budget", needs=("score_by_level",)),),
     needs=NEEDS,
     aliases=("budget",),
+    command="budget",
 )
 SOLVER_CURVE = Kind(
     name="solver_curve",
@@ -421,7 +422,7 @@ SOLVER_CURVE = Kind(
     sentence=_solver_sentence,
     figures=(Drawing("exposure_bias.plots:budget"),),
     needs={name: ("sampler", "steps", *dims) for name, dims in NEEDS.items()},
-    command="error-budget",
+    command="budget",
 )
 DIAGNOSE = Kind(
     name="diagnose",
