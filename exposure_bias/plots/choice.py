@@ -28,7 +28,7 @@ def level_curve(
     result: xr.Dataset, *, ax: Any = None, axes: Any = None, column: str = "double"
 ) -> Figure:
     """Draw the sampler's share against calls, predicted and certified, for every rule."""
-    decibel = result.attrs.get("unit") == "dB"
+    decibel = bool(result.attrs.get("decibels"))
     factor, unit = (1.0, "dB") if decibel else (100.0, "%")
     with style():
         figure, found = panels(("predicted", "certified"), ax, axes, column, 2.6)

@@ -17,7 +17,7 @@ FORMS = {"diffusers": "diffusers", "k_diffusion": "k-diffusion", "comfyui": "Com
 
 def _unit(result: xr.Dataset) -> tuple[float, str]:
     """What a number is multiplied by, and its unit."""
-    return (1.0, "dB") if result.attrs.get("unit") == "dB" else (100.0, "%")
+    return (1.0, "dB") if result.attrs.get("decibels") else (100.0, "%")
 
 
 def _told(result: xr.Dataset, name: str) -> str:
@@ -81,13 +81,13 @@ def _tables(result: xr.Dataset) -> list[Table]:
 
 
 def _factor(row: Row) -> float:
-    return 1.0 if row.get("unit") == "dB" else 100.0
+    return 1.0 if row["decibels"] else 100.0
 
 
 def _curve_tables(result: xr.Dataset) -> list[Table]:
-    unit = str(result.attrs.get("unit", "relative"))
-    frame = tidy(result, "calls", "rule").assign(unit=unit)
-    mark = "dB" if unit == "dB" else "%"
+    decibels = bool(result.attrs.get("decibels"))
+    frame = tidy(result, "calls", "rule").assign(decibels=decibels)
+    mark = _unit(result)[1]
     columns = (
         Column("calls", "calls"),
         Column("levels", "rule"),
