@@ -671,6 +671,20 @@ def strip(options: Options) -> Sequence[Any]:
     return []
 
 
+def place_of(options: Options) -> str:
+    """Where a command writes: of one that writes one file, into the folder that -o names.
+
+    A name without an ending is that of a folder, as it is for all other commands."""
+    out = str(options.out)
+    if not options.command.to_file or not out:
+        return out
+    name = next(row.default for row in options.command.options if row.dest == "out")
+    if os.path.splitext(out)[1] == os.path.splitext(name)[1]:
+        return out
+    of_a_folder = os.path.isdir(out) or not (os.path.splitext(out)[1] or os.path.exists(out))
+    return os.path.join(out, name) if of_a_folder else out
+
+
 def reads(options: Options) -> bool:
     """Whether the result of an earlier run is given."""
     saved = getattr(options, "saved", None)
