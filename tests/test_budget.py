@@ -380,3 +380,14 @@ def test_no_chain_is_walked_twice(
     )
     chains = 2 if start == "noise" else 1
     assert asked[0] / n <= chains * steps + 1.75 * 84 + 3 + 4
+
+
+def test_a_short_chain_is_pooled_as_the_limits_long_one_is() -> None:
+    """A chain of few levels keeps all of 196 pixels by group, a limit of many levels only some."""
+    shape = (1, 14, 14)
+    data = eb.load_data(np.random.default_rng(0).normal(size=(32, *shape)), value_range=None)
+    exact = eb.oracles.GaussianOracle(np.zeros(shape), 1.0, LINEAR)
+    found = eb.error_budget(exact, data, sampler="ddim", steps=4, n=32, restarts=())
+    gap = found.sel(statistic="gap")
+    assert float(gap["discretisation"]) < -0.5
+    assert abs(float(gap["score"])) < 0.1

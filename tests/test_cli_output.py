@@ -42,11 +42,11 @@ def images() -> Any:
 
 
 COMMANDS = {
-    "diagnose": ["diagnose", *CHAIN, "--restarts"],
+    "diagnose": ["diagnose", *CHAIN, "--restarts", "--quick"],
     "budget": ["budget", *CHAIN, "--start", "noise"],
     "solvers": ["budget", *OURS, "--steps", "4", "5", "--samplers", "ddpm", "heun"],
     "record": ["record", *CHAIN],
-    "chain-errors": ["chain-errors", *OURS, "--lengths", "2", "4"],
+    "error-hist": ["error-hist", *OURS, "--lengths", "2", "4"],
     "normality": ["normality", *OURS, "--lengths", "2", "4"],
     "state-error": ["state-error", *CHAIN, "--streams", "chain,teacher"],
     "spectrum": ["spectrum", *CHAIN],
@@ -208,7 +208,7 @@ def test_quiet_and_verbose(run: Run, capsys: pytest.CaptureFixture[str], tmp_pat
     ("name", "off"),
     [
         ("record", 0.0),
-        ("chain-errors", 0.0),
+        ("error-hist", 0.0),
         ("rollouts", 0.0),
         ("telescope", 0.0),
         ("chain-length-fid", 0.0),

@@ -55,7 +55,17 @@ def test_the_command_prints_the_sentence_first(
     monkeypatch.chdir(tmp_path)
     given = ["--model", "test_budget:oracle", "--data", "test_budget:images"]
     options = [*given, "--steps", "4", "-n", "256"]
-    diagnosis = ["diagnose", *options, "--restarts", "500", "--starts", "500", "-o", "out"]
+    diagnosis = [
+        "diagnose",
+        *options,
+        "--restarts",
+        "500",
+        "--starts",
+        "500",
+        "--quick",
+        "-o",
+        "out",
+    ]
     assert main(diagnosis) in (None, 0)
     printed = capsys.readouterr().out.partition("\n\n")[0].replace("\n", " ")
     assert re.search(r"\d", printed)

@@ -310,7 +310,7 @@ def test_command(tmp_path, capsys):
         (m, k) for m in ("digits", "digits-ip") for k in (2, 4)
     ]
     assert "uint8" in table["attributes"]["quantised"]
-    assert len(list((tmp_path / "cells").glob("*.nc"))) == 4
+    assert len(list((tmp_path / "work" / "cells").glob("*.nc"))) == 4
     assert {p.suffix for p in tmp_path.iterdir() if p.is_file()} == {
         ".png",
         ".pdf",

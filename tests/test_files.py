@@ -293,7 +293,7 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Monk
     given = ["--data", str(folder), "--steps", "2", "-n", "16", "-q"]
     assert main(["gap", "--model", "digits", *given, "-o", "out"]) == 0
     assert r"d\udcff" in Path("out/report.html").read_text()
-    assert main(["gap", "out/recording.nc", "--format", "json", "-q"]) == 0
+    assert main(["gap", "out", "--format", "json", "-q"]) == 0
     odd = tmp_path / os.fsdecode(b"m\xff")
     odd.mkdir()
     with pytest.raises(InputError, match="no text"):

@@ -636,6 +636,6 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"attributes"') == 1
     assert done.stderr.count("diagnose.*") == 1
-    alone = torchrun("gap", str(tmp_path / "d" / "recording.nc"))
+    alone = torchrun("gap", str(tmp_path / "d"))
     assert alone.returncode != 0
     assert "eb-analyze: this runs no network" in alone.stderr

@@ -211,13 +211,14 @@ def test_in_a_browser(browser: Any, page: Path) -> None:
     is wider than the screen."""
     browser.get(f"file://{page}")
     level = browser.find_element("id", "level")
+    assert browser.find_element("id", "where").text == "6: the finished sample"
     pictures, words = [], []
     for _ in range(4):
         image = browser.find_element("id", "row-state")
         pictures.append(image.get_attribute("src"))
         words.append(browser.find_element("id", "where").text)
         assert browser.execute_script("return arguments[0].naturalWidth", image) > 0
-        level.send_keys("\ue014")  # the arrow to the right
+        level.send_keys("\ue012")  # the arrow to the left
     assert all(one != other for one, other in pairwise(pictures))
     assert len(set(words)) == 4
     assert browser.find_elements("css selector", "#spectrum path.own")
@@ -228,6 +229,8 @@ def test_in_a_browser(browser: Any, page: Path) -> None:
             browser.execute_script("arguments[0].click()", summary)
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
+        for image in browser.find_elements("css selector", ".figure img"):
+            assert image.size["width"] <= image.find_element("xpath", "../..").size["width"]
     for summary in browser.find_elements("css selector", "details[open] summary"):
         browser.execute_script("arguments[0].click()", summary)
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def saved(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["models", "--conf", "x.toml"], "unrecognized arguments: --conf"),
-        (["models", "--conf=x.toml"], "unrecognized arguments: --conf"),
+        (["models", "--conf", "x.toml"], "models has no option --conf: do you mean --config?"),
+        (["models", "--conf=x.toml"], "models has no option --conf: do you mean --config?"),
         (["models", "--json", "--format", "csv"], "--json and --format are one option"),
         (["gap", "-n", "2", "--steps", "3", "-n", "3"], "-n is given twice"),
         (["gap", "--grid", "karras", "--timestep-spacing", "leading"], "are one option"),
@@ -110,7 +111,7 @@ def test_a_mistake_of_ours_is_told_as_ours(
         eb.schedules.linear(3).level(object())  # type: ignore[arg-type]
 
     monkeypatch.setitem(
-        commands.COMMANDS, "models", commands.COMMANDS["models"]._replace(run=fails)
+        commands.COMMANDS, "models", replace(commands.COMMANDS["models"], run=fails)
     )
     monkeypatch.setattr(sys, "argv", ["eb-analyze", "models"])
     monkeypatch.setattr(terminal, "prepare", lambda: None)

@@ -15,119 +15,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import exposure_bias
-from exposure_bias.cli import commands, failures, terminal, threads
-from exposure_bias.cli.config import configure
+from exposure_bias.cli import arguments, commands, failures, spelling, terminal, threads
+from exposure_bias.cli.config import configure, subparsers_of
 from exposure_bias.errors import InputError, reason
 from exposure_bias.running import parallel
 
-# Options of a new run, which mean nothing where the result of one is read.
-RUN = (
-    "model",
-    "preset",
-    "remedy",
-    "data",
-    "split",
-    "any_range",
-    "limit_data",
-    "n",
-    "sampler",
-    "samplers",
-    "clip",
-    "seed",
-    "batch_size",
-    "device",
-    "precision",
-    "compile",
-    "channels_last",
-    "steps",
-    "timestep_spacing",
-    "start",
-    "starts",
-    "streams",
-    "memory",
-    "statistic",
-    "lengths",
-    "mode",
-    "refine",
-    "replicates",
-    "targets",
-    "margin",
-    "restarts",
-    "images",
-    "against",
-    "features",
-    "weights",
-    "reference",
-    "real",
-    "no_quantise",
-    "checkpoints",
-    "chunk",
-    "frames",
-    "free_limit",
-    "stationary",
-)
 # --batch-size auto: elsewhere, and on a CPU. What does not fit a GPU is halved.
 BATCH_SIZES = (1024, 256)
 # What an environment that only reads recordings may leave out.
-GIVEN = "given"  # where a parser keeps which options it has seen
 LEFT_OUT = ("torch", "diffusers", "safetensors", "huggingface_hub", "sklearn")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, as everything else here does."""
+    """A parser that says what is wrong in one line, as everything else here does.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
-        for name in (None, "store", "store_const"):
-            self.register("action", name, Once if name != "store_const" else OnceConstant)
+    Options are given in full, so that a new one never changes what an old command line means.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         told = InputError(f"{reason(message)} (see {self.prog} --help)")
         self.exit(2, f"eb-analyze: {told}\n")
-
-
-def _once(action: argparse.Action, options: argparse.Namespace, said: str | None) -> None:
-    """Raise ArgumentError for an option that was given already, by this name or another."""
-    before = options.__dict__.setdefault(GIVEN, {})
-    if said is None:
-        return
-    if action.dest in before:
-        raise argparse.ArgumentError(
-            None,
-            f"{before[action.dest]} and {said} are one option: give it once"
-            if before[action.dest] != said
-            else f"{said} is given twice: give it once",
-        )
-    before[action.dest] = said
-
-
-class Once(argparse._StoreAction):
-    """Keep a value. Of two the first would be dropped without a word."""
-
-    def __call__(
-        self,
-        _: argparse.ArgumentParser,
-        options: argparse.Namespace,
-        values: Any,
-        said: str | None = None,
-    ) -> None:
-        _once(self, options, said)
-        setattr(options, self.dest, values)
-
-
-class OnceConstant(argparse._StoreConstAction):
-    """Keep a constant: --json is --format json."""
-
-    def __call__(
-        self,
-        _: argparse.ArgumentParser,
-        options: argparse.Namespace,
-        values: Any,
-        said: str | None = None,
-    ) -> None:
-        _once(self, options, said)
-        setattr(options, self.dest, self.const)
 
 
 class Completion(argparse.Action):
@@ -144,29 +55,29 @@ class Completion(argparse.Action):
         parser.exit()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run `eb-analyze` with these arguments (default: the process's); returns the exit code."""
-    given = _renamed(list(sys.argv[1:] if arguments is None else arguments))
-    if arguments is None:
+    words = _renamed(list(sys.argv[1:] if given is None else given))
+    if given is None:
         terminal.prepare()
         threads.wait_passively()
         # Figures go to files here, whatever a notebook's shell asks for.
         os.environ["MPLBACKEND"] = "agg"
     _keep_freed_memory()
-    options = argparse.Namespace()
+    options = argparse.Namespace(command=None)
     try:
         root = parser()
-        configure(root, given)
-        options = root.parse_args(given)
-        vars(options).pop(GIVEN, None)
+        _check_spelling(root, words)
+        configure(root, words)
+        options = root.parse_args(words)
         # Threads concern the whole process, which is ours where no arguments are passed.
-        options.own_process = arguments is None
+        options.own_process = given is None
         if getattr(options, "batch_size", None) == "auto":
             options.batch_size = BATCH_SIZES[options.device.partition(":")[0] == "cpu"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if options.quiet else "default")
             warnings.showwarning = _shower()
-            _run(options, given)
+            _run(options, words)
     except InputError as error:
         if parallel.tells(error):
             terminal.tell(str(error))
@@ -180,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        if arguments is None:
+        if given is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is heard, and ends already
         terminal.tell(f"interrupted{_kept(options)}")
         return 130
@@ -193,13 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.tell("cannot print all of it: no space is left there")
         return 2
     except Exception as error:
-        if arguments is not None:
+        if given is not None:
             raise  # whoever calls us from Python wants to see where
         return failures.told(error, options)
     return 0
 
 
-def _run(options: argparse.Namespace, given: list[str]) -> None:
+def _run(options: argparse.Namespace, words: list[str]) -> None:
     """Run a command, in one process or several, and write its report."""
     _check_read(options)
     _check_shareable(options)
@@ -209,17 +120,16 @@ def _run(options: argparse.Namespace, given: list[str]) -> None:
         if getattr(options, "out", None) is not None:
             _check_out(options)
         with _watching(options), _read_result(options):
-            options.run(options)
+            made = options.command.run(options)
         if team.first:
-            commands.report_of(options, given)
+            commands.report_of(options, made, words)
             sys.stdout.flush()
             commands.finish(options)
 
 
 def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
     """Say what a command that runs a network will take, and how far it is."""
-    computes = hasattr(options, "sampler") or options.run is commands.train
-    if options.quiet or not computes or _reads(options):
+    if options.quiet or not options.command.network or commands.reads(options):
         return nullcontext()
     from exposure_bias.cli.plan import planned
     from exposure_bias.running.parallel import world
@@ -229,13 +139,6 @@ def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:
         return nullcontext()
     lines = not sys.stderr.isatty()
     return watched(Watch(planned(options), say, lines, options.verbose))
-
-
-def _reads(options: argparse.Namespace) -> bool:
-    """Whether the result of an earlier run is given."""
-    saved = getattr(options, "saved", None)
-    a_model = options.run is commands.diagnose and not str(saved).endswith(".nc")
-    return saved is not None and not a_model
 
 
 @contextmanager
@@ -249,7 +152,7 @@ def _read_result(options: argparse.Namespace) -> Iterator[None]:
     except (InputError, OSError, ImportError, MemoryError, UnicodeError):
         raise
     except Exception as error:
-        if not _reads(options) or options.verbose:
+        if not commands.reads(options) or options.verbose:
             raise
         raise InputError(
             f"cannot show {options.saved} ({type(error).__name__}: {reason(error)}): either it"
@@ -260,10 +163,10 @@ def _read_result(options: argparse.Namespace) -> Iterator[None]:
 
 def _kept(options: argparse.Namespace) -> str:
     """What an interrupted run has kept, in words."""
-    kept = getattr(options, "checkpoint", None)
-    if not kept or not os.path.exists(kept):
+    kept = commands.kept(options)
+    if kept is None:
         return ""
-    trains = options.run is commands.train
+    trains = options.command.run is commands.train
     again = "the same command with --resume" if trains else "the same command"
     return f"; {kept} keeps what was finished, {again} goes on from there"
 
@@ -290,16 +193,23 @@ def parser() -> argparse.ArgumentParser:
     )
     subparsers = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in commands.COMMANDS.items():
-        aliases = [old for old, new in commands.ALIASES.items() if new == name]
         subparser = subparsers.add_parser(
-            name, aliases=aliases, help=command.summary, description=command.summary
+            name, aliases=command.aliases, help=command.summary, description=command.summary
         )
-        command.add_options(subparser)
-        defaults = {
-            action.dest: subparser.get_default(action.dest) for action in subparser._actions
-        }
-        subparser.set_defaults(run=command.run, name=name, defaults=defaults)
+        arguments.add(subparser, command.options)
+        subparser.set_defaults(command=command, name=name)
     return root
+
+
+def _check_spelling(root: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """End with one line where no such command is there, or a word is none of its options."""
+    if not words or words[0].startswith("-"):
+        return
+    command = commands.NAMES.get(words[0])
+    if command is None:
+        root.error(spelling.mistake(words[0], list(commands.NAMES)))
+    if wrong := spelling.complaint(command, words[1:], commands.COMMANDS):
+        subparsers_of(root)[words[0]].error(wrong)
 
 
 def _renamed(arguments: list[str]) -> list[str]:
@@ -318,21 +228,19 @@ def _check_read(options: argparse.Namespace) -> None:
     saved = getattr(options, "saved", None)
     if saved is None:
         return
-    a_model = not _reads(options)
-    ignored = ("model",) if a_model else RUN
-    given = [
-        f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
-        for name in ignored
-        if hasattr(options, name) and getattr(options, name) != options.defaults[name]
+    read = commands.reads(options)
+    ignored = [
+        row for row in options.command.options if row.of_run and (read or row.dest == "model")
     ]
+    given = [row.name for row in ignored if commands.changed(options, row.dest)]
     if given:
-        what = "already names the model" if a_model else "is the result of an earlier run"
+        what = "is the result of an earlier run" if read else "already names the model"
         raise InputError(f"{saved} {what}: leave out {', '.join(given)}, or {saved}")
 
 
 def _check_shareable(options: argparse.Namespace) -> None:
     """Raise InputError where several processes were started for what one does."""
-    alone = options.run in (commands.models, commands.report, commands.strip) or _reads(options)
+    alone = not options.command.shared or commands.reads(options)
     if alone and parallel.world().size > 1:
         raise InputError(
             "this runs no network, so that there is nothing to share among processes: start it"
@@ -344,14 +252,14 @@ def _check_out(options: argparse.Namespace) -> None:
     """Raise InputError where results cannot be written, or not seen by all processes."""
     from exposure_bias.files import check_writable
 
-    alone = options.run in commands.TO_ONE_FILE
+    alone = options.command.to_file
     check_writable(options.out, folder=not alone)
     parallel.check_shared(os.path.dirname(options.out) or "." if alone else options.out)
 
 
 def _told(options: argparse.Namespace) -> dict[str, str]:
     """The options by name, as text."""
-    known = {k: v for k, v in vars(options).items() if k not in ("run", "defaults", "own_process")}
+    known = {k: v for k, v in vars(options).items() if k not in ("command", "own_process")}
     return {k: str(v) for k, v in known.items()}
 
 

@@ -1,110 +1,103 @@
-"""The subcommands: each runs one public function. Heavy imports wait until a command runs."""
+"""The subcommands: each runs one public function. Heavy imports wait until a command runs.
+
+A command returns what it made, recordings and results, of which a page is made. What an interrupted
+run goes on from lies in the sub-folder `work` of -o."""
 
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from exposure_bias.cli import arguments, threads
 from exposure_bias.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import xarray as xr
 
     from exposure_bias.recording import Recording
 
 Options = argparse.Namespace
+Run = Callable[[Options], Sequence[Any]]
+WORK, UNFINISHED = "work", "unfinished.nc"
 
 
-def record(options: Options) -> None:
+def analysis(function: str, *given: str, paired: str = "") -> Run:
+    """Return the command over a function of a recording.
+
+    function: "module:name" within `exposure_bias.diagnostics`. given: options that it takes.
+    paired: why it needs chains that start on their own images, where it does.
+    """
+
+    def run(options: Options) -> Sequence[Any]:
+        from exposure_bias.cli import output
+
+        if paired and options.start == "noise" and not options.saved:
+            raise InputError(f"{paired}, but --start noise pairs nothing: use --start data")
+        recording = _recording(options)
+        module, _, name = function.partition(":")
+        analyse = getattr(import_module(f"exposure_bias.diagnostics.{module}"), name)
+        result = analyse(recording, *(getattr(options, one) for one in given))
+        output.show(options, result)
+        return [result] if options.saved else [result, recording]
+
+    return run
+
+
+def experiment(make: "Callable[[Options], xr.Dataset]", *kinds: str) -> Run:
+    """Return the command that reads the result of an earlier run of these kinds, or makes one."""
+
+    def run(options: Options) -> Sequence[Any]:
+        from exposure_bias.cli import output
+        from exposure_bias.results import load_result
+
+        saved = _saved(options, *kinds) if hasattr(options, "saved") else None
+        result = load_result(saved, *kinds) if saved else make(options)
+        output.show(options, result)
+        return [result]
+
+    return run
+
+
+def record(options: Options) -> Sequence[Any]:
     """`eb-analyze record`."""
     from exposure_bias.cli import output
     from exposure_bias.running.recorder import record
 
-    options.checkpoint = options.out
     recording = record(_model(options), checkpoint=options.out, **_recording_options(options))
     if not options.quiet:
         output.message(f"wrote {options.out}: {recording!r}")
     output.say_recorded(options, recording)
+    return [recording]
 
 
-def spectrum(options: Options) -> None:
-    """`eb-analyze spectrum`."""
-    from exposure_bias.cli import output
-    from exposure_bias.diagnostics.spectra import spectrum
-
-    options.spectra = options.basis
-    spectra = spectrum(_recording(options), options.basis)
-    output.show(options, spectra)
-
-
-def variance_gap(options: Options) -> None:
-    """`eb-analyze variance-gap`."""
-    from exposure_bias.cli import output
-    from exposure_bias.diagnostics import variance_gap
-
-    gaps = variance_gap.variance_gap(_recording(options))
-    output.show(options, gaps)
-
-
-def published_delta(options: Options) -> None:
-    """`eb-analyze published-delta`."""
-    from exposure_bias.cli import output
-    from exposure_bias.diagnostics import published_delta
-
-    recording = _paired(options, "delta subtracts x_0 from its own chain", "use data, or rollouts")
-    deltas = published_delta.published_delta(recording)
-    output.show(options, deltas)
-
-
-def epsilon_norm(options: Options) -> None:
-    """`eb-analyze epsilon-norm`."""
-    from exposure_bias.cli import output
-    from exposure_bias.diagnostics import epsilon_norm
-
-    norms = epsilon_norm.epsilon_norm(_recording(options), options.relative_to)
-    output.show(options, norms)
-
-
-def state_error(options: Options) -> None:
-    """`eb-analyze state-error`."""
-    from exposure_bias.cli import output
-    from exposure_bias.diagnostics import state_error
-
-    recording = _paired(options, "the state error compares x_hat_t with its own x_t", "use data")
-    states = state_error.state_error(recording)
-    output.show(options, states)
-
-
-def chain_errors(options: Options) -> None:
-    """`eb-analyze chain-errors`."""
+def chain_errors(options: Options) -> Sequence[Any]:
+    """`eb-analyze error-hist`."""
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.normality import normality
-    from exposure_bias.experiments.chain_errors import load_errors
     from exposure_bias.experiments.kinds.chain_errors import pixel_table
     from exposure_bias.results import tables
 
-    errors = load_errors(options.saved) if options.saved else _errors(options)
+    errors = _errors(options)
     tests = normality(errors, options.per_test, options.alpha)
     pixels = output.pixels(errors["error"].shape[2:], options.pixel)
     beside = [*tables(tests), pixel_table(errors, tests, pixels)]
     output.show(options, errors, beside=[replace(t, main=False) for t in beside], pixels=pixels)
+    return [errors]
 
 
-def normality(options: Options) -> None:
+def normality(options: Options) -> Sequence[Any]:
     """`eb-analyze normality`: are chain errors Gaussian and white, and is the sampler perfect?"""
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.isotropy import isotropy
     from exposure_bias.diagnostics.normality import normality, power, rejection_table
-    from exposure_bias.experiments.chain_errors import load_errors
     from exposure_bias.results import tables
 
-    errors = load_errors(options.saved) if options.saved else _errors(options)
+    errors = _errors(options)
     sizes = [n for n in options.per_test if n <= errors.sizes["sample"]] or options.per_test[:1]
     tests = [normality(errors, n, options.alpha) for n in sizes]
     shape = isotropy(errors)
@@ -116,78 +109,27 @@ def normality(options: Options) -> None:
         sentence=tests[0].attrs["answer"],
         errors=errors,
     )
+    return [shape]
 
 
-def rollouts(options: Options) -> None:
-    """`eb-analyze rollouts`."""
-    from exposure_bias.cli import output
-
-    results = _experiment(options, "rollouts", replicates=options.replicates)
-    output.show(options, results)
-
-
-def telescope(options: Options) -> None:
-    """`eb-analyze telescope`."""
-    from exposure_bias.cli import output
-
-    results = _experiment(options, "telescope", targets=options.targets)
-    output.show(options, results)
-
-
-def network_error(options: Options) -> None:
-    """`eb-analyze network-error`."""
-    from exposure_bias.cli import output
-    from exposure_bias.results import load_result
-
-    saved = options.saved
-    result = load_result(saved, "network_error") if saved else _network_error(options)
-    output.show(options, result)
-
-
-def chain_length_fid(options: Options) -> None:
+def chain_length_fid(options: Options) -> Sequence[Any]:
     """`eb-analyze chain-length-fid`."""
     from exposure_bias.cli import output
     from exposure_bias.experiments.chain_length_fid import load_curve, speed_up
     from exposure_bias.results import tables
+    from exposure_bias.results.storage import saved_file
 
-    baseline = load_curve(options.baseline) if options.baseline else None
-    curve = load_curve(options.saved) if options.saved else _curve(options)
+    kind = "chain_length_fid"
+    baseline = load_curve(saved_file(options.baseline, kind)) if options.baseline else None
+    saved = _saved(options, kind)
+    curve = load_curve(saved) if saved else _curve(options)
     along = "iteration" if "iteration" in curve.dims else "length"
     reached = None if baseline is None else speed_up(curve, baseline, along)
     output.show(options, curve, beside=[] if reached is None else tables(reached))
+    return [curve]
 
 
-def budget(options: Options) -> None:
-    """`eb-analyze budget`: of one chain, or of several samplers and chain lengths side by side."""
-    from exposure_bias.cli import output
-    from exposure_bias.results import load_result
-
-    kinds = ("error_budget", "solver_curve")
-    output.show(options, load_result(options.saved, *kinds) if options.saved else _budget(options))
-
-
-DRIFTS = ("drift_budget", "drift", "compare_drift")
-
-
-def drift(options: Options) -> None:
-    """`eb-analyze drift`: of a model that draws frames from the frames before."""
-    from exposure_bias.cli import output
-    from exposure_bias.results import load_result
-
-    saved = options.saved
-    result = load_result(saved, *DRIFTS) if saved else _drift(options)
-    output.show(options, result)
-
-
-def diagnose(options: Options) -> None:
-    """`eb-analyze diagnose`: the answer in words, from a model or from one recording."""
-    from exposure_bias.cli import output
-
-    result = _diagnosis(options)
-    output.show(options, result)
-
-
-def train(options: Options) -> None:
+def train(options: Options) -> Sequence[Any]:
     """`eb-analyze train`: a run for each objective and seed."""
     from exposure_bias.adapters import load_model
     from exposure_bias.cli import output
@@ -211,8 +153,7 @@ def train(options: Options) -> None:
     folders = []
     data = options.data if options.data in bundled.DATA else _read(options, options.data)
     for objective, seed in runs:
-        out = output.run_folder(options, objective, seed)
-        options.checkpoint = str(out / "last")
+        out = run_folder(options, objective, seed)
         alone = len(options.objective) == 1
         train(
             data,
@@ -229,6 +170,15 @@ def train(options: Options) -> None:
         _say_what_is_kept(out, options)
     if world()[0] == 0:
         output.say_trained(options, folders)
+    return []
+
+
+def run_folder(options: Options, objective: str, seed: int) -> Path:
+    """Where a training run goes.
+
+    -o itself, or a folder in it named after what differs between several runs."""
+    parts = [objective] * (len(options.objective) > 1) + [f"seed{seed}"] * (len(options.seed) > 1)
+    return Path(options.out) / "-".join(parts)
 
 
 def _say_what_is_kept(out: "Path", options: Options) -> None:
@@ -251,26 +201,23 @@ def _say_what_is_kept(out: "Path", options: Options) -> None:
         output.message(ema_in_words(options.ema, total))
 
 
-def compare(options: Options) -> None:
-    """`eb-analyze compare`."""
-    from exposure_bias.cli import output
+def _comparison(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.compare import compare
     from exposure_bias.running.parallel import local
 
-    compared = compare(
+    return compare(
         options.models,
         _images(options),
         start=_start(options.start),
         lengths=options.lengths,
         device=local(options.device),
         speed=_speed(options),
-        folder=options.out and f"{options.out}/runs",
+        folder=work(options),
         **_chain(options),
     )
-    output.show(options, compared)
 
 
-def models(options: Options) -> None:
+def models(options: Options) -> Sequence[Any]:
     """`eb-analyze models`."""
     from exposure_bias.adapters import FAMILIES, adm
     from exposure_bias.cli import output
@@ -310,6 +257,7 @@ def models(options: Options) -> None:
         "families": rows,
     }
     output.say(options, sentence, found, more, also=keys)
+    return []
 
 
 # What is asked of data of one's own: bundled data have a split, a range and a size.
@@ -320,60 +268,64 @@ NEW_NETWORK = ("net", "schedule", "prediction_type", "learned_variance")
 
 def _refuse_beside(options: Options, given: str, *names: str) -> None:
     """Raise InputError where options were given that another one decides."""
-    beside = [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if getattr(options, name) != options.defaults[name]
-    ]
+    rows = [row for row in options.command.options if row.dest in names]
+    beside = [row.name for row in rows if changed(options, row.dest)]
     if beside:
         raise InputError(f"{given} decides that already: leave out {', '.join(beside)}, or {given}")
 
 
-def _experiment(options: Options, kind: str, **extra: Any) -> "xr.Dataset":
-    """The dataset that was given, or that of a new run; with -o a run that was killed goes on."""
-    if options.saved:
-        from exposure_bias.results import load_result
+def _saved(options: Options, *kinds: str) -> Path | None:
+    """The file of an earlier run that was given, or that lies in the folder that was given."""
+    from exposure_bias.results.storage import saved_file
 
-        return load_result(options.saved, kind)
-    from exposure_bias.cli import output
+    return saved_file(options.saved, *kinds) if options.saved else None
+
+
+def work(options: Options, name: str = "") -> str | None:
+    """Where a run keeps what it goes on from; None without -o."""
+    return str(Path(options.out, WORK, name)) if options.out else None
+
+
+def _rollouts(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.rollouts import rollouts
-    from exposure_bias.experiments.telescope import telescope
 
-    options.checkpoint = options.unfinished = output.unfinished(options)
-    run: Any = {"rollouts": rollouts, "telescope": telescope}[kind]
-    return run(
-        _model(options),
-        _images(options),
-        starts=options.starts,
-        refine=options.refine,
-        checkpoint=options.checkpoint,
-        **_chain(options),
-        **extra,
+    return rollouts(
+        *(_model(options), _images(options)), replicates=options.replicates, **_from_starts(options)
     )
 
 
+def _telescope(options: Options) -> "xr.Dataset":
+    from exposure_bias.experiments.telescope import telescope
+
+    return telescope(
+        *(_model(options), _images(options)), targets=options.targets, **_from_starts(options)
+    )
+
+
+def _from_starts(options: Options) -> dict[str, Any]:
+    """What runs of chains from several starts take."""
+    own = {"starts": options.starts, "refine": options.refine}
+    return _chain(options) | own | {"checkpoint": work(options, UNFINISHED)}
+
+
 def _errors(options: Options) -> "xr.Dataset":
+    """Chain errors: those of an earlier run, or new ones."""
     from exposure_bias.cli import output
     from exposure_bias.diagnostics.normality import check_test
-    from exposure_bias.experiments.chain_errors import DEFAULT_SAMPLES, chain_errors
+    from exposure_bias.experiments.chain_errors import DEFAULT_SAMPLES, chain_errors, load_errors
 
+    if saved := _saved(options, "chain_errors"):
+        return load_errors(saved)
     model, data = _model(options), _images(options)
     # What the run itself does not need is looked at before it, too.
     output.pixels(model.shape, getattr(options, "pixel", None))
     sizes = options.per_test if isinstance(options.per_test, list) else [options.per_test]
     check_test(min(sizes), options.alpha, max(min(options.n or DEFAULT_SAMPLES, len(data)), 1))
-    options.checkpoint = options.unfinished = output.unfinished(options)
+    names = ("n", "sampler", "mode", "clip", "seed", "batch_size")
     return chain_errors(
-        model,
-        data,
-        options.lengths,
-        n=options.n,
-        sampler=options.sampler,
-        mode=options.mode,
-        clip=options.clip,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        checkpoint=options.checkpoint,
+        *(model, data, options.lengths),
+        checkpoint=work(options, UNFINISHED),
+        **{name: getattr(options, name) for name in names},
     )
 
 
@@ -381,7 +333,6 @@ def _curve(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.chain_length_fid import LENGTHS, by_iteration, checkpoints
     from exposure_bias.experiments.chain_length_fid import chain_length_fid as curve
 
-    options.checkpoint = f"{options.out}/cells" if options.out else None
     same = (
         "features",
         "n",
@@ -393,10 +344,10 @@ def _curve(options: Options) -> "xr.Dataset":
         "weights",
         "seed",
         "batch_size",
-        "checkpoint",
         "limit",
     )
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
+    settings["checkpoint"] = work(options, "cells")
     if options.samplers:
         _refuse_beside(options, "--samplers", "sampler")
     settings["sampler"] = options.samplers or options.sampler
@@ -419,7 +370,7 @@ def _curve(options: Options) -> "xr.Dataset":
 def _network_error(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.network_error import network_error
 
-    if options.sampler != options.defaults["sampler"]:
+    if changed(options, "sampler"):
         raise InputError(
             "network-error asks the network at true states and walks towards its own limit: leave"
             " out --sampler"
@@ -432,7 +383,7 @@ def _network_error(options: Options) -> "xr.Dataset":
         _images(options),
         costs=not options.no_costs,
         cuts=() if options.no_exposure else options.cuts,
-        folder=options.out,
+        folder=work(options),
         **{name: getattr(options, name) for name in names},
     )
 
@@ -441,9 +392,8 @@ def _budget(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.budget import error_budget
     from exposure_bias.experiments.solvers import solver_curve
 
-    options.checkpoint = options.out
     settings: dict[str, Any] = _chain(options)
-    settings |= {"margin": options.margin, "start": options.start, "folder": options.out}
+    settings |= {"margin": options.margin, "start": options.start, "folder": work(options)}
     sampler, steps = settings.pop("sampler"), settings.pop("steps")
     if options.samplers:
         _refuse_beside(options, "--samplers", "sampler")
@@ -462,7 +412,6 @@ def _budget(options: Options) -> "xr.Dataset":
 
 
 def _drift(options: Options) -> "xr.Dataset":
-    from exposure_bias.cli import output
     from exposure_bias.data import bundled
     from exposure_bias.data.sequences import Sequences
     from exposure_bias.experiments.compare_drift import compare_drift
@@ -477,10 +426,8 @@ def _drift(options: Options) -> "xr.Dataset":
     model = _model(options)
     if options.against:
         entries = {"as it is": model} | dict(_against(options, model, t) for t in options.against)
-        options.checkpoint = options.out and f"{options.out}/runs"
-        return compare_drift(entries, sequences, folder=options.checkpoint, **settings)
-    options.checkpoint = options.unfinished = output.unfinished(options)
-    return drift_budget(model, sequences, checkpoint=options.checkpoint, **settings)
+        return compare_drift(entries, sequences, folder=work(options), **settings)
+    return drift_budget(model, sequences, checkpoint=work(options, UNFINISHED), **settings)
 
 
 def _against(options: Options, model: Any, text: str) -> tuple[str, tuple[Any, dict[str, Any]]]:
@@ -505,47 +452,52 @@ def _against(options: Options, model: Any, text: str) -> tuple[str, tuple[Any, d
     return text, (model, own)
 
 
+def diagnose(options: Options) -> Sequence[Any]:
+    """`eb-analyze diagnose`: of a model, of a recording without the network, or one made before."""
+    from exposure_bias.cli import output
+    from exposure_bias.experiments.diagnose import diagnose
+    from exposure_bias.recording import RECORDING, Recording, load
+    from exposure_bias.results.storage import saved_file
+
+    if not reads(options):
+        result = _diagnosis(options)
+    else:
+        found = load(saved_file(options.saved, "diagnose", RECORDING))
+        result = diagnose(found) if isinstance(found, Recording) else found
+    output.show(options, result)
+    return [result]
+
+
 def _diagnosis(options: Options) -> "xr.Dataset":
-    """Of a recording without the network, or of a model."""
     from exposure_bias.experiments.diagnose import diagnose
 
-    if str(options.saved or "").endswith(".nc"):
-        from exposure_bias.recording import load
-
-        return diagnose(load(options.saved))
-    options.model = options.saved or options.model
-    options.checkpoint = options.out
+    model = _remedied(options, _loaded(options, options.saved or options.model))
     images = _read(options, options.images) if options.images is not None else None
     return diagnose(
-        _model(options),
-        _images(options),
+        model,
+        _images(options, options.saved or options.model),
         margin=options.margin,
         restarts=options.restarts,
         starts=options.starts,
         images=images,
         start=options.start,
-        folder=options.out,
+        quick=options.quick,
+        folder=work(options),
         **_chain(options),
     )
 
 
 def _recording(options: Options) -> "Recording":
     """The recording that was given, or a new one."""
-    if options.saved:
-        from exposure_bias.recording import load
+    from exposure_bias.recording import RECORDING, load_recording
 
-        return load(options.saved)
+    if saved := _saved(options, RECORDING):
+        return load_recording(saved)
     from exposure_bias.running.recorder import record
 
-    options.checkpoint = f"{options.out}/recording.nc" if options.out else None
-    return record(_model(options), checkpoint=options.checkpoint, **_recording_options(options))
-
-
-def _paired(options: Options, why: str, cure: str) -> "Recording":
-    """The recording; raises InputError where a new one's chains would begin on noise."""
-    if options.start == "noise" and not options.saved:
-        raise InputError(f"{why}, but --start noise pairs nothing: {cure}")
-    return _recording(options)
+    # Beside a picture a recording would be a surprise.
+    kept = None if options.command.to_file else work(options, f"{RECORDING}.nc")
+    return record(_model(options), checkpoint=kept, **_recording_options(options))
 
 
 def _chain(options: Options) -> dict[str, Any]:
@@ -567,13 +519,14 @@ def _recording_options(options: Options) -> dict[str, Any]:
     }
 
 
-def _images(options: Options) -> Any:
+def _images(options: Options, model: str | None = None) -> Any:
     """The data given, or those that a bundled model was trained on."""
     from exposure_bias.data import bundled
 
     if options.data is not None:
         return _read(options, options.data, options.split)
-    return _read(options, bundled.data_of(getattr(options, "model", "")), options.split)
+    name = getattr(options, "model", "") if model is None else model
+    return _read(options, bundled.data_of(name), options.split)
 
 
 def _read(options: Options, source: str, split: str | None = None) -> Any:
@@ -651,10 +604,8 @@ def _start(text: str) -> str | float:
         ) from None
 
 
-def report(options: Options) -> None:
+def report(options: Options) -> Sequence[Any]:
     """`eb-analyze report`: one HTML page of recordings and results."""
-    import os
-
     from exposure_bias import files
     from exposure_bias.cli import output
     from exposure_bias.reporting import in_folder, page, sources
@@ -671,9 +622,10 @@ def report(options: Options) -> None:
         size = len(made.content) / 1e6
         output.message(f"wrote {options.out}: {len(found)} results in {size:.1f} MB")
     output.say(options, made.answer)
+    return []
 
 
-def strip(options: Options) -> None:
+def strip(options: Options) -> Sequence[Any]:
     """`eb-analyze strip`: x_t, x̂_t and x̂_0 of a few samples in one grid."""
     import io
 
@@ -683,115 +635,229 @@ def strip(options: Options) -> None:
     kind = options.out.rpartition(".")[2].lower()
     if kind not in ("png", "pdf", "svg"):
         raise InputError(f"a strip is a picture: -o NAME.png, .pdf or .svg, got {options.out}")
-    # A recording beside a picture would be a surprise.
-    out, options.out = options.out, None
     recording = _recording(options)
-    options.out = out
     figure = plots.strip(recording, samples=options.samples, levels=options.levels)
     buffer = io.BytesIO()
     plots.save(figure, buffer, format=kind)
-    files.write_bytes(out, buffer.getvalue())
+    files.write_bytes(options.out, buffer.getvalue())
     if not options.quiet:
-        output.message(f"wrote {out}: {options.samples} of {recording.n} samples")
+        output.message(f"wrote {options.out}: {options.samples} of {recording.n} samples")
     output.say(options, output.recorded(recording))
+    return []
 
 
-# Commands whose -o is one file, not a folder of results.
-TO_ONE_FILE = (record, report, strip)
+def reads(options: Options) -> bool:
+    """Whether the result of an earlier run is given."""
+    saved = getattr(options, "saved", None)
+    if saved is None or not options.command.or_model:
+        return saved is not None
+    from exposure_bias.results.storage import saved_files
+
+    return str(saved).endswith(".nc") or bool(saved_files(saved))
+
+
+def changed(options: Options, name: str) -> bool:
+    """Whether an option has another value than it has by itself."""
+    row = next(row for row in options.command.options if row.dest == name)
+    return bool(getattr(options, name) != row.default)
+
+
+def kept(options: Options) -> Path | None:
+    """Where an interrupted run has kept what it goes on from; None where it has nothing."""
+    command = getattr(options, "command", None)
+    if command is None or not getattr(options, "out", None):
+        return None
+    if command.run is train:
+        pairs = ((o, s) for o in options.objective for s in options.seed)
+        places = [run_folder(options, *pair) / "last" for pair in pairs]
+    else:
+        places = [Path(options.out) if command.to_file else Path(options.out, WORK)]
+    return next((p for p in reversed(places) if p.is_file() or any(p.glob("*"))), None)
 
 
 def finish(options: Options) -> None:
     """Remove what an interrupted run would go on from: everything is written, the page too."""
-    if checkpoint := getattr(options, "unfinished", None):
-        with suppress(FileNotFoundError):  # of another process
-            os.remove(checkpoint)
+    if not getattr(options, "out", None) or options.command.to_file:
+        return
+    with suppress(OSError):  # of another process, or there is none
+        os.remove(Path(options.out, WORK, UNFINISHED))
+    with suppress(OSError):  # something else is kept there, or there is no such folder
+        os.rmdir(Path(options.out, WORK))
 
 
-def report_of(options: Options, arguments: Sequence[str]) -> None:
-    """`report.html` beside what a command has just written."""
-    folder = getattr(options, "out", None)
-    if not folder or options.run in (*TO_ONE_FILE, train):
+def report_of(options: Options, made: Sequence[Any], arguments: Sequence[str]) -> None:
+    """`report.html` of what a command has just written, and of what lies beside it."""
+    if not getattr(options, "out", None) or options.command.to_file or not made:
         return
     from exposure_bias.cli import output
     from exposure_bias.reporting import report_folder
 
-    path = report_folder(folder, [shlex.join(["eb-analyze", *arguments])])
+    path = report_folder(options.out, [shlex.join(["eb-analyze", *arguments])])
     if path is not None and not options.quiet:
         output.message(f"wrote {path}")
 
 
-class Command(NamedTuple):
-    """A subcommand: what runs it, what adds its options, and what it is for."""
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
 
-    run: Callable[[Options], None]
-    add_options: Callable[[argparse.ArgumentParser], None]
+    aliases: its other names. to_file: whether -o names one file, not a folder of results. network:
+    whether it may run one. shared: whether several processes can share it. or_model: whether it
+    takes a model in the place of an earlier result.
+    """
+
+    name: str
+    run: Run
+    options: arguments.Rows
     summary: str
+    aliases: tuple[str, ...] = ()
+    to_file: bool = False
+    network: bool = True
+    shared: bool = True
+    or_model: bool = False
 
 
-COMMANDS = {
-    "diagnose": Command(
-        diagnose, arguments.diagnose, "whose fault: the network's, the sampler's or the start's"
-    ),
-    "budget": Command(
-        budget, arguments.budget, "the error budget; of several samplers and lengths a solver curve"
-    ),
-    "drift": Command(
-        drift,
-        arguments.drift,
+def _commands() -> Iterator[Command]:
+    """Every subcommand, in the order of the help."""
+    yield Command(
+        "error-hist",
+        chain_errors,
+        arguments.ERROR_HIST,
+        "distribution of chain errors e_t, with tests",
+        ("chain-errors",),
+    )
+    yield Command(
+        "spectrum",
+        analysis("spectra:spectrum", "spectra"),
+        arguments.SPECTRUM,
+        "power spectra of the chain against the forward stream",
+    )
+    yield Command(
+        "diagnose",
+        diagnose,
+        arguments.DIAGNOSE,
+        "whose fault: the network's, the sampler's or the start's",
+        or_model=True,
+    )
+    yield Command(
+        "budget",
+        experiment(_budget, "error_budget", "solver_curve"),
+        arguments.BUDGET,
+        "the error budget; of several samplers and lengths a solver curve",
+        ("error-budget", "solver-curve"),
+    )
+    yield Command(
+        "drift",
+        experiment(_drift, "drift_budget", "drift", "compare_drift"),
+        arguments.DRIFT,
         "drift of a model that runs on its own frames, split by what causes it",
-    ),
-    "record": Command(
-        record, arguments.record, "run a model on data and keep the statistics of its streams"
-    ),
-    "chain-errors": Command(
-        chain_errors, arguments.chain_errors, "distribution of chain errors e_t, with tests"
-    ),
-    "normality": Command(normality, arguments.normality, "are chain errors Gaussian and white?"),
-    "state-error": Command(state_error, arguments.reading, "x_hat_t against x_t along the chain"),
-    "spectrum": Command(
-        spectrum, arguments.spectrum, "power spectra of the chain against the forward stream"
-    ),
-    "variance-gap": Command(
-        variance_gap, arguments.reading, "variance of the chain against the data's"
-    ),
-    "published-delta": Command(
-        published_delta, arguments.reading, "the published variance error, beside its floor"
-    ),
-    "epsilon-norm": Command(
-        epsilon_norm, arguments.epsilon_norm, "norm of the noise prediction in both streams"
-    ),
-    "rollouts": Command(
-        rollouts, arguments.rollouts, "chains from true states: errors, spread against skill, ranks"
-    ),
-    "telescope": Command(
-        telescope, arguments.telescope, "where along the chain its gap arises, block by block"
-    ),
-    "network-error": Command(
-        network_error,
-        arguments.network_error,
+        ("drift-budget",),
+    )
+    yield Command(
+        "record",
+        record,
+        arguments.RECORD,
+        "run a model on data and keep the statistics of its streams",
+        to_file=True,
+    )
+    yield Command(
+        "normality", normality, arguments.NORMALITY, "are chain errors Gaussian and white?"
+    )
+    yield Command(
+        "state-error",
+        analysis(
+            "state_error:state_error", paired="the state error compares x_hat_t with its own x_t"
+        ),
+        arguments.ANALYSIS,
+        "x_hat_t against x_t along the chain",
+    )
+    yield Command(
+        "variance-gap",
+        analysis("variance_gap:variance_gap"),
+        arguments.ANALYSIS,
+        "variance of the chain against the data's",
+        ("gap",),
+    )
+    yield Command(
+        "published-delta",
+        analysis(
+            "published_delta:published_delta", paired="delta subtracts x_0 from its own chain"
+        ),
+        arguments.ANALYSIS,
+        "the published variance error, beside its floor",
+        ("delta",),
+    )
+    yield Command(
+        "epsilon-norm",
+        analysis("epsilon_norm:epsilon_norm", "relative_to"),
+        arguments.EPSILON_NORM,
+        "norm of the noise prediction in both streams",
+        ("norms",),
+    )
+    yield Command(
+        "rollouts",
+        experiment(_rollouts, "rollouts"),
+        arguments.ROLLOUTS,
+        "chains from true states: errors, spread against skill, ranks",
+        ("rollout",),
+    )
+    yield Command(
+        "telescope",
+        experiment(_telescope, "telescope"),
+        arguments.TELESCOPE,
+        "where along the chain its gap arises, block by block",
+    )
+    yield Command(
+        "network-error",
+        experiment(_network_error, "network_error"),
+        arguments.NETWORK_ERROR,
         "is the network wrong on true states, where, and at what cost",
-    ),
-    "chain-length-fid": Command(
-        chain_length_fid, arguments.chain_length_fid, "quality of samples by chain length"
-    ),
-    "compare": Command(
-        compare, arguments.compare, "several models or remedies on the same images and noise"
-    ),
-    "report": Command(
-        report, arguments.report, "recordings and results as one HTML page to look at"
-    ),
-    "strip": Command(strip, arguments.strip, "a few samples along the chain, as one picture"),
-    "train": Command(
-        train, arguments.train, "train a DDPM, or a baseline against exposure bias, on images"
-    ),
-    "models": Command(models, arguments.models, "list the models that can be loaded, and how"),
-}
-# The names that commands had before they got those of their functions.
-ALIASES = {
-    "gap": "variance-gap",
-    "delta": "published-delta",
-    "norms": "epsilon-norm",
-    "error-hist": "chain-errors",
-    "rollout": "rollouts",
-    "chain-fid": "chain-length-fid",
-}
+    )
+    yield Command(
+        "chain-length-fid",
+        chain_length_fid,
+        arguments.CHAIN_FID,
+        "quality of samples by chain length",
+        ("chain-fid",),
+    )
+    yield Command(
+        "compare",
+        experiment(_comparison, "compare"),
+        arguments.COMPARE,
+        "several models or remedies on the same images and noise",
+    )
+    yield Command(
+        "report",
+        report,
+        arguments.REPORT,
+        "recordings and results as one HTML page to look at",
+        to_file=True,
+        network=False,
+        shared=False,
+    )
+    yield Command(
+        "strip",
+        strip,
+        arguments.STRIP,
+        "a few samples along the chain, as one picture",
+        to_file=True,
+        shared=False,
+    )
+    yield Command(
+        "train",
+        train,
+        arguments.TRAIN,
+        "train a DDPM, or a baseline against exposure bias, on images",
+    )
+    yield Command(
+        "models",
+        models,
+        arguments.MODELS,
+        "list the models that can be loaded, and how",
+        network=False,
+        shared=False,
+    )
+
+
+COMMANDS = {command.name: command for command in _commands()}
+NAMES = {name: c for c in COMMANDS.values() for name in (c.name, *c.aliases)}

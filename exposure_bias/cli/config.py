@@ -24,7 +24,7 @@ def configure(root: argparse.ArgumentParser, arguments: list[str]) -> None:
     Raises InputError for a file that cannot be read, for a key that is no option and for a value
     that does not suit.
     """
-    path, commands = _path(arguments), _commands(root)
+    path, commands = _path(arguments), subparsers_of(root)
     if path is None or arguments[0] not in commands:
         return
     command = commands[arguments[0]]
@@ -59,7 +59,8 @@ def _path(arguments: list[str]) -> str | None:
     return None
 
 
-def _commands(root: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def subparsers_of(root: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command, by all of its names."""
     chosen = [a for a in root._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(chosen[0].choices)
 

@@ -31,14 +31,6 @@ def message(text: str) -> None:
         print(harmless(text), file=sys.stderr)
 
 
-def run_folder(options: argparse.Namespace, objective: str, seed: int) -> Path:
-    """Where a training run goes.
-
-    -o itself, or a folder in it named after what differs between several runs."""
-    parts = [objective] * (len(options.objective) > 1) + [f"seed{seed}"] * (len(options.seed) > 1)
-    return Path(options.out) / "-".join(parts)
-
-
 def show(
     options: argparse.Namespace,
     result: xr.Dataset,
@@ -139,11 +131,6 @@ def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
     what = "a held-out loss" if known == "heldout_loss" else "a training loss"
     sentence = f"{who} {what} of {loss} (one run, so no interval)."
     say(options, sentence, [listed("networks", rows, columns, main=True)])
-
-
-def unfinished(options: argparse.Namespace) -> str | None:
-    """From where the same command goes on after an interrupt; gone once all is written."""
-    return f"{options.out}/unfinished.nc" if options.out else None
 
 
 def _write(

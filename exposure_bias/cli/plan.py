@@ -6,14 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from exposure_bias.errors import InputError
+from exposure_bias.jackknife import GROUPS, MINIMUM_PER_GROUP
 
 if TYPE_CHECKING:
     from exposure_bias.running.progress import Plan
     from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
-# About what a limit takes, whatever the chain's length, and that of a restart.
-LIMIT, RESTART = 150, 60
+# About what a limit takes, whatever the chain's length, that of a restart, and candidates for advice.
+LIMIT, RESTART, ADVICE = 150, 60, 60
 
 
 def planned(options: Options) -> "Callable[[Setup], Plan]":
@@ -30,7 +31,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
         "budget": budget.SAMPLES,
         "drift": drift_setup.SAMPLES,
         "diagnose": budget.SAMPLES,
-        "chain-errors": chain_errors.DEFAULT_SAMPLES,
+        "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
         "chain-length-fid": chain_length_fid.DEFAULT_SAMPLES,
     }
@@ -101,7 +102,9 @@ def _drift(options: Options, setup: "Setup") -> float:
 def _diagnosis(options: Options, setup: "Setup") -> float:
     forward, probe = len(setup.kept) - 1, _step(setup) * setup.run.steps
     rollouts = _rollouts(options, setup) if setup.sampler.ancestral else 0
-    return forward + _budget(options, setup) + rollouts + probe
+    advised = not options.quick and setup.n >= GROUPS * MINIMUM_PER_GROUP
+    tried = LIMIT + ADVICE if advised and not setup.run.model.guided else 0
+    return forward + _budget(options, setup) + rollouts + probe + tried
 
 
 def _comparison(options: Options, setup: "Setup") -> float:
@@ -119,7 +122,7 @@ def _curves(options: Options, setup: "Setup") -> float:
 
 
 CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
-    "chain-errors": _errors,
+    "error-hist": _errors,
     "normality": _errors,
     "rollouts": _rollouts,
     "telescope": _telescope,

@@ -8,7 +8,9 @@ part in the variance of σ² is w (1 − w) times that of the recorded images' o
 added in quadrature.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import xarray as xr
@@ -108,15 +110,17 @@ def optimism(recording: Recording) -> Array:
     return total
 
 
-def pixel_variance(recording: Recording) -> tuple[DataVariance, NDArray[np.int64]]:
+def pixel_variance(
+    recording: Recording, others: Sequence[xr.Dataset] = ()
+) -> tuple[DataVariance, NDArray[np.int64]]:
     """The data's variance at the pixels that chain and data both keep by group.
 
-    Where the chain has those comes along.
+    Where the chain has those comes along. others: streams that have to keep them as well.
     """
     data, chain = recording["data"], recording["chain"]
-    pixels, places, theirs = np.intersect1d(
-        chain["pixel"].values, data["pixel"].values, return_indices=True
-    )
+    kept = (stream["pixel"].values for stream in (chain, data, *others))
+    pixels = reduce(np.intersect1d, kept)
+    places, theirs = (np.searchsorted(s["pixel"].values, pixels) for s in (chain, data))
     found = DataVariance(
         images=recording.run.data.images,
         mean=np.zeros(len(pixels)),
@@ -142,15 +146,15 @@ class Pooling:
     pixels: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, recording: Recording) -> "Pooling":
-        """That of a recording.
+    def of(cls, recording: Recording, others: Sequence[xr.Dataset] = ()) -> "Pooling":
+        """That of a recording. others: streams of further chains that are to be pooled alike.
 
-        All pixels if it keeps all by group, else cells if there are any, else some pixels.
+        All pixels if all of them are kept by group, else cells if there are any, else some pixels.
         """
         data, chain = recording["data"], recording["chain"]
-        known, places = pixel_variance(recording)
+        known, places = pixel_variance(recording, others)
         pixels = chain["pixel"].values[places]
-        both = "state_cell_sum" in data and "state_cell_sum" in chain
+        both = all("state_cell_sum" in stream for stream in (data, chain, *others))
         if len(pixels) == data["variance"].size or not both:
             return cls(known, pixels)
         total, square = (grouped(data, f"state_cell_{part}")[:, 0] for part in ("sum", "square"))

@@ -18,6 +18,7 @@ from exposure_bias.diagnostics.excess import reference_of
 from exposure_bias.diagnostics.spectra import spectrum
 from exposure_bias.diagnostics.variance_gap import PooledGap, pooled_gap, variance_gap
 from exposure_bias.errors import InputError, whole_number
+from exposure_bias.experiments.advice import advice
 from exposure_bias.experiments.bench import Bench, Limits
 from exposure_bias.experiments.budget import (
     MARGIN,
@@ -66,6 +67,7 @@ def diagnose(
     batch_size: int = 256,
     limit_n: int | None = None,
     limit_steps: int = 0,
+    quick: bool = False,
     folder: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """What is wrong with this model's samples: `error_budget`, with rollouts and a remedy to try.
@@ -73,7 +75,8 @@ def diagnose(
     model: a `Denoiser`, or what `adapt` takes; or a `Recording`, whose gaps are told without a
     network and not split. data: held-out images. n: by default the data's, at most 512. margin,
     restarts, limit_n, limit_steps: as in `error_budget`. starts: timesteps of the rollouts, by
-    default five. images: what the exact denoiser beside the model knows, by default the train split
+    default five. quick: leave out the advice, for which other samplers are tried. images: what the
+    exact denoiser beside the model knows, by default the train split
     where `data` is the test split of bundled data, else there is none. folder: where the chains are
     kept; the same call goes on there. The rest as in `record`.
 
@@ -82,11 +85,16 @@ def diagnose(
     nothing; what `rollouts` returns of W_over_U and U_minus_S_relative, over (start); es_scale and
     es_scale_score, the uniform epsilon scalings that would close the whole gap and the network's
     share of it, by proportion, with `_se`; NaN, with the attribute `reason`, where a proportion
-    says nothing. Attributes: answer, the first line, and restarts, calibration, remedy and
+    says nothing. Unless it is quick, over (candidate): what other samplers of few calls showed that
+    were tried in place of this one (`experiments.advice`), and the attributes advice, a sentence;
+    advice_sampler, advice_steps, advice_calls; advice_share, the sampler's share that it leaves on
+    images that did not choose it, with `_low` and `_high`; advice_python and advice_diffusers, the
+    code of it. Attributes: answer, the first line, and restarts, calibration, remedy and
     left_out, a sentence each.
 
     It takes T′ evaluations more than the budget for the forward stream and for the probe of the
-    remedy each, and twice the rollouts' lengths. Raises InputError for whatever does not fit.
+    remedy each, and twice the rollouts' lengths; the advice takes at most about 400 more, and often
+    half of that. Raises InputError for whatever does not fit.
     """
     if isinstance(model, Recording):
         return of_recording(model)
@@ -119,6 +127,8 @@ def diagnose(
         result = _with_context(result, desk, base, images, left_out)
         result = _with_rollouts(result, desk, starts, left_out)
         result = _with_remedy(result, desk, base)
+        if not quick:
+            result = _with_advice(result, bench, margin, left_out)
     words = {
         "restarts": restarts_in_words(result),
         "calibration": calibration(result),
@@ -126,6 +136,16 @@ def diagnose(
         "left_out": "; ".join(left_out),
     }
     return result.assign_attrs({k: v for k, v in words.items() if v})
+
+
+def _with_advice(
+    result: xr.Dataset, bench: Bench, margin: float, left_out: list[str]
+) -> xr.Dataset:
+    tried, why_not = advice(bench, margin)
+    if why_not:
+        left_out.append(why_not)
+        return result
+    return result.merge(tried).assign_attrs(result.attrs | tried.attrs)
 
 
 class _Desk:

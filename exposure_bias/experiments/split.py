@@ -157,13 +157,16 @@ class Measure:
     """The statistics of chains from sums by group, against the data of a recording.
 
     base: the recording whose images are the target. own_images: the target is the variance of these
-    very images, not of the population.
+    very images, not of the population. chains: further ones; a chain of few levels may keep more
+    pixels by group than they do.
     """
 
-    def __init__(self, base: Recording, own_images: bool) -> None:
+    def __init__(
+        self, base: Recording, own_images: bool, chains: Sequence[xr.Dataset] = ()
+    ) -> None:
         data = base["data"]
         self.own_images = own_images
-        self.pooling = Pooling.of(base)
+        self.pooling = Pooling.of(base, chains)
         images = base.run.data.images
         self.population = data["variance"].values.ravel()
         # N images vary about their own mean by 1/N too little, as a gap counts them, and others
@@ -331,7 +334,8 @@ class Parts:
         doubled: bool,
         own_images: bool,
     ) -> None:
-        self.measure = Measure(base, own_images)
+        chains = [] if limit is None else [r["chain"] for r in limit.chains(doubled)]
+        self.measure = Measure(base, own_images, chains)
         last, end = base.run.levels[-2], base.run.levels[-1]
         self.at_clean = not (end.sigma == 0 and _is_last(last.ratio, limit))
         noisy = base["chain"].sizes["step"] - 1
@@ -340,9 +344,8 @@ class Parts:
         if noise is not None:
             self.own.append(Curve(self.measure, noise["chain"], clean=True))
         shared = few is base
-        measure = self.measure if shared else Measure(few, own_images)
+        measure = self.measure if shared else Measure(few, own_images, chains)
         self.its_own = self.own[0] if shared else Curve(measure, few["chain"], clean=True)
-        chains = [] if limit is None else [r["chain"] for r in limit.chains(doubled)]
         self.limit = [Curve(measure, chain, clean=False) for chain in chains]
         self._own_shifts = [Shift(curve, curve.displaced) for curve in self.own]
         self._its_shift = (
@@ -427,10 +430,12 @@ def _is_last(ratio: float, limit: Limit | None) -> bool:
     return limit is None or abs(log(ratio / limit.nodes[-1].ratio)) < SAME_LEVEL
 
 
-def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Split:
+def split(
+    bench: Bench, setup: Setup, name: str, own_images: bool = False, doubled: bool = True
+) -> Split:
     """The budget of one chain. own_images: see `Parts.of`.
 
-    The limit's grids are doubled once where a statistic's limit is not reached at the end.
+    doubled: the limit's grids are doubled once where a statistic's limit is not reached at the end.
     """
     paired = setup if setup.run.paired else bench.paired
     base = bench.chain(paired, name)
@@ -438,7 +443,7 @@ def split(bench: Bench, setup: Setup, name: str, own_images: bool = False) -> Sp
     limit, why = _limit(bench, paired)
     few = base if limit is None else bench.few(paired, name)
     found = _split(Parts(base, noise, few, limit, False, own_images), limit, why)
-    if found.check is None or found.check.reached[:, -1].all():
+    if not doubled or found.check is None or found.check.reached[:, -1].all():
         return found
     if limit is None or limit.doubled is None or _explodes(limit, doubled=True):
         return found

@@ -27,10 +27,10 @@ from exposure_bias.clipping import UNCLIPPED, Clipping, Convention
 from exposure_bias.errors import InputError, whole_number
 from exposure_bias.files.netcdf import ROOT, Headers
 from exposure_bias.recording import schema
+from exposure_bias.results.storage import RECORDING, result_of, saved_files
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
-RECORDING = "recording"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +118,52 @@ def provenance(run: Run, n: int, done: int, first: int, made: dict[str, Any]) ->
     }
 
 
-def load(path: str | os.PathLike[str]) -> Recording:
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read what this package wrote: a recording, or the result of any kind.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder that a command with `-o` wrote. Of a folder with several results it is
+        the first in the order of the report: a diagnosis before a budget before a recording.
+
+    Returns
+    -------
+    A `Recording`, or for all other files the `xarray.Dataset` that the function of its name
+    returned.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, corrupt, unfinished or of an unknown schema.
+
+    Examples
+    --------
+    >>> import exposure_bias as eb
+    >>> eb.record("digits", "digits", steps=5, n=32).save("recording.nc")
+    >>> rec = eb.load("recording.nc")
+    """
+    check_arguments(load, locals())
+    if os.path.isdir(path):
+        held = saved_files(path)
+        if not held:
+            raise InputError(f"{path} holds no result: give a file, or a folder that -o wrote")
+        path = next(iter(held.values()))
+    groups, known = files.read_groups(path, _check_any)
+    if _is_result(known):
+        return result_of(path, groups, known)
+    return _whole(path, _recording(path, groups, known))
+
+
+def load_recording(path: str | os.PathLike[str]) -> Recording:
     """Read a recording, whole.
 
     Raises InputError if it is missing, corrupt, unfinished or of an unknown schema.
     """
-    check_arguments(load, locals())
-    recording = load_partial(path)
+    return _whole(path, load_partial(path))
+
+
+def _whole(path: str | os.PathLike[str], recording: Recording) -> Recording:
     if recording.n < recording.planned:
         raise InputError(
             f"{path} holds {recording.n} of {recording.planned} samples: run the same record"
@@ -133,11 +172,27 @@ def load(path: str | os.PathLike[str]) -> Recording:
     return recording
 
 
+def _is_result(known: dict[str, Any]) -> bool:
+    """Whether a file says that it holds a result and no recording."""
+    kind = known.get("kind")
+    return isinstance(kind, str) and kind != RECORDING and "run" not in known
+
+
+def _check_any(known: dict[str, Any], headers: Headers) -> None:
+    if not _is_result(known):
+        _check(known, headers)
+
+
 def load_partial(path: str | os.PathLike[str]) -> Recording:
     """Read a recording or the checkpoint of one.
 
     Raises InputError for whatever `schema` does not know."""
-    groups, known = files.read_groups(path, _check)
+    return _recording(path, *files.read_groups(path, _check))
+
+
+def _recording(
+    path: str | os.PathLike[str], groups: dict[str, xr.Dataset], known: dict[str, Any]
+) -> Recording:
     stated = _stated(known)
     streams = {name: dataset for name, dataset in groups.items() if name != ROOT}
     try:
@@ -272,4 +327,13 @@ def _clip_of_words(words: str) -> dict[str, Any]:
     return {"convention": found.convention.value, "bound": found.bound}
 
 
-__all__ = ["SCHEMA", "UNKNOWN_GUIDANCE", "Recording", "load", "load_partial", "merge"]
+__all__ = [
+    "RECORDING",
+    "SCHEMA",
+    "UNKNOWN_GUIDANCE",
+    "Recording",
+    "load",
+    "load_partial",
+    "load_recording",
+    "merge",
+]

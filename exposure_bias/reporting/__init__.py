@@ -26,20 +26,20 @@ from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
 from exposure_bias.reporting.sections import Section, of_recording, section
 from exposure_bias.reporting.sources import Source, in_folder, sources
-from exposure_bias.results import every_kind
+from exposure_bias.results import every_kind, find
 from exposure_bias.run import Spacing
 
 LARGEST = 5_000_000
-# What commands make the kinds of results that one model and one chain tell all of.
-COMMANDS = {
-    RECORDING: "record",
-    "error_budget": "error-budget",
-    "variance_gap": "variance-gap",
-    "spectrum": "spectrum",
-    "epsilon_norm": "epsilon-norm",
-    "state_error": "state-error",
-    "published_delta": "published-delta",
-}
+# The kinds of results that one model and one chain tell all of, and so their command.
+REMADE = (
+    RECORDING,
+    "error_budget",
+    "variance_gap",
+    "spectrum",
+    "epsilon_norm",
+    "state_error",
+    "published_delta",
+)
 # Results that say already whose fault it is, or of which `diagnose` cannot tell more.
 SPLIT = ("error-budget", "solver-curve", "diagnose", "drift-budget", "drift")
 PACKAGES = ("exposure-bias", "numpy", "xarray", "matplotlib")
@@ -172,9 +172,10 @@ def _commands(given: Sequence[Source]) -> list[str]:
 def _command(source: Source) -> str:
     """Empty where the words are not all: several models or lengths, somebody else's loop."""
     said = source.said
-    if source.kind not in COMMANDS or said.get("timestep_spacing") == Spacing.OBSERVED:
+    if source.kind not in REMADE or said.get("timestep_spacing") == Spacing.OBSERVED:
         return ""
-    parts = ["eb-analyze", COMMANDS[source.kind], "--model", said.get("model", "")]
+    kind = find(source.kind)
+    parts = ["eb-analyze", kind.names[0] if kind else "record", "--model", said.get("model", "")]
     data, _, split = said.get("data", "").rpartition(" ")
     known = split in ("train", "test")
     parts += ["--data", data, "--split", split] if known else ["--data", said.get("data", "")]

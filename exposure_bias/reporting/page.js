@@ -6,7 +6,7 @@
   const level = document.getElementById("level");
   const where = document.getElementById("where");
   const SPACE = "http://www.w3.org/2000/svg";
-  const BOX = { left: 8, right: 312, top: 10, bottom: 128 };
+  const BOX = { left: 40, right: 312, top: 10, bottom: 128 };
 
   function element(parent, name, attributes, text) {
     const made = document.createElementNS(SPACE, name);
@@ -15,7 +15,7 @@
     parent.appendChild(made);
   }
 
-  function draw(id, x, curves, labels) {
+  function draw(id, x, curves, labels, scale) {
     const svg = document.getElementById(id);
     svg.replaceChildren();
     const known = curves.filter((curve) => curve.y);
@@ -32,8 +32,16 @@
       const path = curve.y.map((v, i) => place(v, i).map((n) => n.toFixed(1)).join(" "));
       element(svg, "path", { class: curve.kind, d: "M" + path.join("L") });
     }
+    element(svg, "path", { class: "axis", d: `M${BOX.left} ${BOX.bottom}V${BOX.top}` });
+    const ends = { "text-anchor": "end", x: BOX.left - 4 };
+    element(svg, "text", { ...ends, y: BOX.bottom }, scale(low));
+    element(svg, "text", { ...ends, y: BOX.top + 8 }, scale(high));
     element(svg, "text", { x: BOX.left, y: 144 }, labels[0]);
     element(svg, "text", { x: BOX.right, y: 144, "text-anchor": "end" }, labels[1]);
+  }
+
+  function short(value) {
+    return value === undefined ? "" : String(+value.toPrecision(2));
   }
 
   function log(values) {
@@ -44,8 +52,8 @@
     const frame = along.frames[level.value];
     const noise = frame.alpha > 0 ? (frame.sigma / frame.alpha).toPrecision(3) : "∞";
     const words = frame.sigma === 0
-      ? `${frame.step}: the clean end`
-      : `${frame.step}: t = ${+frame.timestep.toPrecision(4)}, noise ${noise} × image`;
+      ? `${frame.step}: the finished sample`
+      : `${frame.step}: timestep ${+frame.timestep.toPrecision(4)}, noise ${noise} times the image`;
     where.textContent = words;
     level.setAttribute("aria-valuetext", words);
     for (const name in along.rows) {
@@ -58,14 +66,16 @@
     draw("spectrum", frame.frequency, [
       { kind: "true", y: log(frame.power_forward) },
       { kind: "own", y: log(frame.power_chain) },
-    ], ["coarse", "fine"]);
+    ], ["coarse: " + short(frame.frequency && frame.frequency[0]),
+      "fine: " + short(frame.frequency && frame.frequency[frame.frequency.length - 1])],
+    (v) => short(10 ** v));
     draw("histogram", frame.values, [
       { kind: "true", y: frame.histogram_truth },
       { kind: "own", y: frame.histogram_state },
     ], [
       frame.values[0].toFixed(1).replace("-", "−"),
       frame.values[frame.values.length - 1].toFixed(1),
-    ]);
+    ], (v) => short(100 * v) + " %");
   }
 
   level.addEventListener("input", show);

@@ -20,11 +20,11 @@ BINS = 41
 
 # Rows of the slider: what they are called, and what they are.
 ROWS = {
-    "truth": ("x_t", "the true noisy image: what training would show the network here"),
-    "state": ("x̂_t", "the chain's own state: what the network is shown when it samples"),
-    "difference": ("x̂_t − x_t", "their difference, grey where there is none"),
-    "prediction": ("x̂_0 (chain)", "the clean image that the network predicts from x̂_t"),
-    "forward": ("x̂_0 (forward)", "the clean image that it predicts from a true x_t"),
+    "truth": ("Data", "x_t, a real image with the noise of this step, as training shows it"),
+    "state": ("Samples", "x̂_t, the sampler's state, as sampling shows it to the network"),
+    "difference": ("Difference", "x̂_t − x_t, grey where there is none"),
+    "prediction": ("Prediction from the sample", "the clean image that the network sees in x̂_t"),
+    "forward": ("Prediction from the data", "the clean image that it sees in a real x_t"),
 }
 
 

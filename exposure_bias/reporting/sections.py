@@ -5,7 +5,7 @@ No torch here."""
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -20,6 +20,7 @@ from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.plots.style import or_warn
 from exposure_bias.recording import Recording
 from exposure_bias.results import (
+    Drawing,
     Table,
     Term,
     details,
@@ -29,6 +30,7 @@ from exposure_bias.results import (
     sentence,
     tables,
     title_of,
+    to_do,
 )
 from exposure_bias.results.formats import terms_of
 
@@ -37,12 +39,18 @@ LARGEST_SVG = 400_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: a data: URI, what it shows, and its size in CSS pixels."""
+    """A figure on the page: a data: URI, what it shows, and its size in CSS pixels.
+
+    is_drawn: whether it holds lines and text alone, so that a dark page may invert it. narrow: the
+    same for a narrow page, where it is another.
+    """
 
     source: str
     alt: str
     width: int
     height: int
+    is_drawn: bool = True
+    narrow: "Picture | None" = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Section:
     details: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Shown] = field(default_factory=list)
+    advice: str = ""
+    code: str = ""
 
 
 def of_recording(recording: Recording) -> list[xr.Dataset]:
@@ -99,6 +109,7 @@ def section(result: xr.Dataset) -> Section:
         [line for line in details(result) if line != said],
         _pictures(result, f"{title}: {said}"),
         [shown(table, name, term) for table in tables(result)],
+        *to_do(result),
     )
 
 
@@ -107,14 +118,23 @@ def _pictures(result: xr.Dataset, alt: str) -> list[Picture]:
     found = []
     for drawing in drawings(result):
         with or_warn():
-            found.append(picture(drawing(result), alt))
+            found.append(_both(drawing, result, alt))
     return found
+
+
+def _both(drawing: Drawing, result: xr.Dataset, alt: str) -> Picture:
+    """A figure, with its form for a narrow page where it has one."""
+    wide = picture(drawing(result), alt)
+    if not drawing.has_columns:
+        return wide
+    return replace(wide, narrow=picture(drawing(result, column="single"), alt))
 
 
 def picture(figure: Figure, alt: str) -> Picture:
     """A figure as SVG, or as PNG where that would be large."""
     buffer = io.BytesIO()
-    with plots.style():
+    # Letters stay letters: outlines would make up most of the file.
+    with plots.style(), plt.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         kind = "svg+xml"
         if buffer.tell() > LARGEST_SVG:
@@ -122,8 +142,9 @@ def picture(figure: Figure, alt: str) -> Picture:
             figure.savefig(buffer, format="png", dpi=200)
             kind = "png"
     width, height = (round(96 * inches * 1.3) for inches in figure.get_size_inches())
+    is_drawn = not any(axis.images for axis in figure.axes)
     plt.close(figure)
-    return Picture(_uri(f"image/{kind}", buffer.getvalue()), alt, width, height)
+    return Picture(_uri(f"image/{kind}", buffer.getvalue()), alt, width, height, is_drawn)
 
 
 def shown(table: Table, kind: str, term: Callable[[str], Term | None]) -> Shown:

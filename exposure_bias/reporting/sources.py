@@ -13,7 +13,8 @@ import xarray as xr
 from exposure_bias import files
 from exposure_bias.errors import InputError
 from exposure_bias.recording import RECORDING, Recording, load_partial
-from exposure_bias.results import every_kind, kind_of, load_result, name_of
+from exposure_bias.results import kind_of, load_result, name_of
+from exposure_bias.results.storage import saved_files
 
 # What several results of one report must agree in.
 COMMON = ("model", "data")
@@ -46,14 +47,7 @@ def sources(given: Sequence[Any]) -> list[Source]:
 
 def in_folder(folder: str | os.PathLike[str]) -> list[Path]:
     """The results in a folder that a command with `-o` wrote, and its recording."""
-    names = dict.fromkeys(name for kind in every_kind() for name in (kind.hyphened, *kind.names))
-    found = (Path(folder) / f"{name}.nc" for name in (*names, RECORDING))
-    return [path for path in found if path.is_file() and not _unfinished(path)]
-
-
-def _unfinished(path: Path) -> bool:
-    """Whether a file keeps rows of a run that goes on, under the name of a result."""
-    return "rows" in files.read_groups(path)[1]
+    return list(saved_files(folder).values())
 
 
 def _source(item: Any) -> Source:

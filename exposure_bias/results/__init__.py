@@ -18,6 +18,7 @@ from exposure_bias.results.kind import (
     table,
     tables,
     title_of,
+    to_do,
 )
 from exposure_bias.results.storage import load_result, save
 from exposure_bias.results.tables import Column, Table
@@ -42,4 +43,5 @@ __all__ = [
     "table",
     "tables",
     "title_of",
+    "to_do",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 import xarray as xr
 
-from exposure_bias.results.kind import details, kind_of, name_of, sentence, tables
+from exposure_bias.results.kind import details, kind_of, name_of, sentence, tables, to_do
 from exposure_bias.results.tables import Column, Table
 from exposure_bias.results.terms import Term
 
@@ -38,8 +38,8 @@ class View:
     """What a result or a command says: one sentence, its tables, further paragraphs, what was run.
 
     term: what a column of its tables is, by its name. wide: all columns and rows of all tables.
-    explain: also what is shown means. quiet: the sentence and the tables alone. also: further keys
-    of the JSON.
+    explain: also what is shown means. quiet: the sentence, the tables and the advice alone. advice,
+    code: what to do, and lines to paste, which come last. also: further keys of the JSON.
     """
 
     command: str
@@ -51,6 +51,8 @@ class View:
     wide: bool = False
     explain: bool = False
     quiet: bool = False
+    advice: str = ""
+    code: str = ""
     also: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -79,7 +81,9 @@ class View:
     def run(self) -> str:
         """What was run, in words."""
         rest = {
-            k: v for k, v in self.attributes.items() if k not in TOLD and not k.startswith(REASONS)
+            k: v
+            for k, v in self.attributes.items()
+            if k not in TOLD and not k.startswith((*REASONS, "advice"))
         }
         return ", ".join(_together(f"{k.replace('_', ' ')}: {v}") for k, v in rest.items())
 
@@ -113,6 +117,7 @@ def view(result: xr.Dataset, *, wide: bool = False, explain: bool = False) -> Vi
 
 def view_of(result: xr.Dataset, command: str = "", **how: Any) -> View:
     """Return the view of a result; how: further fields of `View`."""
+    advice, code = to_do(result)
     fields: dict[str, Any] = {
         "command": command or name_of(result).replace("_", "-"),
         "sentence": sentence(result),
@@ -120,6 +125,8 @@ def view_of(result: xr.Dataset, command: str = "", **how: Any) -> View:
         "details": details(result),
         "attributes": dict(result.attrs),
         "term": terms_of(result),
+        "advice": advice,
+        "code": code,
     }
     return View(**fields | how)
 
@@ -147,6 +154,7 @@ def text(view: View) -> str:
     if not view.quiet:
         parts += ["\n".join(map(_paragraph, view.details)), _paragraph(view.run)]
         parts += [_more(view)]
+    parts += [_paragraph(view.advice), view.code]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -278,6 +286,7 @@ def markdown(view: View) -> str:
     parts += ["\n".join(f"- {note}" for note in view.footnotes)]
     if view.explain:
         parts += ["\n".join(f"- *{k}*: {v}" for k, v in view.words.items())]
+    parts += [view.advice, f"```python\n{view.code}\n```" if view.code else ""]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -390,6 +399,8 @@ def html(view: View) -> str:
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     parts += [f"<p>{escape(note)}</p>" for note in (*view.footnotes, *view.details)]
+    parts += [f"<p>{escape(view.advice)}</p>"] if view.advice else []
+    parts += [f"<pre>{escape(view.code)}</pre>"] if view.code else []
     return "\n".join(parts)
 
 

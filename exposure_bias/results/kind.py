@@ -51,11 +51,20 @@ class Drawing(NamedTuple):
 
     def __call__(self, result: xr.Dataset, **options: Any) -> Any:
         """Draw the figure of a result."""
-        draw = self.draw
-        if isinstance(draw, str):
-            module, _, name = draw.partition(":")
-            draw = getattr(import_module(module), name)
-        return draw(result, **options)
+        return self._function(result, **options)
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the function takes `column=`, the width in a paper."""
+        return "column" in signature(self._function).parameters
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        if not isinstance(self.draw, str):
+            return self.draw
+        module, _, name = self.draw.partition(":")
+        found: Callable[..., Any] = getattr(import_module(module), name)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +93,8 @@ class Kind:
         the first column's variable is said, at the end of each dimension.
     details
         A function that says what else there is to say, a paragraph each.
+    to_do
+        A function that says what to do about it: a sentence, and code to paste. Both may be empty.
     figures
         Its figures. Without any, a result over one numeric dimension is drawn as curves.
     needs
@@ -107,6 +118,7 @@ class Kind:
     tables: Callable[[xr.Dataset], list[Table]] | None = None
     sentence: Callable[[xr.Dataset], str] | None = None
     details: Callable[[xr.Dataset], list[str]] | None = None
+    to_do: Callable[[xr.Dataset], tuple[str, str]] | None = None
     figures: Sequence[Drawing] = ()
     needs: Mapping[str, tuple[str, ...]] | None = None
     aliases: tuple[str, ...] = ()
@@ -283,6 +295,12 @@ def details(result: xr.Dataset) -> list[str]:
     """Say what else a result says, a paragraph each."""
     kind = kind_of(result)
     return kind.details(result) if kind is not None and kind.details is not None else []
+
+
+def to_do(result: xr.Dataset) -> tuple[str, str]:
+    """Say what to do about a result: a sentence, and code to paste; each may be empty."""
+    kind = kind_of(result)
+    return kind.to_do(result) if kind is not None and kind.to_do is not None else ("", "")
 
 
 def tables(result: xr.Dataset) -> list[Table]:

@@ -13,10 +13,12 @@ import xarray as xr
 
 from exposure_bias import files
 from exposure_bias.errors import InputError
-from exposure_bias.results.kind import ANSWER, KIND, find, name_of, sentence, tables
+from exposure_bias.files.netcdf import ROOT
+from exposure_bias.results.kind import ANSWER, KIND, every_kind, find, name_of, sentence, tables
 
 SCHEMA = 1
-NO_RESULT = "recording"  # what `record` writes; the kinds of checkpoints have "rows" beside it
+RECORDING = "recording"  # what `record` writes; the kinds of checkpoints have "rows" beside it
+WORK = "work"  # in a folder of results: what its runs go on from, the recording among it
 
 
 def save(
@@ -69,9 +71,20 @@ def load_result(path: str | os.PathLike[str], *kinds: str) -> xr.Dataset:
         variables do not fit its kind.
     """
     path = _renamed(path)
-    tree, known = files.read_tree(path)
+    groups, known = files.read_groups(path)
+    return result_of(path, groups, known, *kinds)
+
+
+def result_of(
+    path: str | os.PathLike[str],
+    groups: dict[str, xr.Dataset],
+    known: dict[str, Any],
+    *kinds: str,
+) -> xr.Dataset:
+    """Return the result in what was read from a file; as `load_result`."""
     name = known.get("kind")
-    if not isinstance(name, str) or name == NO_RESULT or "rows" in known or tree.children:
+    alone = set(groups) == {ROOT}
+    if not isinstance(name, str) or name == RECORDING or "rows" in known or not alone:
         raise InputError(f"{path} holds no result but {_what(known)}")
     kind = find(name)
     if kinds and (kind is None or kind.name not in kinds):
@@ -79,13 +92,67 @@ def load_result(path: str | os.PathLike[str], *kinds: str) -> xr.Dataset:
         raise InputError(
             f"{path} holds no {wanted} but {name}: give the file that {_command(kinds[0])} wrote"
         )
-    result = tree.to_dataset()
+    result = groups[ROOT]
     attributes = known.get("attributes")
     if isinstance(attributes, dict):
         result.attrs = {**attributes, **result.attrs}
     result.attrs[KIND] = name if kind is None else kind.name
     _check(path, result)
     return result
+
+
+def saved_file(path: str | os.PathLike[str], *kinds: str) -> Path:
+    """Return the file of one of these kinds that a folder of results holds.
+
+    Parameters
+    ----------
+    path
+        A folder that a command with `-o` wrote; a file is returned as it is.
+    kinds
+        Which kinds are wanted, the most wanted first; "recording" is what `record` wrote.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none of them.
+    """
+    if not os.path.isdir(path):
+        return Path(path)
+    held = saved_files(path)
+    for kind in kinds:
+        for name, file in held.items():
+            if name == kind:
+                return file
+    there = f"it holds {', '.join(map(_hyphened, held))}" if held else "it holds no result at all"
+    raise InputError(f"{path} holds no {' and no '.join(map(_hyphened, kinds))}: {there}")
+
+
+def saved_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the results in a folder that a command with `-o` wrote, and its recording, by kind."""
+    places = {f"{kind.hyphened}.nc": kind.name for kind in every_kind()}
+    for kind in every_kind():
+        for name in kind.names:
+            places.setdefault(f"{name}.nc", kind.name)
+    places |= dict.fromkeys((f"{RECORDING}.nc", f"{WORK}/{RECORDING}.nc"), RECORDING)
+    found: dict[str, Path] = {}
+    for place, of in places.items():
+        file = Path(folder, place)
+        if of not in found and file.is_file() and not _unfinished(file):
+            found[of] = file
+    return found
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a file keeps a part of a run that goes on, under the name of a result."""
+    known = files.read_groups(path)[1]
+    if known.get("kind") == RECORDING:
+        return bool(known.get("done") != known.get("n"))
+    return "rows" in known
+
+
+def _hyphened(name: str) -> str:
+    kind = find(name)
+    return kind.names[0] if kind else name
 
 
 def _renamed(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -97,7 +164,7 @@ def _renamed(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def _what(known: dict[str, Any]) -> str:
-    if known.get("kind") == NO_RESULT:
+    if known.get("kind") == RECORDING:
         return "a recording: give it to record's readers, or to eb.load"
     return (
         "an unfinished run: the same command goes on from there"
