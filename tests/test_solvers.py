@@ -1,10 +1,11 @@
 """The solver's share by sampler and steps: one budget for each chain, network calls counted."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_budget import images, oracle
+from test_budget import LINEAR, SHAPE, images, oracle
 
 import exposure_bias as eb
 from exposure_bias.experiments.budget import Answer
@@ -68,3 +69,72 @@ def test_what_does_not_fit_is_refused(samplers: list[str], steps: list[int], say
 def test_a_margin_is_positive() -> None:
     with pytest.raises(eb.InputError, match="above 0"):
         eb.solver_curve(oracle(), images(40), ["ddim"], [3], margin=0.0)
+
+
+class Counted:
+    """A network that counts the states that it is asked about."""
+
+    def __init__(self) -> None:
+        self.exact, self.asked = oracle(), 0
+
+    def __call__(self, x: Any, t: Any) -> Any:
+        self.asked += len(x)
+        return self.exact(x.double(), LINEAR.level(float(t[0])))
+
+    def denoiser(self) -> eb.Denoiser:
+        return eb.Denoiser(self, schedule=LINEAR, prediction_type="sample", shape=SHAPE)
+
+
+N = 84  # steps of the finest grid on the linear schedule
+LIMIT = N + N // 2 + N // 4 + 3  # calls a sample of one limit
+
+
+def calls_of(run: Any) -> float:
+    """How often a function of a model asks its network, by sample of 256."""
+    net = Counted()
+    run(net.denoiser())
+    return net.asked / 256
+
+
+def test_one_limit_serves_all_samplers_lengths_and_spacings(tmp_path: Path) -> None:
+    """Six chains of the SDE and two of the ODE; a second call computes no limit at all."""
+    data = images(256)
+
+    def curve(samplers: list[str], steps: list[int], folder: Path | None = None) -> float:
+        return calls_of(
+            lambda model: eb.solver_curve(model, data, samplers, steps, n=256, folder=folder)
+        )
+
+    check = 8 / 4 + 6 * 16 / 256  # of each chain's network: eight levels, and six probes
+    several = curve(["ddpm", "ddpm:fixed_large", "ddim:1"], [4, 6], tmp_path / "kept")
+    assert several == pytest.approx(LIMIT + 3 * (4 + 6) + 6 * check, abs=2)
+    both = curve(["ddim"], [4, 6])
+    assert both == pytest.approx(LIMIT + (4 + 6) + 2 * check, abs=2)
+    further = curve(["ddpm"], [9], tmp_path / "kept")
+    assert further == pytest.approx(9 + check, abs=2)
+
+
+def test_compare_and_fid_compute_one_limit_for_each_network_too(tmp_path: Path) -> None:
+    data = images(256)
+
+    def compared(steps: int) -> float:
+        return calls_of(
+            lambda model: eb.compare(
+                [model, eb.remedies.epsilon_scaled(model, 1.01)],
+                data,
+                steps=steps,
+                n=256,
+                lengths=(),
+                folder=tmp_path / "compared",
+            )
+        )
+
+    first, second = compared(4), compared(6)
+    assert first == pytest.approx(2 * (LIMIT + 2 * 4), abs=4)
+    assert second == pytest.approx(2 * 2 * 6, abs=4)
+    curves = calls_of(
+        lambda model: eb.chain_length_fid(
+            model, data, (4, 6), sampler=["ddpm", "ddim:1"], features="pixel", n=256, limit=True
+        )
+    )
+    assert curves == pytest.approx(LIMIT + 3 + 2 * (4 + 6), abs=2)

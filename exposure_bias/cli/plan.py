@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
-# About what a limit takes, whatever the chain's length, that of a restart, and candidates for advice.
+# About what a limit takes, whatever the chain's length, a restart, and the candidates for advice.
 LIMIT, RESTART, ADVICE = 150, 60, 60
 
 

@@ -7,12 +7,14 @@ chains that tend to it share it: samplers, numbers of steps and spacings."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exposure_bias.denoisers import Denoiser
+from exposure_bias.diagnostics.denoising import MIDDLE
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.limits import (
     FACTORS,
@@ -25,11 +27,13 @@ from exposure_bias.experiments.limits import (
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.recording import Recording
 from exposure_bias.run import Spacing, Start, Stream
+from exposure_bias.running.probes import no_function
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup
 from exposure_bias.schedules import Level
 
-FORWARD_LEVELS, FORWARD_SHARE = 12, 1 / 6
+# Where the network is asked whether it denoises: at so many levels, by a share of the samples.
+FORWARD_LEVELS, FORWARD_SHARE = 8, 1 / 4
 # Σ d and Σ d² of the states of the data and of the chain.
 LIMIT_MOMENTS = 4
 PRIOR_DIGITS = 6
@@ -215,21 +219,31 @@ class Bench:
 
     @cached_property
     def forward(self) -> Recording:
-        """The forward stream at a few levels, of a part of the samples.
+        """The forward stream at levels of its own, of a part of the samples.
 
-        It tells whether this is a denoiser of these data.
+        It tells whether this is a denoiser of these data, whatever the chain's levels are.
         """
-        if self._given is not None:
-            return self._given
-        run = replace(self.paired.run, kind="forward", streams=(Stream.FORWARD,))
-        noisy = [i for i, level in enumerate(run.levels[:-1]) if level.sigma > 0]
-        keep = [
-            noisy[i]
-            for i in np.unique(np.linspace(0, len(noisy) - 1, FORWARD_LEVELS).round().astype(int))
-        ]
+        levels = asked_levels(self.paired)
+        run = replace(
+            self.paired.run,
+            kind="forward",
+            levels=(*levels, self.setup.model.schedule.clean),
+            streams=(Stream.FORWARD,),
+            spacing=Spacing.SAMPLER,
+            spectra=(),
+            transitions=None,
+            options={},
+        )
         n = min(self.setup.n, max(2 * GROUPS, round(FORWARD_SHARE * self.setup.n)))
-        setup = replace(self.paired, run=run, n=n, keep=tuple(keep))
+        places = np.arange(len(levels) + 1)
+        setup = replace(self.paired, run=run, n=n, places=places, keep=None, light=False)
         return self._recorded(setup, "forward")
+
+    @cached_property
+    def no_function(self) -> str:
+        """How the network is no function of its state, or ""."""
+        levels = self.forward.run.levels[:-1]
+        return no_function(self.paired, levels[len(levels) // 2], levels[0])
 
     def limit(self, setup: Setup) -> Limit | None:
         """The limit of a setup's chain, None where its sampler's is not known."""
@@ -256,6 +270,24 @@ class Bench:
     def _recorded(self, setup: Setup, name: str, statistics: Sequence[Any] = ()) -> Recording:
         path = None if self.folder is None else self.folder / f"{name}.nc"
         return recorded(setup, statistics, self.batch_size, path)
+
+
+def asked_levels(setup: Setup) -> tuple[Level, ...]:
+    """Levels where signal and noise are alike, even in log σ/α, noisiest first.
+
+    A schedule of whole timesteps gives the nearest distinct ones.
+    """
+    schedule, spread = setup.model.schedule, np.sqrt(setup.law.spread)
+    # A little inside, so that a whole timestep nearby is inside as well.
+    least, most = 1.1 * MIDDLE[0], 1 - 1.1 * (1 - MIDDLE[1])
+    ends = [float(spread * sqrt(1 / share - 1)) for share in (least, most)]
+    ratios = np.geomspace(ends[0], ends[1], FORWARD_LEVELS)
+    known = schedule.level(0).ratio, schedule.level(len(schedule) - 1).ratio
+    ratios = np.clip(ratios, known[0], min(known[1], 1e6))
+    if schedule.continuous:
+        return tuple(schedule.at_ratio(float(r)) for r in np.unique(ratios)[::-1])
+    found = {round(schedule.index_of_ratio(float(r))) for r in ratios}
+    return tuple(schedule.level(i) for i in sorted(found, reverse=True))
 
 
 def takes_fractions(model: Denoiser, setup: Setup) -> bool:

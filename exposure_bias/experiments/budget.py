@@ -250,11 +250,10 @@ def needed(n: int, score: float, error: float, margin: float) -> int:
 def budget_of(bench: Bench, margin: float, restarts: Sequence[float] | None) -> xr.Dataset:
     """The budget of a bench's chain and of restarts from levels of it."""
     setup = bench.setup
-    check = denoising_check(bench.forward)
-    attributes = setup.attributes | {
-        f"denoising_{k}": check.attrs[k] for k in ("passes", "sentence")
-    }
-    if check.attrs["passes"] == "no":
+    passes, sentence = checked(bench)
+    said = {"denoising_passes": passes, "denoising_sentence": sentence}
+    attributes: dict[str, Any] = setup.attributes | said
+    if passes == "no":
         return _no_denoiser(margin, attributes)
     places, without = restart_places(setup, restarts)
     whole = split(bench, setup, "chain")
@@ -271,6 +270,14 @@ def budget_of(bench: Bench, margin: float, restarts: Sequence[float] | None) -> 
     result.attrs = attributes | why_no_interval(count) | without | _about(whole, setup)
     result.attrs |= {"order": order_of(setup.sampler), "steps_taken": setup.run.steps}
     return result
+
+
+def checked(bench: Bench) -> tuple[str, str]:
+    """Whether a bench's network denoises its data, as `denoising_check` says it, and a sentence."""
+    if bench.no_function:
+        return "no", bench.no_function
+    check = denoising_check(bench.forward).attrs
+    return str(check["passes"]), str(check["sentence"])
 
 
 def unit_of_margin(name: str, margin: float) -> float:

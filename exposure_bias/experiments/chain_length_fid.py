@@ -156,6 +156,7 @@ def chain_length_fid(
     target = gallery.target(reference)
     floor, floor_n = gallery.floor(target, real)
     rows, names = [], []
+    limits: dict[str, xr.Dataset] = {}
     for k, one in enumerate(models):
         setups = planned(placed(one, device)) if k else setups
         names.append(setups[0][0].model.name)
@@ -163,7 +164,7 @@ def chain_length_fid(
         curves = [xr.concat(row, "length") for row in cells]
         if limit:
             curves = [
-                c.merge(_limit(gallery, row, target, checkpoint))
+                c.merge(_limit(gallery, row, target, checkpoint, limits))
                 for c, row in zip(curves, setups, strict=True)
             ]
         rows.append(xr.concat(curves, "sampler"))
@@ -560,14 +561,20 @@ def _limit(
     setups: Sequence[Setup],
     target: "_Target",
     folder: str | os.PathLike[str] | None,
+    known: dict[str, xr.Dataset],
 ) -> xr.Dataset:
     """The numbers of the jackknife at a model's limit, and of the extrapolation's error.
 
-    NaN where there is none."""
+    known: those of limits that were measured already, to which this one is added. NaN where there
+    is none."""
     numbers, bias, steps = np.full(len(DELETED), np.nan), np.full(len(DELETED), np.nan), 0
-    setup = max(setups, key=lambda s: s.run.steps)
+    setup, key = max(setups, key=lambda s: s.run.steps), "none"
     if setup.sampler.limit is not None:
         limit = Limit.of(setup, gallery.batch_size)
+        key = f"{limit.setup.sampler}-{limit.name}"
+    if key in known:
+        return known[key]
+    if setup.sampler.limit is not None:
         chains = [limit.chain_setup(factor, to_clean=True) for factor in FACTORS]
         each = np.stack(
             [_cell(gallery, chain, target, folder)["frechet_jackknife"].values for chain in chains]
@@ -575,13 +582,14 @@ def _limit(
         numbers, bias = WEIGHTS @ each, SLACK_SHARE * (CHECK @ each)
         steps = limit.steps
     dims = ("deleted",)
-    return xr.Dataset(
+    known[key] = xr.Dataset(
         {
             "limit_jackknife": (dims, numbers),
             "limit_bias_jackknife": (dims, bias),
             "limit_steps": steps,
         }
     )
+    return known[key]
 
 
 def _paths(setup: Setup, folder: str | os.PathLike[str] | None) -> tuple[Path | None, Path | None]:

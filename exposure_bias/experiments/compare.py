@@ -43,7 +43,7 @@ from exposure_bias.denoisers import AS_IT_IS, UNHASHED, Denoiser, Speed
 from exposure_bias.diagnostics.denoising import check_denoises
 from exposure_bias.diagnostics.variance_gap import pooled_gap
 from exposure_bias.errors import InputError
-from exposure_bias.experiments.bench import Bench
+from exposure_bias.experiments.bench import Bench, Limits
 from exposure_bias.experiments.chain_errors import chain_errors, checked_lengths
 from exposure_bias.experiments.kinds.compare import COMPARE
 from exposure_bias.experiments.split import PARTS, Split, split
@@ -180,13 +180,15 @@ def compare(
     place = None if folder is None else Path(folder)
     left_out |= {"no_budget": why} if (why := _no_budget(setups, budget)) else {}
 
+    limits = Limits(batch_size, place)
+
     def measured(setup: Setup) -> tuple[Recording, Statistics]:
         desk = None if place is None else place / setup.run.digest
         recording = recorded(setup, (), batch_size, desk and desk / "recording.nc")
         check_denoises(recording)
         statistics = _statistics(recording)
         if "no_budget" not in left_out:
-            statistics |= _budget(Bench(setup, batch_size, desk, recording))
+            statistics |= _budget(Bench(setup, batch_size, desk, recording, limits))
         if lengths:
             options = common | {"n": recording.n, "checkpoint": desk and desk / "errors.nc"}
             statistics["error_rmse"] = _chain_error(setup.model, data, lengths, options)
