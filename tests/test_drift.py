@@ -636,7 +636,7 @@ def test_a_function_gets_the_same_sequences_whatever_the_run(tmp_path: Path) -> 
         (lambda c, seed: 3, "returned int"),
         (lambda c, seed: c.frames[:1, -1], "of shape"),
         (lambda c, seed: c.frames[:, -1].long(), "int64"),
-        ("function", "next_frame is a function"),
+        ("function", "a function as next_frame"),
     ],
 )
 def test_functions_that_draw_no_frames_are_refused(function: Any, message: str) -> None:

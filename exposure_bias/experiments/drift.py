@@ -315,7 +315,7 @@ def _asked_of(
     elif other is not None and torch.equal(one, other):
         notes["context_ignored"] = ignores(model)
     for sentence in notes.values():
-        warnings.warn(sentence, stacklevel=4)
+        warnings.warn(sentence, stacklevel=5)
     return asked, notes
 
 
