@@ -37,7 +37,7 @@ SIGMAS = (0.02, 20.0)
 ITERATIONS = {"lorenz96": 8_000, "digits": 5_000}
 BATCH = {"lorenz96": 512, "digits": 64}
 TRAINING = {"lorenz96": (6144, 34), "digits": (20_000, 12)}  # sequences and frames
-HELD_OUT = {"lorenz96": (512, 65), "digits": (256, 18)}
+HELD_OUT = {"lorenz96": (512, 65), "digits": (256, 10)}
 SAMPLER = {"lorenz96": ("heun", 4), "digits": ("ddim", 6)}
 CONTEXT = {"lorenz96": 1, "digits": 2}
 CONTEXT_NOISE = 0.1  # τ, told to the network
@@ -126,8 +126,8 @@ def entries_of(world: str, weights: Path) -> dict[str, object]:
     }
 
 
-def measure(world: str, data: Path, runs: Path, smoke: bool) -> pd.DataFrame:
-    """The drift of every seed's network with every remedy, tidy."""
+def measure(world: str, data: Path, runs: Path, out: Path, smoke: bool) -> pd.DataFrame:
+    """The drift of every seed's network with every remedy, tidy; written seed by seed."""
     n, frames = (32, 4) if smoke else HELD_OUT[world]
     sequences = eb.Sequences(frames_of(world, "test", data, (n, frames)), name=world)
     sampler, steps = SAMPLER[world]
@@ -151,8 +151,10 @@ def measure(world: str, data: Path, runs: Path, smoke: bool) -> pd.DataFrame:
                 **common,
             )
             tables.append(tidy(limit, "free limit", seed))
+        found = pd.concat(tables).assign(world=world, n=n)
+        found.round(5).to_csv(out / f"{world}.csv", index=False)
         print(f"{world} {seed}: {time.process_time() - began:.0f} s of CPU", flush=True)
-    return pd.concat(tables).assign(world=world, n=n)
+    return found
 
 
 def tidy(result: xr.Dataset, entry: str, seed: int) -> pd.DataFrame:
@@ -195,14 +197,14 @@ if __name__ == "__main__":
         for seed in SEEDS:
             train(options.world, seed, options.data, options.runs, options.smoke)
     elif options.what == "measure":
-        found = measure(options.world, options.data, options.runs, options.smoke)
-        path = ROOT / "results" / "drift" / f"{options.world}.csv"
-        found.round(5).to_csv(path, index=False)
+        out = ROOT / "results" / "drift"
+        measure(options.world, options.data, options.runs, out, options.smoke)
     elif options.smoke:
         with TemporaryDirectory() as folder:
             for world in ("lorenz96", "digits"):
                 for seed in SEEDS:
                     train(world, seed, options.data, Path(folder), smoke=True)
-                print(measure(world, options.data, Path(folder), smoke=True).tail(3))
+                out = Path(folder)
+                print(measure(world, options.data, out, out, smoke=True).tail(3))
     else:
         parser.error("say train, measure or bundle, or --smoke")

@@ -71,9 +71,6 @@ def _lines(axis: Any, row: xr.Dataset) -> None:
         if term in row and np.isfinite(row[term]).any():
             _line(axis, frame, row, term, label, {"color": colour_of(label), "linewidth": 1.2})
     _line(axis, frame, row, "total", "total", {"color": "k", "linewidth": 1.6})
-    if "total_exact" in row:
-        look = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
-        axis.plot(frame, _factor(row) * row["total_exact"], label="exact network", **look)
     unless_empty(axis, row["total"])
 
 
