@@ -160,7 +160,7 @@ def shown(table: Table, kind: str, term: Callable[[str], Term | None]) -> Shown:
         table.title[:1].upper() + table.title[1:],
         columns,
         table.cells if columns else [],
-        tuple(table.notes),
+        table.told,
         _uri("text/csv;charset=utf-8", content),
         table.csv(kind),
     )
