@@ -9,7 +9,11 @@ You train a diffusion model. Do its samples become better, and what is left that
 # A small network and images of two kinds of stripes. Any training loop works alike, and so do
 # Lightning and Accelerate.
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch
 
 import exposure_bias as eb
@@ -43,7 +47,8 @@ model = eb.Denoiser(
 # %%
 # The monitor measures 256 held-out images every 100 steps. ``begin`` says what that costs.
 
-monitor = eb.Monitor(every=100, data=images[256:], steps=10, log="monitor.csv")
+path = Path(tempfile.mkdtemp()) / "monitor.csv"
+monitor = eb.Monitor(every=100, data=images[256:], steps=10, log=str(path))
 print(monitor.begin(model))
 
 optimiser = torch.optim.Adam(net.parameters(), 2e-3)
@@ -63,9 +68,7 @@ for step in range(401):
 # Compare ``gap`` with ``gap_perfect`` and not with 0: ten steps lose variance even with a perfect
 # network, and no training brings that back.
 
-import pandas as pd
-
-log = pd.read_csv("monitor.csv")
+log = pd.read_csv(path)
 print(log[["step", "gap", "gap_se", "gap_perfect", "forward_loss"]].round(3).to_string(index=False))
 
 # %%
