@@ -39,7 +39,5 @@ plt.show()
 better = eb.drift_budget(model, sequences, sampler="ddim", steps=30)
 for steps, result in ((6, drift), (30, better)):
     last = result.sel(statistic="variance").isel(frame=-1)
-    half = float(last["total_high"] - last["total_low"]) / 2
-    print(
-        f"{steps:2d} steps: variance is off by {100 * float(last['total']):.1f} ± {100 * half:.1f} %"
-    )
+    total, half = float(last["total"]), float(last["total_high"] - last["total_low"]) / 2
+    print(f"{steps} steps: variance is off by {100 * total:.1f} ± {100 * half:.1f} %")
