@@ -291,7 +291,10 @@ def _about(whole: Split, setup: Setup) -> dict[str, str]:
     level = "clean end" if whole.at_clean else "last noisy level"
     words = {"level": level}
     if end.sigma > 0:
-        words["stops_at"] = f"the chain stops at σ = {end.sigma:.3g}, α = {end.alpha:.3g}"
+        words["stops_at"] = (
+            f"the chain stops at σ = {end.sigma:.3g}, α = {end.alpha:.3g}, short of the clean end:"
+            " what it leaves there is held against the images themselves"
+        )
     if not whole.steps:
         why = whole.why or f"{setup.run.sampler} tends to no known limit"
         return words | {"limit": f"none: {why}"}
