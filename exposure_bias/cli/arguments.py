@@ -253,7 +253,8 @@ PRINTING: Rows = (*SAYING, OUT)
 
 def to_file(default: str, kind: str = "") -> Option:
     """Declare the one file that a command writes."""
-    return OUT(default=default, metavar="FILE", help=f"{kind}default: {default}")
+    words = f"{kind}or a folder for it (default: {default})"
+    return OUT(default=default, metavar="FILE", help=words)
 
 
 RECORD: Rows = (

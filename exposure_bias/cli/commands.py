@@ -460,31 +460,34 @@ def diagnose(options: Options) -> Sequence[Any]:
     from exposure_bias.results.storage import saved_file
 
     if not reads(options):
-        result = _diagnosis(options)
-    else:
-        found = load(saved_file(options.saved, "diagnose", RECORDING))
-        result = diagnose(found) if isinstance(found, Recording) else found
+        result, recording = _diagnosis(options)
+        output.show(options, result)
+        return [result, recording]
+    found = load(saved_file(options.saved, "diagnose", RECORDING))
+    result = diagnose(found) if isinstance(found, Recording) else found
     output.show(options, result)
     return [result]
 
 
-def _diagnosis(options: Options) -> "xr.Dataset":
-    from exposure_bias.experiments.diagnose import diagnose
+def _diagnosis(options: Options) -> "tuple[xr.Dataset, Recording]":
+    """The diagnosis of a model, and the recording that it was made from."""
+    from exposure_bias.experiments.diagnose import diagnosed, plan
+    from exposure_bias.experiments.kinds.budgets import DIAGNOSE
+    from exposure_bias.results.kind import of_kind
 
-    model = _remedied(options, _loaded(options, options.saved or options.model))
+    name = options.saved or options.model
+    model = _remedied(options, _loaded(options, name))
     images = _read(options, options.images) if options.images is not None else None
-    return diagnose(
-        model,
-        _images(options, options.saved or options.model),
-        margin=options.margin,
-        restarts=options.restarts,
-        starts=options.starts,
+    data = _images(options, name)
+    setup = plan(model, data, options.margin, start=options.start, **_chain(options))
+    names = ("margin", "restarts", "starts", "batch_size", "quick")
+    result, recording = diagnosed(
+        setup,
         images=images,
-        start=options.start,
-        quick=options.quick,
         folder=work(options),
-        **_chain(options),
+        **{name: getattr(options, name) for name in names},
     )
+    return of_kind(result, DIAGNOSE), recording
 
 
 def _recording(options: Options) -> "Recording":
@@ -646,6 +649,20 @@ def strip(options: Options) -> Sequence[Any]:
     return []
 
 
+def place_of(options: Options) -> str:
+    """Where a command writes: of one that writes one file, into the folder that -o names.
+
+    A name without an ending is that of a folder, as it is for all other commands."""
+    out = str(options.out)
+    if not options.command.to_file or not out:
+        return out
+    name = next(row.default for row in options.command.options if row.dest == "out")
+    if os.path.splitext(out)[1] == os.path.splitext(name)[1]:
+        return out
+    of_a_folder = os.path.isdir(out) or not (os.path.splitext(out)[1] or os.path.exists(out))
+    return os.path.join(out, name) if of_a_folder else out
+
+
 def reads(options: Options) -> bool:
     """Whether the result of an earlier run is given."""
     saved = getattr(options, "saved", None)
@@ -692,8 +709,8 @@ def report_of(options: Options, made: Sequence[Any], arguments: Sequence[str]) -
     from exposure_bias.cli import output
     from exposure_bias.reporting import report_folder
 
-    path = report_folder(options.out, [shlex.join(["eb-analyze", *arguments])])
-    if path is not None and not options.quiet:
+    path = report_folder(options.out, [shlex.join(["eb-analyze", *arguments])], made)
+    if not options.quiet:
         output.message(f"wrote {path}")
 
 

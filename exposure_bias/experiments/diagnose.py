@@ -55,6 +55,14 @@ BLOW_UP = 10.0
 EIGHT_GROUPS = 2.364624251592784  # the 97.5 % quantile of Student's t with 7 degrees of freedom
 
 
+def plan(model: Any, data: Any, margin: float = MARGIN, **settings: Any) -> Setup:
+    """The setup of a diagnosis; settings: as in `record`.
+
+    Raises InputError for what does not fit.
+    """
+    return planned(model, data, margin, (Stream.CHAIN, Stream.FORWARD), **settings)
+
+
 @returns(DIAGNOSE)
 def diagnose(
     model: Any,
@@ -110,11 +118,10 @@ def diagnose(
         return of_recording(model)
     if data is None:
         raise InputError("diagnose needs data: held-out images, as load_data takes them")
-    setup = planned(
+    setup = plan(
         model,
         data,
         margin,
-        (Stream.CHAIN, Stream.FORWARD),
         sampler=sampler,
         steps=steps,
         n=n,
@@ -125,6 +132,34 @@ def diagnose(
         seed=seed,
         batch_size=batch_size,
     )
+    return diagnosed(
+        setup,
+        margin=margin,
+        restarts=restarts,
+        starts=starts,
+        images=images,
+        batch_size=batch_size,
+        limit_n=limit_n,
+        limit_steps=limit_steps,
+        quick=quick,
+        folder=folder,
+    )[0]
+
+
+def diagnosed(
+    setup: Setup,
+    *,
+    margin: float = MARGIN,
+    restarts: Sequence[float] | None = None,
+    starts: Sequence[float] | None = None,
+    images: Any = None,
+    batch_size: int = 256,
+    limit_n: int | None = None,
+    limit_steps: int = 0,
+    quick: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+) -> tuple[xr.Dataset, Recording]:
+    """The diagnosis of a setup that `plan` made, and the recording that it is made from."""
     place = None if folder is None else Path(folder)
     desk = _Desk(setup, batch_size, place)
     limits = Limits(batch_size, place, whole_number(limit_steps, "limit_steps", 0))
@@ -145,7 +180,7 @@ def diagnose(
         "remedy": remedy(result),
         "left_out": f"not measured: {'; '.join(left_out)}" if left_out else "",
     }
-    return result.assign_attrs({k: v for k, v in words.items() if v})
+    return result.assign_attrs({k: v for k, v in words.items() if v}), base
 
 
 def _with_advice(

@@ -26,7 +26,8 @@ from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
 from exposure_bias.reporting.sections import Section, of_recording, section
 from exposure_bias.reporting.sources import Source, in_folder, sources
-from exposure_bias.results import every_kind, find
+from exposure_bias.results import every_kind, find, name_of
+from exposure_bias.results.storage import saved_files
 from exposure_bias.run import Spacing
 
 LARGEST = 5_000_000
@@ -61,10 +62,16 @@ def report(
     return Path(path)
 
 
-def report_folder(folder: str | os.PathLike[str], commands: Sequence[str] = ()) -> Path | None:
-    """`report.html` in a folder that a command wrote its results to; None where there are none."""
-    found = in_folder(folder)
-    return report(*found, path=Path(folder) / "report.html", commands=commands) if found else None
+def report_folder(
+    folder: str | os.PathLike[str], commands: Sequence[str], made: Sequence[Any]
+) -> Path:
+    """Write `report.html` of what a command has just made, and of what else its folder holds.
+
+    made: results and recordings in memory, whose files are not read.
+    """
+    kinds = [RECORDING if isinstance(one, Recording) else name_of(one) for one in made]
+    others = saved_files(folder, but=kinds).values()
+    return report(*made, *others, path=Path(folder) / "report.html", commands=commands)
 
 
 class Page(NamedTuple):
@@ -115,7 +122,7 @@ def _sections(given: Sequence[Source]) -> list[Section]:
     results = [s.content for s in given if isinstance(s.content, xr.Dataset)]
     for source in given:
         if isinstance(source.content, Recording):
-            results += of_recording(source.content)
+            results += of_recording(source.content, but={name_of(r) for r in results})
     found: dict[str, Section] = {}
     for result in results:
         made = section(result)

@@ -4,7 +4,7 @@ No torch here."""
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import matplotlib.pyplot as plt
@@ -80,21 +80,22 @@ class Section:
     code: str = ""
 
 
-def of_recording(recording: Recording) -> list[xr.Dataset]:
-    """What a recording says without the network: gap, spectra, norms, state errors, δ."""
-    if "chain" not in recording or recording.n < 2:
+def of_recording(recording: Recording, but: Collection[str] = ()) -> list[xr.Dataset]:
+    """What a recording says without the network: gap, spectra, norms, state errors, δ.
+
+    but: kinds that are there already, and are not computed again.
+    """
+    if "chain" not in recording or "data" not in recording or recording.n < 2:
         return []
-    chain = recording["chain"]
-    data = "data" in recording
-    found = [variance_gap(recording)] if data else []
-    if data and "forward" in recording:
-        if "state_spectrum" in chain:
-            found.append(spectrum(recording))
-        if "epsilon_norm" in chain:
-            found.append(epsilon_norm(recording))
-    if data and recording.paired:
-        found += [state_error(recording), published_delta(recording)]
-    return found
+    chain, forward = recording["chain"], "forward" in recording
+    possible = {
+        "variance_gap": (variance_gap, True),
+        "spectrum": (spectrum, forward and "state_spectrum" in chain),
+        "epsilon_norm": (epsilon_norm, forward and "epsilon_norm" in chain),
+        "state_error": (state_error, recording.paired),
+        "published_delta": (published_delta, recording.paired),
+    }
+    return [f(recording) for name, (f, can) in possible.items() if can and name not in but]
 
 
 def section(result: xr.Dataset) -> Section:
@@ -155,7 +156,7 @@ def shown(table: Table, kind: str, term: Callable[[str], Term | None]) -> Shown:
         table.title[:1].upper() + table.title[1:],
         columns,
         table.cells if columns else [],
-        tuple(table.notes),
+        table.told,
         _uri("text/csv;charset=utf-8", content),
         table.csv(kind),
     )

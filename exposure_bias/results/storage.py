@@ -6,6 +6,7 @@ The kind that the file names is what the result is; no variable's name says anyt
 earlier versions wrote name their kind by an older name, which is an alias now."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,11 @@ def saved_file(path: str | os.PathLike[str], *kinds: str) -> Path:
     raise InputError(f"{path} holds no {' and no '.join(map(_hyphened, kinds))}: {there}")
 
 
-def saved_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the results in a folder that a command with `-o` wrote, and its recording, by kind."""
+def saved_files(folder: str | os.PathLike[str], but: Collection[str] = ()) -> dict[str, Path]:
+    """Return the results in a folder that a command with `-o` wrote, and its recording, by kind.
+
+    but: kinds that are left out, whose files are not opened.
+    """
     places = {f"{kind.hyphened}.nc": kind.name for kind in every_kind()}
     for kind in every_kind():
         for name in kind.names:
@@ -137,7 +141,7 @@ def saved_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place, of in places.items():
         file = Path(folder, place)
-        if of not in found and file.is_file() and not _unfinished(file):
+        if of not in (*found, *but) and file.is_file() and not _unfinished(file):
             found[of] = file
     return found
 
