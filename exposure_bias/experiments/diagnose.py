@@ -111,8 +111,8 @@ def diagnose(
     restarts, calibration, remedy and left_out, a sentence each.
 
     It takes T′ evaluations more than the budget for the forward stream and for the probe of the
-    remedy and its trial each, and twice the rollouts' lengths; the advice takes at most about 400 more, and often
-    half of that. Raises InputError for whatever does not fit.
+    remedy and its trial each, and twice the rollouts' lengths; the advice takes at most about 400
+    more, and often half of that. Raises InputError for whatever does not fit.
     """
     if isinstance(model, Recording):
         return of_recording(model)
@@ -278,7 +278,7 @@ def _with_rollouts(
     if "W_gaussian" in found:
         # The last step adds no noise, so that W is 0 for any model where one step is left.
         perfect = (found["W_gaussian"] / found["U_gaussian"]).where(found["length"] > 1)
-        chosen = chosen.assign(W_over_U_gaussian=perfect)
+        chosen = chosen.assign(W_over_U_gaussian=("start", perfect.values))
     return result.merge(chosen.drop_vars("length")).assign_attrs(result.attrs)
 
 
