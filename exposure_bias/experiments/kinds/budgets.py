@@ -90,7 +90,8 @@ def _whole(result: xr.Dataset) -> str:
 
 def _last_step(result: xr.Dataset, total: float) -> tuple[str, str]:
     """The words for the level that a gap is of, where the step to the clean end changes it."""
-    if "last step" not in result["statistic"] or result.attrs.get("after_last_step") != "no":
+    known = "after_last_step" in result.attrs and "last step" in result["statistic"]
+    if not known or result.attrs["after_last_step"] == "yes":
         return "", ""
     moved = float(result["total"].sel(statistic="last step"))
     if not abs(moved) > LAST_STEP_MATTERS:
