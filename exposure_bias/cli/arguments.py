@@ -414,6 +414,32 @@ NETWORK_ERROR: Rows = (
     ),
     *PRINTING,
 )
+LEVELS: Rows = (
+    saved("optimise-levels.nc or level-curve.nc of an earlier -o, or its folder; without it, run"),
+    *MODEL,
+    of_run(
+        "--calls",
+        meant_by=("--steps", "--lengths"),
+        type=int,
+        nargs="+",
+        default=[10],
+        help="network calls of a chain; several are compared with fixed rules (default: 10)",
+    ),
+    of_run(
+        "--objective",
+        default="gap",
+        help=(
+            "what is to be right: gap (variance), hf (high frequencies), or module:NAME of yours"
+            " (default: gap)"
+        ),
+    ),
+    of_run(
+        "--no-certificate",
+        action="store_true",
+        help="predict only: walk no chains on the other images",
+    ),
+    *PRINTING,
+)
 CHAIN_FID: Rows = (
     saved("chain-length-fid.nc of an earlier -o, or its folder; without it, run"),
     *MODEL,

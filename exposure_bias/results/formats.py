@@ -28,9 +28,13 @@ NO_BREAK = "\u00a0"
 # Attributes that say why something is missing: footnotes, once for the whole table.
 REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
 # What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
-TOLD = {"kind", "answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
-    f"denoising_{k}" for k in ("passes", "sentence")
-}
+TOLD = (
+    {"kind", "answer", "restarts", "calibration", "remedy", "left_out", "depth", "decibels"}
+    | {
+        *("diffusers", "k_diffusion", "comfyui"),
+    }
+    | {f"denoising_{k}" for k in ("passes", "sentence")}
+)
 
 
 @dataclass(frozen=True)
