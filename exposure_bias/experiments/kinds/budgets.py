@@ -113,7 +113,7 @@ def _advice(result: xr.Dataset) -> list[str]:
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
     if answer == "limit not reached":
-        return [sentence_of(str(result.attrs["limit"]))]
+        return [sentence_of(str(result.attrs.get("not_reached", result.attrs["limit"])))]
     if not np.isfinite(gap["score_se"]):
         return []
     margin = f"{100 * float(gap['margin']):.2g} %"
