@@ -14,10 +14,11 @@ paths. The difference of their variances is the score error; that of an exact ne
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 from zlib import crc32
 
@@ -62,6 +63,7 @@ STEPS = (5, 10, 20, 50)
 RESTARTED = 20  # the number of steps at which all rows of the table are taken
 TRUTH_SAMPLES, TRUTH_STEPS, BATCH = 4096, 240, 2048
 SEED_OF_TRUTH = 10**6
+NOT_REACHED = "limit not reached"
 
 
 @dataclass(frozen=True)
@@ -361,8 +363,10 @@ class Rates:
             "",
             "## Exact networks: false alarms",
             "",
-            "An exact network has no score error. A false alarm is an answer `score error`; 5 % are",
-            "expected. All samplers and numbers of steps of a data set that tend to one limit get the",
+            "An exact network has no score error. A false alarm is an answer `score error`; 5 %",
+            "are",
+            "expected. All samplers and numbers of steps of a data set that tend to one limit",
+            "get the",
             "same score error, so that each limit counts once.",
             "",
             "| images | limit | false alarms of the headline | z: standard deviation |",
@@ -374,52 +378,71 @@ class Rates:
         others = exact["others"].notna()
         lines += [
             "",
-            "Standard deviation of score over standard error: 1.07 is right (t, 15 degrees of freedom).",
+            "Standard deviation of score over standard error: 1.07 is right (t, 15 degrees of",
+            "freedom).",
             "",
-            "All other rows of the table (high frequencies, bands, the mean's shift, three restarts)",
+            "All other rows of the table (high frequencies, bands, the mean's shift, three",
+            "restarts)",
             "are judged together, at one error rate. Some row but the headline is wrong in",
             f"{share(others)} of the tables with 20 steps.",
             "",
             "## Coverage of the 95 % intervals",
             "",
             "An interval holds where estimate and truth differ by less than 2.13 of their standard",
-            "errors together.",
+            "errors together. Limits that are not reached give no interval; they have a row of",
+            "their own.",
             "",
             "| part | limit | networks | steps | holds |",
             "|---|---|---|---|---|",
         ]
-        for kind, here in limits.groupby("kind"):
+        reached = limits[limits["answer"] != NOT_REACHED]
+        chains = self.chains[self.chains["answer"] != NOT_REACHED]
+        for kind, here in reached.groupby("kind"):
             lines.append(_row("score error", kind, "exact", "any", here[here["exact"]]["held"]))
             lines.append(_row("score error", kind, "wrong", "any", here[~here["exact"]]["held"]))
-        for (kind, steps), here in self.chains.groupby(["kind", "steps"]):
+        for (kind, steps), here in chains.groupby(["kind", "steps"]):
             lines.append(_row("discretisation error", kind, "all", steps, here["solver_held"]))
+        rest = limits[limits["answer"] == NOT_REACHED]["held"]
+        lines.append(f"| score error, limit not reached | both | all | any | {share(rest)} |")
         lines += ["", "| by | score error holds | discretisation error holds |", "|---|---|---|"]
         for by in ("n", "schedule", "law", "error"):
-            for name, here in limits.groupby(by):
-                solver = self.chains[self.chains[by] == name]["solver_held"]
+            for name, here in reached.groupby(by):
+                solver = chains[chains[by] == name]["solver_held"]
                 lines.append(f"| {by} {name} | {share(here['held'])} | {share(solver)} |")
         lines += ["", *self._answers(wrong), "", *self._reached(), "", *self._steps(), ""]
-        return "\n".join(lines)
+        return "\n".join(filled(lines))
 
     def _setting(self) -> list[str]:
         problems = self.limits.drop_duplicates(["law", "schedule", "error"])
         refused = self.chains["denoises"] == "no"
         which = self.chains[refused].drop_duplicates(["law", "schedule", "error"])
         return [
-            f"{len(problems)} networks, {problems['exact'].sum()} of them exact, on ten laws: white,",
-            "correlated (1/f, rotated), a mixture, lumps, a ring of atoms, pixels of ±1, heavy tails, a",
-            "rare part that carries the variance, and a subspace. Errors are of ε̂ (a factor at all",
-            "levels, at the last ones, at high frequencies, in a region), of x̂_0 (shrunk everywhere,",
-            "far from the data, in a region; a bias; clipped; EDM's σ_data too small), of the level, of",
-            "the law's spread and weights, or a part is dropped. Schedules are linear, cosine, edm and",
-            "flow; samplers ddpm and ddim in 5, 10, 20 and 50 steps; 512 or 2,048 images. Problems come",
-            f"in random order. {len(self.limits)} limits and {len(self.chains)} chains were measured.",
+            f"{len(problems)} networks, {problems['exact'].sum()} of them exact, on ten laws:",
+            "white,",
+            "correlated (1/f, rotated), a mixture, lumps, a ring of atoms, pixels of ±1, heavy",
+            "tails, a",
+            "rare part that carries the variance, and a subspace. Errors are of ε̂ (a factor at",
+            "all",
+            "levels, at the last ones, at high frequencies, in a region), of x̂_0 (shrunk",
+            "everywhere,",
+            "far from the data, in a region; a bias; clipped; EDM's σ_data too small), of the",
+            "level, of",
+            "the law's spread and weights, or a part is dropped. Schedules are linear, cosine,",
+            "edm and",
+            "flow; samplers ddpm and ddim in 5, 10, 20 and 50 steps; 512 or 2,048 images.",
+            "Problems come",
+            f"in random order. {len(self.limits)} limits and {len(self.chains)} chains were",
+            "measured.",
             "",
-            "The truth comes from 4,096 other images and other noise: a stochastic Heun sampler (SDE)",
-            "or Heun's (ODE) in 240 steps, with the wrong network and with the exact one on the same",
+            "The truth comes from 4,096 other images and other noise: a stochastic Heun sampler",
+            "(SDE)",
+            "or Heun's (ODE) in 240 steps, with the wrong network and with the exact one on the",
+            "same",
             "paths. Numbers of the split are taken whether or not the first check passes;",
-            f"the check refused {refused.sum()} of the chains, of {len(which)} networks. (It asked at",
-            "the chain's own levels then. What it does at its own is in `benchmarks/wrappings.py`.)",
+            f"the check refused {refused.sum()} of the chains, of {len(which)} networks. (It",
+            "asked at",
+            "the chain's own levels then. What it does at its own is in",
+            "`benchmarks/wrappings.py`.)",
         ]
 
     def _answers(self, wrong: pd.DataFrame) -> list[str]:
@@ -431,8 +454,10 @@ class Rates:
         lines = [
             "## Wrong networks: what is answered",
             "",
-            f"The answer names a sign and the truth's sign is known for {signs.sum()} limits; it is the",
-            f"opposite one for {opposite.sum()}. The margin is 5 %: an answer `none larger than margin`",
+            f"The answer names a sign and the truth's sign is known for {signs.sum()} limits; it",
+            "is the",
+            f"opposite one for {opposite.sum()}. The margin is 5 %: an answer `none larger than",
+            "margin`",
             "is right up to there.",
             "",
             f"| true score error | images | limits | {' | '.join(answers)} |",
@@ -449,12 +474,16 @@ class Rates:
             "## Limits that are not reached",
             "",
             "The answer is then `limit not reached`. It does not depend on the number of steps.",
+            "Most of",
+            "these networks err by a factor of ε̂ on the flow schedule, where the ODE has no",
+            "limit from",
+            "pure noise. The others are of the SDE, whose three grids did not settle.",
             "",
             "| networks | limit | not reached | doubled grids |",
             "|---|---|---|---|",
         ]
         for (exact, kind), here in self.limits.groupby(["exact", "kind"]):
-            missed = here["answer"] == "limit not reached"
+            missed = here["answer"] == NOT_REACHED
             usual = here.groupby("schedule")["grid"].transform("min")
             lines.append(
                 f"| {'exact' if exact else 'wrong'} | {kind.upper()} | {share(missed)}"
@@ -470,11 +499,12 @@ class Rates:
         lines = [
             "## Advice on the number of steps",
             "",
-            "From the discretisation error d at T′ steps a sampler of first order needs N = T′ |d|/goal",
-            "steps. The goal here is the error that was measured at a longer chain, whose length is",
+            "With an error of d at T′ steps, a first-order sampler needs N = T′ |d|/goal steps.",
+            "The goal here is the error that was measured at a longer chain, whose length",
+            "is",
             "then right. `diagnose` says a range from N to 3 N where no other sampler was tried.",
             "",
-            "| sampler | from | to | networks | N suffices | 3 N suffices | right over N: 95 % point |",
+            "| sampler | from | to | networks | N suffices | 3 N suffices | right / N, 95 % |",
             "|" + "---|" * 7,
         ]
         for (kind, sampler), (first, last) in product(
@@ -491,6 +521,13 @@ class Rates:
                 f" | {100 * (ratio <= 3).mean():.0f} % | {ratio.quantile(0.95):.1f} |"
             )
         return lines
+
+
+def filled(lines: Sequence[str]) -> Iterator[str]:
+    """The lines with those of prose filled to the page's width."""
+    for prose, group in groupby(lines, lambda line: bool(line) and line[0] not in "|#"):
+        block = list(group)
+        yield from wrap(" ".join(block), 120) if prose else block
 
 
 def within(rows: pd.DataFrame, part: str, true: Any, error: Any) -> "pd.Series[bool]":
