@@ -42,7 +42,7 @@ SAMPLER = {"lorenz96": ("heun", 4), "digits": ("ddim", 6)}
 CONTEXT = {"lorenz96": 1, "digits": 2}
 CONTEXT_NOISE = 0.1  # τ, told to the network
 FREE_LIMIT = ("lorenz96",)  # where the limit also runs on its own frames
-KEPT = ("mean", "change", "lag 1", "lag 2", "tails", "hf")
+KEPT = ("variance", "mean", "change", "lag 1", "lag 2", "tails", "hf")
 KEPT_FRAMES = (1, 2, 4, 8, 16, 24, 32, 64)
 SMOKE = 20
 
@@ -158,7 +158,7 @@ def measure(world: str, data: Path, runs: Path, out: Path, smoke: bool) -> pd.Da
 
 
 def tidy(result: xr.Dataset, entry: str, seed: int) -> pd.DataFrame:
-    """A row for each term, statistic and frame: the variance at all frames, others at some."""
+    """A row for each term, statistic and frame: the total at all frames, other terms at some."""
     rows = []
     for term in (v for v in result.data_vars if f"{v}_se" in result and "error" not in str(v)):
         if str(term).endswith("_difference"):
@@ -172,7 +172,7 @@ def tidy(result: xr.Dataset, entry: str, seed: int) -> pd.DataFrame:
         rows.append(table.to_dataframe().reset_index().assign(term=str(term)))
     found = pd.concat(rows).assign(entry=entry, seed=seed).dropna(subset=["value"])
     some = found.frame.isin(KEPT_FRAMES) & found.statistic.isin(KEPT)
-    return found[some | (found.statistic == "variance")]
+    return found[some | ((found.statistic == "variance") & (found.term == "total"))]
 
 
 def bundle(runs: Path) -> None:

@@ -80,7 +80,7 @@ def trained() -> None:
             left.axhline(0, **drawing.REFERENCE)
             left.set(xlabel="frame", ylabel="variance, difference in %")
             left.set_title(world, fontsize=8)
-            left.legend(fontsize=7)
+            left.legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.35), ncols=2)
             last = table["frame"].max()
             for place, (term, label) in enumerate(PARTS.items()):
                 here = table[(table["frame"] == last) & (table["term"] == term)]
