@@ -14,7 +14,15 @@ from exposure_bias.diagnostics.variance_gap import VARIANCE_GAP
 from exposure_bias.experiments.kinds.rollouts import CALIBRATION
 from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.results import Column, Drawing, Kind, Table, Term
-from exposure_bias.results.numbers import NO_INTERVAL, missing, number, percent, sentence_of, told
+from exposure_bias.results.numbers import (
+    NO_INTERVAL,
+    missing,
+    number,
+    percent,
+    rounded,
+    sentence_of,
+    told,
+)
 from exposure_bias.results.tables import START, Row, tidy
 from exposure_bias.results.terms import COUNT, SHARE, TEXT, VARIES
 
@@ -80,7 +88,7 @@ def _advice(result: xr.Dataset) -> list[str]:
         return [sentence_of(str(result.attrs["limit"]))]
     if not np.isfinite(gap["score_se"]):
         return []
-    margin = f"{100 * float(gap['margin']):.2g} %"
+    margin = f"{rounded(100 * float(gap['margin']))} %"
     verdicts = {
         "score error +": "The network itself makes the samples too different from each other.",
         "score error -": "The network itself makes the samples too alike.",
@@ -128,7 +136,9 @@ def threshold_in_words(gap: xr.Dataset) -> str:
     """What the solver's share should become less than."""
     score, error = abs(float(gap["score"])), float(gap["score_se"])
     return (
-        "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"
+        "the network's"
+        if score > T_QUANTILE * error
+        else f"{rounded(100 * float(gap['margin']) / 5)} %"
     )
 
 
@@ -167,8 +177,9 @@ def remedy(result: xr.Dataset) -> str:
 
 
 def _scale(value: xr.DataArray, error: xr.DataArray) -> str:
-    half = T_QUANTILE * float(error)
-    return f"{float(value):.4f}" + (f" ± {half:.4f}" if np.isfinite(half) else "")
+    if not np.isfinite(error):
+        return rounded(float(value), 5)
+    return number(float(value), T_QUANTILE * float(error))
 
 
 STATISTICS = {
