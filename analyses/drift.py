@@ -2,7 +2,8 @@
 
     python analyses/drift.py train lorenz96    # three seeds, runs/drift/; goes on where it stopped
     python analyses/drift.py train digits --data ../shared/data
-    python analyses/drift.py measure           # results/drift/*.csv, goes on where it stopped
+    python analyses/drift.py measure lorenz96  # results/drift/lorenz96.csv, goes on likewise
+    python analyses/drift.py measure digits --data ../shared/data
     python analyses/drift.py bundle            # seed 0 of lorenz96 as the bundled model
     python analyses/drift.py --smoke           # all of it in seconds, in a temporary folder
 
@@ -14,11 +15,14 @@ its contexts, which it is told.
 import argparse
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import bouncing_digits
 import lorenz96
 import numpy as np
+import pandas as pd
 import torch
+import xarray as xr
 from sequence_training import trained
 from torch import Tensor
 
@@ -33,9 +37,13 @@ SIGMAS = (0.02, 20.0)
 ITERATIONS = {"lorenz96": 8_000, "digits": 5_000}
 BATCH = {"lorenz96": 512, "digits": 64}
 TRAINING = {"lorenz96": (6144, 34), "digits": (20_000, 12)}  # sequences and frames
-HELD_OUT = {"lorenz96": (512, 65), "digits": (512, 26)}
+HELD_OUT = {"lorenz96": (512, 65), "digits": (256, 10)}
 SAMPLER = {"lorenz96": ("heun", 4), "digits": ("ddim", 6)}
 CONTEXT = {"lorenz96": 1, "digits": 2}
+CONTEXT_NOISE = 0.1  # τ, told to the network
+FREE_LIMIT = ("lorenz96",)  # where the limit also runs on its own frames
+KEPT = ("variance", "mean", "change", "lag 1", "lag 2", "tails", "hf")
+KEPT_FRAMES = (1, 2, 4, 8, 16, 24, 32, 64)
 SMOKE = 20
 
 
@@ -87,7 +95,7 @@ def as_float(frames: Tensor) -> Tensor:
     return frames / 127.5 - 1 if frames.dtype == torch.uint8 else frames
 
 
-def model(world: str, weights: Path, tau: float = 0.0, start: bool = False) -> eb.Denoiser:
+def model(world: str, weights: Path, tau: float = 0.0) -> eb.Denoiser:
     """A trained network. tau: noise on its contexts."""
     net = network(world)
     net.load_state_dict(torch.load(weights, weights_only=True))
@@ -105,6 +113,66 @@ def model(world: str, weights: Path, tau: float = 0.0, start: bool = False) -> e
         call=call,
         name=weights.stem,
     )
+
+
+def entries_of(world: str, weights: Path) -> dict[str, object]:
+    """What is compared: the sampler as it is, more steps, a start of one call, context noise."""
+    plain, steps = model(world, weights), SAMPLER[world][1]
+    return {
+        f"{steps} steps": plain,
+        f"{2 * steps} steps": (plain, {"steps": 2 * steps}),
+        "one call": (plain, {"start": "one call"}),
+        "context noise": model(world, weights, CONTEXT_NOISE),
+    }
+
+
+def measure(world: str, data: Path, runs: Path, out: Path, smoke: bool) -> pd.DataFrame:
+    """The drift of every seed's network with every remedy, tidy; written seed by seed."""
+    n, frames = (32, 4) if smoke else HELD_OUT[world]
+    sequences = eb.Sequences(frames_of(world, "test", data, (n, frames)), name=world)
+    sampler, steps = SAMPLER[world]
+    common = {"sampler": sampler, "steps": steps, "batch_size": BATCH[world], "n": n}
+    tables = []
+    for seed in SEEDS:
+        began, weights = time.process_time(), runs / f"{world}-{seed}.pt"
+        desk = runs / f"measured-{world}-{seed}"
+        compared = eb.compare_drift(
+            entries_of(world, weights), sequences, stationary=True, folder=desk, **common
+        )
+        tables += [tidy(compared.sel(entry=e), e, seed) for e in compared["entry"].values]
+        if world in FREE_LIMIT:
+            checkpoint = desk / "limit.nc"
+            limit = eb.drift_budget(
+                model(world, weights),
+                sequences,
+                stationary=True,
+                free_limit=True,
+                checkpoint=checkpoint,
+                **common,
+            )
+            tables.append(tidy(limit, "free limit", seed))
+        found = pd.concat(tables).assign(world=world, n=n)
+        found.round(5).to_csv(out / f"{world}.csv", index=False)
+        print(f"{world} {seed}: {time.process_time() - began:.0f} s of CPU", flush=True)
+    return found
+
+
+def tidy(result: xr.Dataset, entry: str, seed: int) -> pd.DataFrame:
+    """A row for each term, statistic and frame: the total at all frames, other terms at some."""
+    rows = []
+    for term in (v for v in result.data_vars if f"{v}_se" in result and "error" not in str(v)):
+        if str(term).endswith("_difference"):
+            continue
+        parts = {"value": str(term), "se": f"{term}_se"}
+        if f"{term}_difference" in result:
+            parts |= {"change": f"{term}_difference", "change_se": f"{term}_difference_se"}
+        table = xr.Dataset(
+            {k: result[v].drop_vars("entry", errors="ignore") for k, v in parts.items()}
+        )
+        rows.append(table.to_dataframe().reset_index().assign(term=str(term)))
+    found = pd.concat(rows).assign(entry=entry, seed=seed).dropna(subset=["value"])
+    some = found.frame.isin(KEPT_FRAMES) & found.statistic.isin(KEPT)
+    return found[some | ((found.statistic == "variance") & (found.term == "total"))]
 
 
 def bundle(runs: Path) -> None:
@@ -125,6 +193,18 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if options.what == "bundle":
         bundle(options.runs)
-        raise SystemExit
-    for seed in SEEDS:
-        train(options.world, seed, options.data, options.runs, options.smoke)
+    elif options.what == "train":
+        for seed in SEEDS:
+            train(options.world, seed, options.data, options.runs, options.smoke)
+    elif options.what == "measure":
+        out = ROOT / "results" / "drift"
+        measure(options.world, options.data, options.runs, out, options.smoke)
+    elif options.smoke:
+        with TemporaryDirectory() as folder:
+            for world in ("lorenz96", "digits"):
+                for seed in SEEDS:
+                    train(world, seed, options.data, Path(folder), smoke=True)
+                out = Path(folder)
+                print(measure(world, options.data, out, out, smoke=True).tail(3))
+    else:
+        parser.error("say train, measure or bundle, or --smoke")

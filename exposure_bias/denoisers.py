@@ -441,7 +441,7 @@ class Denoiser:
                 f"{self.name} returned numbers of {output.dtype} where real floating-point ones"
                 " were expected: say with call=lambda net, x, timestep: ... how to make them of it"
             )
-        return output.detach()
+        return output if _DIFFERENTIATING.get() else output.detach()
 
     def _batch_labels(self, batch: int) -> Tensor:
         if self._labels is None:

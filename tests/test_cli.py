@@ -186,7 +186,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_run(run, tmp_path, m
         assert (code, len(err.splitlines())) == (2, 1)
         assert "is a file" in err
         assert run(command, "-o", tmp_path / "file" / "inside")[0] == 2
-    code, _, err = run("record", "-o", tmp_path)
+    (tmp_path / "x.nc").mkdir()
+    code, _, err = run("record", "-o", tmp_path / "x.nc")
     assert code == 2
     assert "is a folder" in err
     code, _, err = run("spectrum", "-o", "/proc/nope")

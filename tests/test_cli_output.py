@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from exposure_bias.results import Column, Table, kind_of, sentence, tables
 from exposure_bias.results.formats import FORMATS, View, escaped, grid
 from exposure_bias.results.glossary import page
 from exposure_bias.results.numbers import number
+from exposure_bias.results.tables import spread_rows, table_of
 
 SHAPE = (1, 4, 4)
 OURS = ["--model", "test_cli_output:model", "--data", "test_cli_output:images"]
@@ -55,6 +57,7 @@ COMMANDS = {
     "epsilon-norm": ["epsilon-norm", *CHAIN],
     "rollouts": ["rollouts", *CHAIN],
     "telescope": ["telescope", *CHAIN],
+    "levels": ["levels", *OURS, "--calls", "3"],
     "drift": ["drift", "-n", "256", "--frames", "2", "--steps", "3", "--sampler", "heun"],
     "drift-against": [
         *("drift", "-n", "256", "--frames", "1", "--steps", "2", "--sampler", "heun"),
@@ -103,7 +106,7 @@ def test_a_sentence_and_a_table_of_80_columns(run: Run, name: str, tmp_path: Pat
     columns = len(re.split(r"\s{2,}", lines[rule + 1].strip()))
     assert 2 <= columns <= 6 or name == "rollouts", lines[rule + 1]
     named = {w for w in re.findall(r"\b\w+_\w+\b", out) if w not in ("x_0", "test_cli_output")}
-    assert named <= {"fixed_small"}, named
+    assert named <= {"fixed_small", "set_timesteps"}, named  # a variance, and code to paste
 
 
 @pytest.mark.parametrize("name", ["models"])
@@ -401,10 +404,24 @@ def test_what_does_not_fit_wraps_and_then_goes() -> None:
     columns = [Column(f"heading number {k}", f"c{k}") for k in range(9)]
     narrow = grid(columns, [["1.234 ± 0.001"] * 9])
     assert max(map(len, narrow.splitlines())) <= 80
+    assert "left out, as the line is full: heading number 5" in narrow.replace("\n", " ")
     long = "a long name of a model with remedies + es:1.005 + ts:20,300, which takes a few lines"
     worded = grid(columns[:3], [[long, "1.2 ± 0.1", long]])
     assert max(map(len, worded.splitlines())) <= 80
     assert "1.2 ± 0.1" in worded
+
+
+def test_rows_that_are_left_out_are_said() -> None:
+    frame = pd.DataFrame({"value": np.arange(30.0)})
+    table = Table("t", "values", frame, (Column("value", "value"),), spread_rows(30), main=True)
+    said = View("compare", "A sentence.", [table])
+    for form in ("text", "markdown", "latex", "html"):
+        assert "values: 11 of 30 rows are shown" in " ".join(FORMATS[form](said).split())
+    assert "11 of 30" not in FORMATS["text"](replace(said, wide=True))
+    bands = xr.Dataset({"power": ("band", np.arange(12.0))})
+    shown = table_of(bands, "bands", "bands", [Column("power", "power")])
+    assert len(shown.cells) == 12
+    assert shown.told == ()
 
 
 def test_formats_of_hostile_names() -> None:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+from test_budget import images
 
 import exposure_bias as eb
 from exposure_bias import plots
@@ -297,3 +298,13 @@ def test_the_figure_draws_every_entry():
         "variance 0.09",
         "variance 0.12",
     ]
+
+
+def test_a_remedy_of_the_step_compensates_the_sampler():
+    """It has the limit of the sampler that it corrects, and so leaves the network as it was."""
+    given = ["test_budget:oracle", "test_budget:oracle + dcw:0.1"]
+    compared = eb.compare(given, images(512), sampler="ddim", steps=5, lengths=())
+    assert compared["entry"].values[1].endswith(" + dcw:0.1")
+    assert float(compared["gap_score_difference"][1]) == pytest.approx(0, abs=1e-9)
+    assert float(compared["gap_discretisation_difference"][1]) > 0.01
+    assert "compensates the sampler" in compared.attrs["answer"]

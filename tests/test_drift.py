@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 from math import ceil, log
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,21 @@ def test_a_start_of_one_call_is_its_closed_form() -> None:
     plain = law.drift(model.schedule, "heun", 8, 2)
     assert np.abs(z_scores(found, plain, ("initialisation",))).max() > 20
     assert found.attrs["start"] == "one call"
+
+
+def test_the_page_shows_true_forced_and_free_frames(tmp_path: Path) -> None:
+    model = eb.oracles.LinearAutoregression(np.diag([0.9] * 4), SHORT, shape=(1, 2, 2))
+    data = eb.Sequences(model.law.sample(256, 4, seed=2).reshape(256, 4, 1, 2, 2))
+    found = eb.drift_budget(model, data, sampler="ddim", steps=3)
+    page = eb.report(found, path=tmp_path / "report.html").read_text()
+    part = page.partition('<div class="sequence">')[2]
+    shown = json.loads(part.partition('<script type="application/json">')[2].partition("<")[0])
+    assert shown["frames"] == [1, 2, 3]
+    assert [len(row) for row in shown["images"]] == [3, 3, 3]
+    true, forced, free = shown["images"]
+    assert forced[0] == free[0] != true[0]  # at the first frame every context is true
+    assert all(uri.startswith("data:image/png;base64,") for uri in true + forced + free)
+    assert "Every column is one sequence" in part
 
 
 def test_what_a_remedy_changes_is_paired() -> None:
@@ -620,7 +636,7 @@ def test_a_function_gets_the_same_sequences_whatever_the_run(tmp_path: Path) -> 
         (lambda c, seed: 3, "returned int"),
         (lambda c, seed: c.frames[:1, -1], "of shape"),
         (lambda c, seed: c.frames[:, -1].long(), "int64"),
-        ("function", "next_frame is a function"),
+        ("function", "a function as next_frame"),
     ],
 )
 def test_functions_that_draw_no_frames_are_refused(function: Any, message: str) -> None:

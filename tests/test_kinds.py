@@ -69,6 +69,8 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
         sequences(),
         steps=3,
     ),
+    "optimise_levels": lambda *_: eb.optimise_levels(model(), images(), calls=4, certify=False),
+    "level_curve": lambda *_: eb.level_curve(model(), images(), calls=(3,), rules=("karras",)),
     "variance_gap": lambda rec, _: eb.variance_gap(rec),
     "spectrum": lambda rec, _: eb.spectrum(rec),
     "epsilon_norm": lambda rec, _: eb.epsilon_norm(rec),

@@ -23,6 +23,7 @@ from exposure_bias.diagnostics.predicted_share import (
 from exposure_bias.diagnostics.strict_exposure import Restarts, strict_exposure
 from exposure_bias.jackknife import GROUPS
 from exposure_bias.schedules import Level
+from exposure_bias.true_states.plan import differentiable, planned
 from exposure_bias.true_states.value_function import (
     Coupling,
     LinearLaw,
@@ -526,3 +527,21 @@ def test_the_command_says_what_python_says(tmp_path: Path, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)
     for wrong_options in (["--sampler", "ddim"], ["--levels", "2"], ["--cuts", "1e9"]):
         assert main(["network-error", "-n", "256", *wrong_options]) == 2
+
+
+def test_gradients_reach_through_a_network_of_torch() -> None:
+    """Costs need them; elsewhere a prediction holds no graph."""
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)
+    model = eb.Denoiser(
+        net,
+        schedule=eb.schedules.linear(),
+        prediction_type="epsilon",
+        shape=(1, 4, 4),
+        call=lambda net, x, t: torch.tanh(net(x)),
+    )
+    data = eb.load_data(np.random.default_rng(0).normal(size=(64, 1, 4, 4)), value_range=None)
+    options = {"n": 64, "clip": False, "seed": 0, "batch_size": 64}
+    plan = planned(model, data, 6, None, True, **options)
+    assert differentiable(plan.setup)
+    level = model.schedule.level(500)
+    assert not model(torch.ones(2, 1, 4, 4).requires_grad_(), level).requires_grad

@@ -208,3 +208,30 @@ def test_guided_fields_and_networks_that_do_not_denoise_are_refused() -> None:
         eb.optimise_levels(wrong, images(512), n=256)
     with pytest.raises(eb.InputError, match="unknown rule"):
         eb.level_curve(oracle(), images(128), rules=("cubic",))
+
+
+def test_the_command_ends_with_levels_to_paste(tmp_path: Path, capsys: Any) -> None:
+    from exposure_bias.cli import main
+    from exposure_bias.results import load_result
+
+    given = ["levels", "--model", "test_optimise_levels:oracle"]
+    given += ["--data", "test_optimise_levels:images", "-o", str(tmp_path)]
+    assert main([*given, "--calls", "4", "--no-certificate"]) in (None, 0)
+    timesteps = load_result(tmp_path / "optimise-levels.nc")["timestep"].values
+    printed = capsys.readouterr().out
+    listed = ", ".join(f"{t:.0f}" for t in timesteps)
+    assert f"scheduler.set_timesteps(timesteps=[{listed}])" in printed
+    assert printed.rstrip().rpartition("\n")[2].startswith("ManualSigmas")
+    assert main([*given[:1], str(tmp_path / "optimise-levels.nc")]) in (None, 0)
+    for wrong in (
+        ["--calls", "1"],
+        ["--calls", "3", "4", "--no-certificate"],
+        ["--sampler", "ddim"],
+    ):
+        assert main([*given, *wrong]) == 2
+    assert main([*given, "--objective", "test_optimise_levels:nothing"]) == 2
+
+
+def nothing(images: Any) -> Any:
+    """An objective that is no number."""
+    return np.full(len(images), np.nan)

@@ -627,6 +627,7 @@ INVOCATIONS: dict[str, list[list[str]]] = {
     "rollouts": [SHORT],
     "telescope": [SHORT],
     "network-error": [[*RUN, "--levels", "4", "--no-exposure"]],
+    "levels": [[*RUN[:4], "--calls", "3", "--no-certificate"]],
     "chain-length-fid": [[*RUN, "--lengths", "3", "--features", "pixel"]],
     "budget": [SHORT],
     "drift": [["-n", "16", "--frames", "1", "--steps", "2"]],

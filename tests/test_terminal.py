@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.fft import idctn
 
 import exposure_bias as eb
 from exposure_bias.cli import commands, failures, main, terminal
@@ -151,3 +152,28 @@ def test_a_page_holds_no_marks_that_turn_a_line() -> None:
     content = page(sources([gaps])).content.decode()
     assert r"a\u202eb\x1b[31m" in content
     assert "\u202e" not in content
+
+
+def test_a_name_without_an_ending_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["record", "--steps", "2", "-n", "16", "-o", "k", "-q"]) == 0
+    assert main(["report", "k/recording.nc", "-o", "k", "-q"]) == 0
+    assert {p.name for p in Path("k").iterdir()} == {"recording.nc", "report.html"}
+
+
+def test_a_sum_of_bands_hides_nothing() -> None:
+    frequency = np.hypot(*np.meshgrid(np.arange(8), np.arange(8))) / 16
+    basis = np.stack([idctn(row.reshape(8, 8), norm="ortho").ravel() for row in np.eye(64)])
+    wrong = np.where(frequency > 0.55, 1.0, np.where(frequency > 0.25, 0.05, 0.09)).ravel()
+    images = np.random.default_rng(0).normal(0, 0.3, (256, 1, 8, 8)).astype(np.float32)
+    covariance = (basis.T * wrong) @ basis
+    oracle = eb.oracles.GaussianOracle(np.zeros((1, 8, 8)), covariance, eb.schedules.linear(1000))
+    found = eb.spectrum(eb.record(oracle, eb.load_data(images, value_range=None), steps=30))
+    assert "opposite directions" in found.attrs["answer"]
+    flat = np.broadcast_to(images.mean((2, 3), keepdims=True), images.shape).copy()
+    data = eb.load_data(flat, value_range=None)
+    none = eb.spectrum(eb.record(oracle, data, steps=30))
+    assert np.isnan(none["hf"])
+    assert "no power there" in none.attrs["no_hf"]

@@ -118,6 +118,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> None:
         if team.size > 1:
             parallel.agree(_told(options), "options")
         if getattr(options, "out", None) is not None:
+            options.out = commands.place_of(options)
             _check_out(options)
         with _watching(options), _read_result(options):
             made = options.command.run(options)

@@ -253,7 +253,8 @@ PRINTING: Rows = (*SAYING, OUT)
 
 def to_file(default: str, kind: str = "") -> Option:
     """Declare the one file that a command writes."""
-    return OUT(default=default, metavar="FILE", help=f"{kind}default: {default}")
+    words = f"{kind}or a folder for it (default: {default})"
+    return OUT(default=default, metavar="FILE", help=words)
 
 
 RECORD: Rows = (
@@ -393,6 +394,32 @@ NETWORK_ERROR: Rows = (
     of_run("--no-exposure", action="store_true", help="leave strict exposure and its chains out"),
     of_run(
         "--no-costs", action="store_true", help="test only: take no gradients, predict no costs"
+    ),
+    *PRINTING,
+)
+LEVELS: Rows = (
+    saved("optimise-levels.nc or level-curve.nc of an earlier -o, or its folder; without it, run"),
+    *MODEL,
+    of_run(
+        "--calls",
+        meant_by=("--steps", "--lengths"),
+        type=int,
+        nargs="+",
+        default=[10],
+        help="network calls of a chain; several are compared with fixed rules (default: 10)",
+    ),
+    of_run(
+        "--objective",
+        default="gap",
+        help=(
+            "what is to be right: gap (variance), hf (high frequencies), or module:NAME of yours"
+            " (default: gap)"
+        ),
+    ),
+    of_run(
+        "--no-certificate",
+        action="store_true",
+        help="predict only: walk no chains on the other images",
     ),
     *PRINTING,
 )

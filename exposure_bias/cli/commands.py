@@ -388,6 +388,28 @@ def _network_error(options: Options) -> "xr.Dataset":
     )
 
 
+def _levels(options: Options) -> "xr.Dataset":
+    from exposure_bias.experiments.levels import level_curve, optimise_levels
+    from exposure_bias.strangers import imported, is_name
+
+    named = is_name(options.objective)
+    objective = imported(options.objective, "objective") if named else options.objective
+    names = ("sampler", "clip", "seed", "batch_size")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {"objective": objective, "folder": work(options)}
+    settings |= {} if options.n is None else {"n": options.n}
+    model, data = _model(options), _images(options)
+    if len(options.calls) > 1:
+        if options.no_certificate:
+            raise InputError(
+                "several numbers of calls are compared by their certificates: leave out"
+                " --no-certificate, or give one number of --calls"
+            )
+        return level_curve(model, data, calls=options.calls, **settings)
+    certify = not options.no_certificate
+    return optimise_levels(model, data, calls=options.calls[0], certify=certify, **settings)
+
+
 def _budget(options: Options) -> "xr.Dataset":
     from exposure_bias.experiments.budget import error_budget
     from exposure_bias.experiments.solvers import solver_curve
@@ -649,6 +671,20 @@ def strip(options: Options) -> Sequence[Any]:
     return []
 
 
+def place_of(options: Options) -> str:
+    """Where a command writes: of one that writes one file, into the folder that -o names.
+
+    A name without an ending is that of a folder, as it is for all other commands."""
+    out = str(options.out)
+    if not options.command.to_file or not out:
+        return out
+    name = next(row.default for row in options.command.options if row.dest == "out")
+    if os.path.splitext(out)[1] == os.path.splitext(name)[1]:
+        return out
+    of_a_folder = os.path.isdir(out) or not (os.path.splitext(out)[1] or os.path.exists(out))
+    return os.path.join(out, name) if of_a_folder else out
+
+
 def reads(options: Options) -> bool:
     """Whether the result of an earlier run is given."""
     saved = getattr(options, "saved", None)
@@ -822,6 +858,13 @@ def _commands() -> Iterator[Command]:
         experiment(_network_error, "network_error"),
         arguments.NETWORK_ERROR,
         "is the network wrong on true states, where, and at what cost",
+    )
+    yield Command(
+        "levels",
+        experiment(_levels, "optimise_levels", "level_curve"),
+        arguments.LEVELS,
+        "the noise levels that a chain of few calls should go through",
+        ("optimise-levels", "level-curve"),
     )
     yield Command(
         "chain-length-fid",

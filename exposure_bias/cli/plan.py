@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from exposure_bias.running.setup import Setup
 
 Options = argparse.Namespace
+RULES = 4  # fixed ones beside chosen levels
 # About what a limit takes, whatever the chain's length, a restart, and the candidates for advice.
 LIMIT, RESTART, ADVICE = 150, 60, 60
 
@@ -23,7 +24,13 @@ def planned(options: Options) -> "Callable[[Setup], Plan]":
 
 
 def _planned(options: Options, setup: "Setup") -> "Plan":
-    from exposure_bias.experiments import budget, chain_errors, chain_length_fid, drift_setup
+    from exposure_bias.experiments import (
+        budget,
+        chain_errors,
+        chain_length_fid,
+        drift_setup,
+        levels,
+    )
     from exposure_bias.running.progress import Plan
     from exposure_bias.running.setup import DEFAULT_SAMPLES
 
@@ -31,6 +38,7 @@ def _planned(options: Options, setup: "Setup") -> "Plan":
         "budget": budget.SAMPLES,
         "drift": drift_setup.SAMPLES,
         "diagnose": budget.SAMPLES,
+        "levels": levels.SAMPLES,
         "error-hist": chain_errors.DEFAULT_SAMPLES,
         "normality": chain_errors.DEFAULT_SAMPLES,
         "chain-length-fid": chain_length_fid.DEFAULT_SAMPLES,
@@ -107,6 +115,14 @@ def _diagnosis(options: Options, setup: "Setup") -> float:
     return forward + _budget(options, setup) + rollouts + probe + tried
 
 
+def _levels(options: Options, setup: "Setup") -> float:
+    asked = len(setup.kept) - 1
+    if options.no_certificate:
+        return asked
+    several = len(options.calls) > 1
+    return asked + LIMIT + sum(options.calls) * (1 + RULES * several)
+
+
 def _comparison(options: Options, setup: "Setup") -> float:
     one = len(setup.kept) - 1 + _split(setup, setup.run.steps)
     return len(options.models) * (one + sum(options.lengths))
@@ -129,6 +145,7 @@ CALLS: "dict[str, Callable[[Options, Setup], float]]" = {
     "budget": _budget,
     "diagnose": _diagnosis,
     "drift": _drift,
+    "levels": _levels,
     "compare": _comparison,
     "chain-length-fid": _curves,
 }

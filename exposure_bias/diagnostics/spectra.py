@@ -12,6 +12,8 @@ steps; the Gaussian reference says what to expect there. The four Haar sub-bands
 the same in the wavelets' words.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 
@@ -38,6 +40,7 @@ from exposure_bias.results.terms import COUNT, DECIBELS, SHARE, SQUARE
 from exposure_bias.statistics.bands import (
     BASES,
     COMPONENTS,
+    HIGH_FREQUENCY,
     NO_SPACE,
     default_bases,
     haar,
@@ -51,8 +54,36 @@ def _sentence(spectra: xr.Dataset) -> str:
     if not np.isfinite(spectra["hf"]):
         return "High frequencies cannot be compared: there is no mode or no power there."
     high = told(spectra, "hf", 1, "dB")
-    return (
+    found = (
         f"Power above ¼ cycle per pixel is off by {high} at the clean end{missing(spectra, 'hf')}."
+    )
+    opposite = _opposite(spectra)
+    return f"{found} {opposite}" if opposite else found
+
+
+def _opposite(spectra: xr.Dataset) -> str:
+    """Say where bands err in opposite directions, which their sum hides; "" where they do not."""
+    last = spectra.isel(step=-1)
+    last = last.isel(frequency=np.flatnonzero(last["frequency"].values >= HIGH_FREQUENCY))
+    ratio, low, high = (
+        np.asarray(last[name].values if name in last else last["ratio"].values)
+        for name in ("ratio", "ratio_low", "ratio_high")
+    )
+    if not np.isfinite(low).any():
+        low = high = ratio
+    with np.errstate(invalid="ignore"):
+        more, less = (
+            np.where((r >= MARKED) & (low > 1), r, np.nan)
+            for r, low in ((ratio, low), (1 / np.where(ratio > 0, ratio, np.nan), 1 / high))
+        )
+    if not (np.isfinite(more).any() and np.isfinite(less).any()):
+        return ""
+    most, least = int(np.nanargmax(more)), int(np.nanargmax(less))
+    where = last["frequency"].values
+    return (
+        "Bands err in opposite directions there, which this sum hides: power is"
+        f" {ratio[most]:.2g} times the right one at {where[most]:.2g} cycles per pixel and"
+        f" {ratio[least]:.2g} times at {where[least]:.2g}."
     )
 
 
@@ -92,6 +123,8 @@ def _tables(spectra: xr.Dataset) -> list[Table]:
     return found
 
 
+MARKED = 1.12  # 0.5 dB: a band that is off by less is not worth a word
+ROUND_OFF = 1e-14  # of the whole power, what float32 pixels make of none
 HIGH_FREQUENCIES = Term(
     "high frequencies",
     DECIBELS,
@@ -191,11 +224,14 @@ def spectrum(recording: Recording, basis: str = "dct") -> xr.Dataset:
     ]
     result = _with_ratio(result, "haar_ratio", BANDS, _ratio(count, *sub_bands[:2]))
     high = [grouped(stream, "state_high")[:, -1] for stream in (chain, data)]
-    result = _with_decibel(result, "hf", (), _ratio(count, *(h.sum(1) for h in high)))
-    result = _with_decibel(result, "hf_channel", ("channel",), _ratio(count, *high))
-    result = _with_decibel(
-        result, "haar", ("band",), _ratio(count, sub_bands[0][:, -1], sub_bands[2][:, -1])
-    )
+    floor = ROUND_OFF * float((of_data * modes).sum())
+    ratios = {
+        "hf": ((), [h.sum(1) for h in high]),
+        "hf_channel": (("channel",), high),
+        "haar": (("band",), [sub_bands[0][:, -1], sub_bands[2][:, -1]]),
+    }
+    for name, (dims, powers) in ratios.items():
+        result = _with_decibel(result, name, dims, _above(floor, count, *powers))
     if basis == "luma":
         result = result.assign_coords(channel=list(COMPONENTS))
     result, reasons = _with_reference(result, recording, basis)
@@ -239,6 +275,14 @@ def _in_basis(recording: Recording, name: str, basis: str) -> xr.Dataset:
 def _per_mode(stream: xr.Dataset, name: str, modes: Array) -> Array:
     """Σ over samples of the power per mode, mean over channels, (group, step, band)."""
     return grouped(stream, name).mean(2) / modes
+
+
+def _above(floor: float, count: Array, above: Array, below: Array) -> Estimate:
+    """A ratio of powers, NaN where that of the data is nothing but round-off."""
+    ratio = _ratio(count, above, below)
+    nothing = below.sum(0) <= floor
+    value, error = (np.where(nothing, np.nan, v) for v in (ratio.value, ratio.error))
+    return replace(ratio, value=value, error=error)
 
 
 def _ratio(count: Array, above: Array, below: Array) -> Estimate:

@@ -289,9 +289,12 @@ def _about(whole: Split, setup: Setup) -> dict[str, str]:
     """What the limit was, in words, what clips it, and which end the rows are about."""
     end = setup.levels[-1]
     level = "clean end" if whole.at_clean else "last noisy level"
-    words = {"level": level}
+    words = {"level": level, "after_last_step": "yes" if whole.at_clean else "no"}
     if end.sigma > 0:
-        words["stops_at"] = f"the chain stops at σ = {end.sigma:.3g}, α = {end.alpha:.3g}"
+        words["stops_at"] = (
+            f"the chain stops at σ = {end.sigma:.3g}, α = {end.alpha:.3g}, short of the clean end:"
+            " what it leaves there is held against the images themselves"
+        )
     if not whole.steps:
         why = whole.why or f"{setup.run.sampler} tends to no known limit"
         return words | {"limit": f"none: {why}"}

@@ -182,11 +182,15 @@ class Choice:
         return Limits(self.batch_size, self.folder)
 
     @property
-    def attributes(self) -> dict[str, str]:
-        """What was done, in words."""
-        known = {k: v for k, v in self.setup.attributes.items() if k not in ("steps", "start")}
+    def attributes(self) -> dict[str, Any]:
+        """What was done, in words, and whether the numbers are decibels."""
+        known: dict[str, Any] = dict(self.setup.attributes)
+        for name in ("steps", "start"):
+            known.pop(name, None)
         named = self.objective if isinstance(self.objective, str) else _named(self.objective)
-        known |= {"objective": named, "unit": "dB" if named == "hf" else "relative"}
+        in_decibels = self.objective == "hf"
+        known |= {"objective": named, "unit": "dB" if in_decibels else "relative"}
+        known["decibels"] = int(in_decibels)
         return known | why_no_interval(self.recording["forward"]["count"].values)
 
 

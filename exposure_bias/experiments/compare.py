@@ -18,7 +18,7 @@ diagnostic):
 - gap_score, gap_discretisation, hf_score, hf_discretisation: the network's and the solver's part of
   gap and hf at the last noisy level (`error_budget`). A remedy that closes the gap and leaves the
   network's part where it was, or makes it larger, only compensates the solver, and the attribute
-  `answer` says so.
+  `answer` says so. A remedy of the step leaves the network as it is: it has the same limit.
 
 Trained models are one draw of a random procedure. Checkpoints of `train` that differ in the seed
 alone are one entry, their mean; the standard error over seeds stands beside that over images and a
@@ -30,6 +30,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ from exposure_bias.jackknife import (
     with_estimates,
 )
 from exposure_bias.recording import Recording
-from exposure_bias.remedies import Remedied, remedied
+from exposure_bias.remedies import Remedied, corrected, is_of_steps, remedied
+from exposure_bias.remedies.steps import SEPARATOR
 from exposure_bias.results import returns
 from exposure_bias.run import Spacing, Start, Stream
 from exposure_bias.running.recorder import recorded
@@ -104,12 +106,20 @@ Statistics = dict[str, Statistic]
 class Entry:
     """What is compared: a name, its members and their seeds.
 
-    Members are one model, or several that differ in the training seed.
+    Members are one model, or several that differ in the training seed. corrections: remedies of the
+    step, which go to the sampler.
     """
 
     name: str
     models: tuple[Denoiser, ...]
     seeds: tuple[int, ...]
+    corrections: tuple[str, ...] = ()
+
+    def sampler(self, sampler: Any) -> Any:
+        """The sampler, by name or itself, with this entry's corrections."""
+        if isinstance(sampler, str):
+            return SEPARATOR.join([sampler, *self.corrections])
+        return reduce(corrected, self.corrections, sampler)
 
 
 @returns(COMPARE)
@@ -137,7 +147,8 @@ def compare(
     The first entry is what others differ from.
 
     models: at least two of what `adapt` takes; text may add remedies, "digits + es:1.005 +
-    ts:20,300". Folders of `train` that differ in the seed only form one entry. data: what
+    ts:20,300", also of the sampler's steps, "digits + dcw:0.05". Folders of
+    `train` that differ in the seed only form one entry. data: what
     `load_data` takes. lengths: of the chain errors, none to leave them out, as they are for
     diffusers' schedulers (attribute `no_error_rmse`). device: where the networks go, but for plain
     functions; by default they stay where they are. speed: how they are computed. budget: split
@@ -170,9 +181,16 @@ def compare(
     }
     # Before anything runs: what does not fit one of the models.
     streams = (Stream.CHAIN, Stream.FORWARD)
+    owners = [entry for entry in entries for _ in entry.models]
     setups = [
-        prepare(model, data, kind="recording", streams=streams, **common, **chain)
-        for model in everyone
+        prepare(
+            model,
+            data,
+            kind="recording",
+            streams=streams,
+            **common | chain | {"sampler": entry.sampler(sampler)},
+        )
+        for model, entry in zip(everyone, owners, strict=True)
     ]
     left_out = {"no_error_rmse": NO_LEVELS} if setups[0].run.spacing is Spacing.SAMPLER else {}
     lengths = checked_lengths(lengths, everyone[0]) if len(lengths) and not left_out else ()
@@ -191,6 +209,7 @@ def compare(
             statistics |= _budget(Bench(setup, batch_size, desk, recording, limits))
         if lengths:
             options = common | {"n": recording.n, "checkpoint": desk and desk / "errors.nc"}
+            options["sampler"] = setup.sampler
             statistics["error_rmse"] = _chain_error(setup.model, data, lengths, options)
         return recording, statistics
 
@@ -393,12 +412,14 @@ def _rmse(n: float, square: Array) -> Array:
 
 def _entries(models: Sequence[Any], speed: Speed) -> list[Entry]:
     """The models in order of first appearance, those that differ in the seed alone together."""
-    found: dict[str, tuple[str, list[Denoiser], list[int]]] = {}
+    found: dict[str, tuple[str, list[Denoiser], list[int], tuple[str, ...]]] = {}
     for place, given in enumerate(models):
+        given, corrections = _without_corrections(given)
         model, recipe = _model(given, speed)
         seed = recipe.pop("seed", 0) if recipe else 0
-        key = json.dumps([recipe, _unwrapped(model)[1]]) if recipe else str(place)
-        _, members, seeds = found.setdefault(key, (model.name, [], []))
+        key = json.dumps([recipe, _unwrapped(model)[1], corrections]) if recipe else str(place)
+        name = SEPARATOR.join([model.name, *corrections])
+        _, members, seeds, _ = found.setdefault(key, (name, [], [], corrections))
         if seed in seeds and recipe:
             raise InputError(
                 f"{model.name} has the seed {seed} and the settings of a model given before: give"
@@ -409,7 +430,7 @@ def _entries(models: Sequence[Any], speed: Speed) -> list[Entry]:
     if len(found) < 2:
         raise InputError(f"a comparison needs at least two different models, got {len(found)}")
     entries: list[Entry] = []
-    for name, members, seeds in found.values():
+    for name, members, seeds, corrections in found.values():
         names = [entry.name for entry in entries]
         label = name if len(members) == 1 else f"{name} and {len(members) - 1} more"
         entries.append(
@@ -417,9 +438,19 @@ def _entries(models: Sequence[Any], speed: Speed) -> list[Entry]:
                 label if label not in names else f"{label} ({len(names) + 1})",
                 tuple(members),
                 tuple(seeds),
+                corrections,
             )
         )
     return entries
+
+
+def _without_corrections(given: Any) -> tuple[Any, tuple[str, ...]]:
+    """What was given without its remedies of the step, and these."""
+    if not isinstance(given, str):
+        return given, ()
+    name, *remedies = (part.strip() for part in given.split(SEPARATOR))
+    mine = tuple(text for text in remedies if is_of_steps(text))
+    return SEPARATOR.join([name, *(text for text in remedies if text not in mine)]), mine
 
 
 def _model(given: Any, speed: Speed) -> tuple[Denoiser, dict[str, Any]]:

@@ -31,7 +31,14 @@ from exposure_bias.experiments.budget import (
 from exposure_bias.experiments.kinds.budgets import DIAGNOSE, remedy, restarts_in_words
 from exposure_bias.experiments.kinds.rollouts import calibration
 from exposure_bias.experiments.rollouts import rollouts
-from exposure_bias.jackknife import T_QUANTILE, Array, Estimate, jackknife, with_estimates
+from exposure_bias.jackknife import (
+    MINIMUM_PER_GROUP,
+    T_QUANTILE,
+    Array,
+    Estimate,
+    jackknife,
+    with_estimates,
+)
 from exposure_bias.oracles import EmpiricalOracle
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import epsilon_scaled
@@ -45,6 +52,7 @@ PROBE_SCALE = 1.01
 PLAUSIBLE_SCALE = (0.9, 1.1)  # a proportion is a linear one
 FARTHEST = 4.0
 BLOW_UP = 10.0
+EIGHT_GROUPS = 2.364624251592784  # the 97.5 % quantile of Student's t with 7 degrees of freedom
 
 
 def plan(model: Any, data: Any, margin: float = MARGIN, **settings: Any) -> Setup:
@@ -93,16 +101,18 @@ def diagnose(
     nothing; what `rollouts` returns of W_over_U and U_minus_S_relative, over (start); es_scale and
     es_scale_score, the uniform epsilon scalings that would close the whole gap and the network's
     share of it, by proportion, with `_se`; NaN, with the attribute `reason`, where a proportion
-    says nothing. Unless it is quick, over (candidate): what other samplers of few calls showed that
-    were tried in place of this one (`experiments.advice`), and the attributes advice, a sentence;
-    advice_sampler, advice_steps, advice_calls; advice_share, the sampler's share that it leaves on
-    images that did not choose it, with `_low` and `_high`; advice_python and advice_diffusers, the
-    code of it. Attributes: answer, the first line, and restarts, calibration, remedy and
-    left_out, a sentence each.
+    says nothing. Where there is a gap, es_trial is a scaling that half of the images chose, and
+    es_trial_before, es_trial_after and es_trial_gain are the gap of the other half without it and
+    with it, and by how much it narrows. Unless it is quick, over (candidate): what other samplers
+    of few calls showed that were tried in place of this one (`experiments.advice`), and the
+    attributes advice, a sentence; advice_sampler, advice_steps, advice_calls; advice_share, the
+    sampler's share that it leaves on images that did not choose it, with `_low` and `_high`;
+    advice_python and advice_diffusers, the code of it. Attributes: answer, the first line, and
+    restarts, calibration, remedy and left_out, a sentence each.
 
     It takes T′ evaluations more than the budget for the forward stream and for the probe of the
-    remedy each, and twice the rollouts' lengths; the advice takes at most about 400 more, and often
-    half of that. Raises InputError for whatever does not fit.
+    remedy and its trial each, and twice the rollouts' lengths; the advice takes at most about 400
+    more, and often half of that. Raises InputError for whatever does not fit.
     """
     if isinstance(model, Recording):
         return of_recording(model)
@@ -168,7 +178,7 @@ def diagnosed(
         "restarts": restarts_in_words(result),
         "calibration": calibration(result),
         "remedy": remedy(result),
-        "left_out": "; ".join(left_out),
+        "left_out": f"not measured: {'; '.join(left_out)}" if left_out else "",
     }
     return result.assign_attrs({k: v for k, v in words.items() if v}), base
 
@@ -265,6 +275,10 @@ def _with_rollouts(
     )
     names = [k for k in found.data_vars if str(k).startswith(("W_over_U", "U_minus_S_relative"))]
     chosen = found[names].rename({k: f"start_{k}" for k in ("timestep", "alpha", "sigma")})
+    if "W_gaussian" in found:
+        # The last step adds no noise, so that W is 0 for any model where one step is left.
+        perfect = (found["W_gaussian"] / found["U_gaussian"]).where(found["length"] > 1)
+        chosen = chosen.assign(W_over_U_gaussian=("start", perfect.values))
     return result.merge(chosen.drop_vars("length")).assign_attrs(result.attrs)
 
 
@@ -289,7 +303,43 @@ def _with_remedy(result: xr.Dataset, desk: _Desk, base: Recording) -> xr.Dataset
         said = Estimate(found.value * np.nan, found.error * np.nan) if reason else found
         result = with_estimates(result, (), **{name: said})
         result[name].attrs |= {"reason": reason} if reason else {}
-    return result
+    if "reason" in result["es_scale"].attrs or here.count.min() < MINIMUM_PER_GROUP:
+        return result
+    if abs(float(gap["total"])) <= T_QUANTILE * float(gap["total_se"]):
+        return result
+    return _with_trial(result, desk, here, there)
+
+
+def _with_trial(result: xr.Dataset, desk: _Desk, here: PooledGap, there: PooledGap) -> xr.Dataset:
+    """The gap with a scaling that every other group of images chose, on the groups in between."""
+    level, chooses, confirms = -2, slice(0, None, 2), slice(1, None, 2)
+
+    def gap_of(found: PooledGap, groups: slice) -> Array:
+        sums = [total[groups].sum(0) for total in found.sums]
+        return np.asarray(found.estimate(found.count[groups].sum(), *sums)[level])
+
+    own, probed = (gap_of(found, chooses) for found in (here, there))
+    scale = float(1 - (PROBE_SCALE - 1) * own / (probed - own))
+    if reason := _not_straight(desk.setup, scale, np.inf, probe=scale):
+        result["es_scale"].attrs["reason"] = reason
+        return result
+    model = epsilon_scaled(desk.setup.model, scale)
+    tried = pooled_gap(desk.recorded(desk.with_model(model, (Stream.CHAIN,)), "trial"))
+    sums = [total[confirms] for total in (*here.sums[:2], *tried.sums[:2], *here.sums[2:])]
+
+    def both(n: float, *totals: Array) -> Array:
+        data = totals[4:]
+        before = here.estimate(n, *totals[:2], *data)[level]
+        after = tried.estimate(n, *totals[2:4], *data)[level]
+        return np.stack([before, after, np.abs(before) - np.abs(after)])
+
+    found = jackknife(both, here.count[confirms], *sums)
+    names = ("es_trial_before", "es_trial_after", "es_trial_gain")
+    estimates = {
+        name: Estimate(found.value[k], found.error[k] * EIGHT_GROUPS / T_QUANTILE)
+        for k, name in enumerate(names)
+    }
+    return with_estimates(result.assign(es_trial=scale), (), **estimates)
 
 
 def _scaling(
@@ -317,14 +367,14 @@ def _scaling(
     return found.beside(closing(here.value[level], there.value[level]), slope * error)
 
 
-def _not_straight(setup: Setup, scale: float, error: float) -> str:
+def _not_straight(setup: Setup, scale: float, error: float, probe: float = PROBE_SCALE) -> str:
     """Why the probe's proportion says nothing about the λ that it leads to, or ""."""
-    farthest = max((level.ratio for level in setup.levels if level.alpha), default=0.0) * (
-        1 - 1 / PROBE_SCALE
+    farthest = max((level.ratio for level in setup.levels if level.alpha), default=0.0) * abs(
+        1 - 1 / probe
     )
     if not setup.run.clip and farthest > BLOW_UP:
         return (
-            f"epsilon scaling by {PROBE_SCALE} moves x0 by {farthest:.3g} epsilon where the chain"
+            f"epsilon scaling by {probe:.4g} moves x0 by {farthest:.3g} epsilon where the chain"
             " is noisiest, so that its effect is not proportional: sample with clipping"
         )
     steps = (PROBE_SCALE - 1) / abs(scale - 1) if scale != 1 else np.inf

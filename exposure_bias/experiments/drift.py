@@ -23,7 +23,7 @@ to. An exact network with few steps drifts too (docs/findings/drift.md).
 which with p_N of all sequences is (32 p_N − 12 p_{N/2} + p_{N/4})/21. The initialisation error is
 the difference of two limits on the grid of N/4, because the error of the grid is nearly the same in
 both. D, the difference between the extrapolations from (N/2, N) and from (N/4, N/2), predicts the
-error that is left; |D|/10 counts as part of the interval, and so does 4 % of the initialisation
+error that is left; |D|/10 counts as part of the interval, and so does 6 % of the initialisation
 error.
 """
 
@@ -315,7 +315,7 @@ def _asked_of(
     elif other is not None and torch.equal(one, other):
         notes["context_ignored"] = ignores(model)
     for sentence in notes.values():
-        warnings.warn(sentence, stacklevel=4)
+        warnings.warn(sentence, stacklevel=5)
     return asked, notes
 
 

@@ -234,7 +234,7 @@ def ignored(roll: Roll) -> dict[str, str]:
     if not torch.equal(one, two):
         return {}
     sentence = ignores(setup.model)
-    warnings.warn(f"{sentence}; check the call of the network", stacklevel=3)
+    warnings.warn(f"{sentence}; check the call of the network", stacklevel=4)
     return {"context_ignored": sentence}
 
 

@@ -22,14 +22,17 @@ import xarray as xr
 from exposure_bias.errors import InputError
 from exposure_bias.experiments.choice import CHOSEN, RULES, Choice, checked_calls, choice_of, ruled
 from exposure_bias.experiments.discretisation import Objective
+from exposure_bias.experiments.kinds.levels import LEVEL_CURVE, OPTIMISE_LEVELS
 from exposure_bias.jackknife import GROUPS, Array, Estimate, standard_error, with_interval
 from exposure_bias.levels import sigma_of
+from exposure_bias.results import returns
 from exposure_bias.schedules import Level, Schedule
 
 CALLS, SAMPLES = 10, 256
 NOTHING = Estimate(np.asarray(np.nan), np.asarray(np.nan))
 
 
+@returns(OPTIMISE_LEVELS)
 def optimise_levels(
     model: Any,
     data: Any,
@@ -117,6 +120,7 @@ def optimise_levels(
     return result
 
 
+@returns(LEVEL_CURVE)
 def level_curve(
     model: Any,
     data: Any,

@@ -13,6 +13,7 @@ panels take `axes=` alone. Pure noise is at the left of every axis along the cha
 
 from exposure_bias.plots.budgets import budget, diagnosis
 from exposure_bias.plots.chains import rank_histogram, rollouts, telescope
+from exposure_bias.plots.choice import chosen_levels, level_curve
 from exposure_bias.plots.curves import curves
 from exposure_bias.plots.drift import compare_drift, drift, drift_frames
 from exposure_bias.plots.errors import error_histograms, error_std, normality
@@ -31,6 +32,7 @@ from exposure_bias.plots.style import save, style
 __all__ = [
     "budget",
     "chain_length_fid",
+    "chosen_levels",
     "compare",
     "compare_drift",
     "curves",
@@ -41,6 +43,7 @@ __all__ = [
     "epsilon_norm",
     "error_histograms",
     "error_std",
+    "level_curve",
     "limits",
     "network_error",
     "normality",

@@ -43,19 +43,24 @@ def drift(
         figure, found = panels(statistics, ax, axes, column, 2.6)
         for axis, name in zip(found, statistics, strict=True):
             _lines(axis, result.sel(statistic=name))
-            axis.set(xlabel="frame", ylabel=f"{_unit(name)} (right is 0)")
-            axis.set_title(TITLES.get(name, name), fontsize=8)
+            axis.set(xlabel="frame", ylabel=_label(name))
             axis.xaxis.get_major_locator().set_params(integer=True)
         legend(found[0], 3)
     return figure
 
 
-def _unit(name: str) -> str:
+def _label(name: str) -> str:
+    """What an axis of a statistic's differences says."""
+    words = TITLES.get(name, name)
     if name in RELATIVE:
-        return "relative difference"
+        return f"{words} (%, right is 0)"
     if name == "hf" or name.startswith("band"):
-        return "difference in dB"
-    return "standard deviations" if name.startswith("mean") else "difference of correlations"
+        return f"{words} (dB, right is 0)"
+    return f"{words} (right is 0)"
+
+
+def _factor(row: xr.Dataset) -> float:
+    return 100.0 if str(row["statistic"].item()) in RELATIVE else 1.0
 
 
 def _lines(axis: Any, row: xr.Dataset) -> None:
@@ -66,16 +71,14 @@ def _lines(axis: Any, row: xr.Dataset) -> None:
         if term in row and np.isfinite(row[term]).any():
             _line(axis, frame, row, term, label, {"color": colour_of(label), "linewidth": 1.2})
     _line(axis, frame, row, "total", "total", {"color": "k", "linewidth": 1.6})
-    if "total_exact" in row:
-        look = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
-        axis.plot(frame, row["total_exact"], label="exact network", **look)
     unless_empty(axis, row["total"])
 
 
 def _line(
     axis: Any, frame: Any, row: xr.Dataset, term: str, label: str, look: dict[str, Any]
 ) -> None:
-    value, half = row[term].values, T_QUANTILE * row[f"{term}_se"].values
+    factor = _factor(row)
+    value, half = factor * row[term].values, factor * T_QUANTILE * row[f"{term}_se"].values
     marker = "o" if len(frame) == 1 else None
     axis.plot(frame, value, label=label, marker=marker, markersize=3, **look)
     band = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
@@ -170,8 +173,7 @@ def compare_drift(
             look = {"color": f"C{k}", "linewidth": 1.3}
             one = here.isel(entry=k)
             _line(left, one["frame"].values, one, "total", str(entry), look)
-        left.set(xlabel="frame", ylabel=f"{_unit(statistic)} (right is 0)")
-        left.set_title(f"drift: {TITLES.get(statistic, statistic)}", fontsize=8)
+        left.set(xlabel="frame", ylabel=_label(statistic))
         left.xaxis.get_major_locator().set_params(integer=True)
         legend(left, 2)
         _changes(right, here)
@@ -184,14 +186,15 @@ def _changes(axis: Any, here: xr.Dataset) -> None:
     end = here.isel(frame=int(np.flatnonzero(total)[-1]) if total.any() else 0)
     terms = [("total", "total", "k"), *((t, label, colour_of(label)) for t, label in TERMS)]
     terms = [one for one in terms if one[0] in end]
-    entries = range(1, end.sizes["entry"])
+    entries, factor = range(1, end.sizes["entry"]), _factor(end)
     for place, (term, label, colour) in enumerate(terms):
         height = np.array(entries) + 0.13 * (place - (len(terms) - 1) / 2)
-        value = end[f"{term}_difference"].values[1:]
-        half = np.nan_to_num(T_QUANTILE * end[f"{term}_difference_se"].values[1:])
+        value = factor * end[f"{term}_difference"].values[1:]
+        half = factor * np.nan_to_num(T_QUANTILE * end[f"{term}_difference_se"].values[1:])
         axis.errorbar(value, height, xerr=half, fmt="o", markersize=3, color=colour, label=label)
     axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axis.set_yticks(list(entries), [str(e) for e in end["entry"].values[1:]], fontsize=7)
     axis.set_ylim(end.sizes["entry"] - 0.4, 0.4)
-    axis.set_xlabel(f"change at frame {int(end['frame'])}")
+    unit = " (%)" if factor > 1 else ""
+    axis.set_xlabel(f"change at frame {int(end['frame'])}{unit}")
     legend(axis, 3)

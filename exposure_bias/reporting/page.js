@@ -82,6 +82,45 @@
   show();
 })();
 
+// A slider along the frames of sequences, and a button that plays them.
+for (const part of document.querySelectorAll(".sequence")) {
+  const shown = JSON.parse(part.querySelector("script").textContent);
+  const place = part.querySelector("input");
+  const said = part.querySelector("output");
+  const button = part.querySelector("button");
+  const images = part.querySelectorAll("img");
+  let timer = null;
+
+  const show = () => {
+    const number = shown.frames[place.value];
+    said.textContent = number;
+    place.setAttribute("aria-valuetext", "frame " + number);
+    images.forEach((image, row) => {
+      const uri = shown.images[row][place.value];
+      image.hidden = !uri;
+      if (uri) image.src = uri;
+    });
+  };
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "Play";
+  };
+  const next = () => {
+    place.value = (+place.value + 1) % shown.frames.length;
+    show();
+  };
+
+  place.addEventListener("input", () => { stop(); show(); });
+  button.addEventListener("click", () => {
+    if (timer) return stop();
+    timer = setInterval(next, 250);
+    button.textContent = "Stop";
+  });
+  button.hidden = false;
+  show();
+}
+
 // On paper nothing can be unfolded.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -19,6 +20,7 @@ from exposure_bias.diagnostics.state_error import state_error
 from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.plots.style import or_warn
 from exposure_bias.recording import Recording
+from exposure_bias.reporting.frames import frame_slider
 from exposure_bias.results import (
     Drawing,
     Table,
@@ -78,6 +80,7 @@ class Section:
     tables: list[Shown] = field(default_factory=list)
     advice: str = ""
     code: str = ""
+    frames: dict[str, Any] | None = None
 
 
 def of_recording(recording: Recording, but: Collection[str] = ()) -> list[xr.Dataset]:
@@ -111,6 +114,7 @@ def section(result: xr.Dataset) -> Section:
         _pictures(result, f"{title}: {said}"),
         [shown(table, name, term) for table in tables(result)],
         *to_do(result),
+        frames=frame_slider(result),
     )
 
 
@@ -156,7 +160,7 @@ def shown(table: Table, kind: str, term: Callable[[str], Term | None]) -> Shown:
         table.title[:1].upper() + table.title[1:],
         columns,
         table.cells if columns else [],
-        tuple(table.notes),
+        table.told,
         _uri("text/csv;charset=utf-8", content),
         table.csv(kind),
     )

@@ -17,6 +17,8 @@ KINDS = (
     "exposure_bias.experiments.kinds.drift:DRIFT_BUDGET",
     "exposure_bias.experiments.kinds.drift:DRIFT",
     "exposure_bias.experiments.kinds.compare_drift:COMPARE_DRIFT",
+    "exposure_bias.experiments.kinds.levels:OPTIMISE_LEVELS",
+    "exposure_bias.experiments.kinds.levels:LEVEL_CURVE",
     "exposure_bias.diagnostics.variance_gap:VARIANCE_GAP",
     "exposure_bias.diagnostics.spectra:SPECTRUM",
     "exposure_bias.diagnostics.epsilon_norm:EPSILON_NORM",

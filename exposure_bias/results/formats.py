@@ -29,9 +29,13 @@ NO_BREAK = "\u00a0"
 # Attributes that say why something is missing: footnotes, once for the whole table.
 REASONS = ("no_", "reference", "warning", "recycled", "gap", "unbounded")
 # What stands in the sentence and the paragraphs already, or concerns columns that are not shown.
-TOLD = {"kind", "answer", "restarts", "calibration", "remedy", "left_out", "depth"} | {
-    f"denoising_{k}" for k in ("passes", "sentence")
-}
+TOLD = (
+    {"kind", "answer", "restarts", "calibration", "remedy", "left_out", "depth", "decibels"}
+    | {
+        *("diffusers", "k_diffusion", "comfyui"),
+    }
+    | {f"denoising_{k}" for k in ("passes", "sentence")}
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class View:
             for k, v in self.attributes.items()
             if k.startswith(REASONS)
         ]
-        return list(dict.fromkeys([*reasons, *(n for t in self.shown for n in t.notes)]))
+        notes = (note for t in self.shown for note in (t.notes if self.wide else t.told))
+        return list(dict.fromkeys([*reasons, *notes]))
 
     @property
     def run(self) -> str:
@@ -193,7 +198,8 @@ def _more(view: View) -> str:
 def grid(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
     """Rows under headings, at most 80 columns wide.
 
-    Words and headings wrap, and what does not fit even so is left out from the right."""
+    Words and headings wrap, and what does not fit even so is left out from the right; the last line
+    says so."""
     worded = [all(_is_words(row[k]) for row in cells) for k in range(len(columns))]
     widths = [
         max(_longest(column.heading.split()), _longest(row[k] for row in cells))
@@ -209,6 +215,8 @@ def grid(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
     lines = [_row([c.heading for c in columns], widths, worded)]
     lines += ["─" * (sum(widths) + BETWEEN * (len(widths) - 1))]
     lines += [_row(row, widths, worded) for row in cells]
+    if absent := [column.heading for column in columns[len(widths) :]]:
+        lines.append(_paragraph(f"left out, as the line is full: {', '.join(absent)} (--wide)"))
     return "\n".join(lines)
 
 
@@ -329,7 +337,8 @@ def escaped(cell: str) -> str:
 
 def latex(view: View) -> str:
     """Tables for a paper, which needs the package booktabs; the sentence is a comment."""
-    parts = [f"% {view.sentence}"]
+    notes = (note for table in view.shown for note in table.told)
+    parts = [f"% {' '.join('; '.join((view.sentence, *notes)).split())}"]
     for table in view.shown:
         headings, cells = _content(view, table)
         places = "".join("l" if _is_words(cell) else "r" for cell in (cells or [headings])[0])

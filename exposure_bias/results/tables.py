@@ -19,6 +19,7 @@ from exposure_bias.results.numbers import half_width, number
 
 CLEAN_END = "clean end"
 MOST_ROWS = 11  # of a curve along the chain
+MOST_PLACES = 24  # and along any other dimension, of bands for example, which are no curve
 
 Row = Mapping[str, Any]
 
@@ -87,6 +88,14 @@ class Table:
         frame = self.frame if self.rows is None else self.frame.iloc[list(self.rows)]
         return [[c.cell(row) for c in self.shown] for row in frame.to_dict("records")]
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The notes, and how many rows there are beside those to be read."""
+        if self.rows is None or len(self.rows) >= len(self.frame):
+            return self.notes
+        counts = f"{self.title}: {len(self.rows)} of {len(self.frame)} rows"
+        return (*self.notes, f"{counts} are shown; --wide, CSV and JSON have all")
+
 
 def facts(title: str, rows: Mapping[str, Any]) -> str:
     """Return a few facts about an object as HTML, for a notebook; those without a value go."""
@@ -143,9 +152,9 @@ def level_in_words(here: xr.Dataset) -> str:
     return f"the {CLEAN_END}" if clean else f"timestep {float(here['timestep']):g}"
 
 
-def spread_rows(count: int) -> list[int]:
-    """At most eleven rows, evenly spread, the first and the last among them."""
-    places = np.linspace(0, count - 1, min(count, MOST_ROWS)).round().astype(int)
+def spread_rows(count: int, most: int = MOST_ROWS) -> list[int]:
+    """At most eleven rows, or `most`, evenly spread, the first and the last among them."""
+    places = np.linspace(0, count - 1, min(count, most)).round().astype(int)
     return [int(i) for i in np.unique(places)]
 
 
@@ -158,12 +167,14 @@ def table_of(
 ) -> Table:
     """A table over the dimensions of its first variable, which stand in its first columns.
 
-    Of more than eleven rows eleven are shown, evenly spread."""
+    Of more than eleven rows along a chain eleven are shown, evenly spread; of other dimensions 24.
+    The table's note says so."""
     first = next((c.name for c in columns if c.name in result.data_vars), None)
     dims = [str(d) for d in result[first].dims] if first else []
     frame = tidy(result, *dims)
     places = [_place(result, d) for d in dims if d not in [c.name for c in columns]]
-    rows = spread_rows(len(frame)) if len(dims) == 1 else None
+    most = MOST_ROWS if dims == ["step"] else MOST_PLACES
+    rows = spread_rows(len(frame), most) if len(dims) == 1 else None
     return Table(name, title, frame, (*places, *columns), rows, main)
 
 

@@ -54,20 +54,38 @@ def _one_compared(result: xr.Dataset, k: int) -> str:
     )
     score, score_error = (float(result[f"gap_score_difference{e}"][k]) for e in ("", "_se_total"))
     own, own_error = float(result["gap_score"][0]), float(result["gap_score_se"][0])
-    told = (
-        f"{said}; the network's part moves by {percent(score, score_error)} from"
-        f" {percent(own, own_error)}"
+    solver, solver_error = (
+        float(result[f"gap_discretisation_difference{e}"][k]) for e in ("", "_se_total")
     )
-    return f"{told}: {_what_it_does(before, after, (change, error), own, (score, score_error))}."
+    began = float(result["gap_discretisation"][0])
+    began_error = float(result["gap_discretisation_se"][0])
+    told = (
+        f"{said}; the network's part moves by {_moves(score, score_error)} from"
+        f" {percent(own, own_error)}, the sampler's by {_moves(solver, solver_error)} from"
+        f" {percent(began, began_error)}"
+    )
+    parts = (own, (score, score_error), (solver, solver_error))
+    return f"{told}: {_what_it_does(before, after, (change, error), *parts)}."
+
+
+def _moves(value: float, error: float) -> str:
+    """A change with its interval; exactly none has no interval."""
+    return "0 %" if value == error == 0 else percent(value, error)
 
 
 def _what_it_does(
-    before: float, after: float, change: tuple[float, float], own: float, score: tuple[float, float]
+    before: float,
+    after: float,
+    change: tuple[float, float],
+    own: float,
+    score: tuple[float, float],
+    solver: tuple[float, float],
 ) -> str:
     if not np.isfinite(change[1]):
         return "too few images for intervals"
     closes = abs(after) < abs(before) and abs(change[0]) > T_QUANTILE * change[1]
     moved = abs(score[0]) > T_QUANTILE * score[1]
+    acts = abs(solver[0]) > T_QUANTILE * solver[1]
     if moved and abs(own + score[0]) > abs(own):
         return (
             "it only compensates the sampler, at the price of the network"
@@ -76,6 +94,10 @@ def _what_it_does(
         )
     if moved:
         return "it mends the network"
+    if acts and closes:
+        return "it compensates the sampler, and no change of the network shows"
+    if acts:
+        return "it moves the sampler's part, and the gap does not close"
     return (
         "it closes the gap, but not by a change of the network that shows"
         if closes

@@ -126,8 +126,10 @@ def _others(end: xr.Dataset) -> str:
             named.append(f"{_in_a_sentence(name)} {_written(name, value[place], error[place])}")
     if not named:
         return ""
-    some = "Also off" if len(named) <= MOST_NAMED else f"{len(named)} more are off, most clearly"
-    return f"{some} at that frame: {'; '.join(named[:MOST_NAMED])}"
+    if len(named) <= MOST_NAMED:
+        return f"Also off at that frame: {'; '.join(named)}"
+    some = f"{len(named)} other statistics are off at that frame, most clearly"
+    return f"{some} {'; '.join(named[:MOST_NAMED])}"
 
 
 def _in_a_sentence(name: str) -> str:

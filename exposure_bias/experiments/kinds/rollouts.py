@@ -19,7 +19,12 @@ def _sentence(results: xr.Dataset) -> str:
     names = [f"W_over_U{end}" for end in ("", "_se", "_low", "_high")]
     worst = results[names].isel(start=farthest_from_one(results["W_over_U"].values))
     ratio, lack = told(worst, "W_over_U"), missing(worst, "W_over_U")
-    return f"Spread over skill is {ratio} from {float(worst['start']):g}, ideally 1{lack}."
+    text = f"Spread over skill is {ratio} from {float(worst['start']):g}{lack}"
+    if "W_gaussian" not in results:
+        return f"{text}. With many steps the right value is 1."
+    place = results.isel(start=farthest_from_one(results["W_over_U"].values))
+    perfect = float(place["W_gaussian"] / place["U_gaussian"])
+    return f"{text}. A perfect network of Gaussian data with these steps would show {perfect:.2g}."
 
 
 def _tables(results: xr.Dataset) -> list[Table]:
@@ -60,14 +65,23 @@ def calibration(results: xr.Dataset) -> str:
     if not known.any():
         return ""
     names = [
-        f"W_over_U{end}" for end in ("", "_se", "_low", "_high") if f"W_over_U{end}" in results
+        f"W_over_U{end}"
+        for end in ("", "_se", "_low", "_high", "_gaussian")
+        if f"W_over_U{end}" in results
     ]
     worst = results[names].isel(start=farthest_from_one(results["W_over_U"].values))
     low, high = interval(worst, "W_over_U")
-    fits = float(low) <= 1 <= float(high)
-    what = "which may be the ideal 1" if fits else "and would ideally be 1"
-    where = float(worst["start"])
-    text = f"spread over skill is {told(worst, 'W_over_U')} from {where:g}, {what}"
+    perfect = float(worst.get("W_over_U_gaussian", np.nan))
+    if float(low) <= 1 <= float(high):
+        what = "the right value is 1, which is within the interval"
+    elif np.isfinite(perfect):
+        what = f"a perfect network of Gaussian data with these steps would show {perfect:.2g}"
+    else:
+        what = "the right value with many steps is 1"
+    text = (
+        f"repeated samples of one image, from timestep {float(worst['start']):g}, differ"
+        f" {told(worst, 'W_over_U')} times as much as they should; {what}"
+    )
     added = results["U_minus_S_relative"].values
     if np.isfinite(added).any():
         most = int(np.nanargmax(np.abs(added)))
@@ -80,6 +94,11 @@ def calibration(results: xr.Dataset) -> str:
 
 
 CALIBRATION = {
+    "W_over_U_gaussian": Term(
+        "spread over skill of a perfect network",
+        SHARE,
+        "That of a perfect network of Gaussian data with the same steps.",
+    ),
     "W_over_U": Term(
         "spread over skill W/U",
         SHARE,
