@@ -75,6 +75,19 @@ def diffusers(folder: Path) -> dict[str, Any]:
     }
 
 
+def prompted(folder: Path) -> dict[str, Any]:
+    """A tiny Stable Diffusion with its encoders."""
+    import networks
+    from diffusers import DDIMScheduler
+    from test_prompts import whole
+
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="linspace", steps_offset=1)
+    parts = {"unet": networks.text_unet(sample_size=4), "vae": networks.vae()}
+    whole("SD", scheduler=scheduler, **parts).save_pretrained(folder / "TEXT_FOLDER")
+    (folder / "prompts.txt").write_text("a red dog\n")
+    return {"vae": parts["vae"], "pictures": images((3, 8, 8))}
+
+
 def hub(folder: Path) -> dict[str, Any]:
     """A cache of huggingface_hub's that holds the page's name, and no network."""
     diffusers(folder)
@@ -170,6 +183,7 @@ HELD: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Models: from what you have to a recording": introduction,
     "Bundled": lambda folder: {},
     "diffusers": diffusers,
+    "Prompts": prompted,
     "The hub": hub,
     "Wrapped networks": wrapped,
     "ADM checkpoints": adm_checkpoint,
@@ -206,11 +220,13 @@ def any_stance() -> Iterator[None]:
 @pytest.mark.filterwarnings(
     "ignore:.*torch.jit.script_method:DeprecationWarning"
 )  # torch.compile's own
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers' own, with numpy 2
 @pytest.mark.parametrize("title", list(HELD))
 def test_snippets(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_stance: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPOSURE_BIAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setitem(adm.PRESETS, "adm-cifar10", NARROW)

@@ -166,6 +166,23 @@ MODEL: Rows = (
     of_run(
         "--preset", help="what an ADM checkpoint is, for example adm-cifar10; `models` lists them"
     ),
+    of_run(
+        "--prompts",
+        meant_by=("--prompt",),
+        metavar="FILE",
+        help=(
+            "of a text-conditional model: .txt, one a line, for all images or one for each; .csv"
+            " or .jsonl with columns file_name and text"
+        ),
+    ),
+    of_run("--negative-prompt", metavar="TEXT", help="what guidance leads away from"),
+    of_run(
+        "--guidance",
+        meant_by=("--guidance-scale", "--cfg"),
+        type=float,
+        metavar="W",
+        help="classifier-free guidance, as guidance_scale of diffusers (default: none)",
+    ),
     REMEDY,
     *DATA,
 )

@@ -4,6 +4,7 @@ A command returns what it made, recordings and results, of which a page is made.
 run goes on from lies in the sub-folder `work` of -o."""
 
 import argparse
+import hashlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -360,7 +361,7 @@ def _curve(options: Options) -> "xr.Dataset":
         _refuse_beside(options, "--checkpoints", "model", "against")
         found = checkpoints(options.checkpoints)
         models = [_remedied(options, _loaded(options, path)) for path in found.values()]
-        several = curve(models, _images(options), lengths, **settings)
+        several = curve(models, _raw_images(options, None), lengths, **settings)
         return by_iteration(several, list(found))
     model = _model(options)
     models = [model, *(_remedied(options, _loaded(options, name)) for name in options.against)]
@@ -499,7 +500,9 @@ def _diagnosis(options: Options) -> "tuple[xr.Dataset, Recording]":
 
     name = options.saved or options.model
     model = _remedied(options, _loaded(options, name))
-    images = _read(options, options.images) if options.images is not None else None
+    images = None
+    if options.images is not None:
+        images = _opened(options, name, _read(options, options.images))[1]
     data = _images(options, name)
     setup = plan(model, data, options.margin, start=options.start, **_chain(options))
     names = ("margin", "restarts", "starts", "batch_size", "quick")
@@ -545,13 +548,51 @@ def _recording_options(options: Options) -> dict[str, Any]:
 
 
 def _images(options: Options, model: str | None = None) -> Any:
+    """The data as the model takes them: latents of a latent model, with the prompts' numbers."""
+    name = getattr(options, "model", None) if model is None else model
+    if not hasattr(options, "prompts"):
+        return _raw_images(options, name)
+    return _opened(options, name)[1]
+
+
+def _raw_images(options: Options, model: Any) -> Any:
     """The data given, or those that a bundled model was trained on."""
     from exposure_bias.data import bundled
 
     if options.data is not None:
         return _read(options, options.data, options.split)
-    name = getattr(options, "model", "") if model is None else model
-    return _read(options, bundled.data_of(name), options.split)
+    return _read(options, bundled.data_of(model or ""), options.split)
+
+
+def _digest(name: Any) -> str:
+    """What tells the models apart whose prompts are kept."""
+    place = os.path.abspath(name) if os.path.exists(name) else str(name)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+
+
+def _opened(options: Options, name: Any, images: Any = None) -> "tuple[Any, Any]":
+    """A model by name and data, the images given by default, made to fit each other, once each."""
+    from exposure_bias.adapters.opening import open_pair
+    from exposure_bias.data.prompts import read_prompts
+    from exposure_bias.files import cache
+    from exposure_bias.running.parallel import local
+
+    made = options.__dict__.setdefault("opened", {})
+    key = (str(name), images is None)
+    if key not in made:
+        data = _raw_images(options, name) if images is None else images
+        told = options.prompts is not None
+        made[key] = open_pair(
+            name,
+            data,
+            preset=options.preset,
+            prompts=read_prompts(options.prompts, data) if told else None,
+            negative_prompt=options.negative_prompt,
+            guidance_scale=options.guidance,
+            encoded=cache.folder() / f"prompts-{_digest(name)}.safetensors" if told else None,
+            device=local(options.device),
+        )
+    return made[key]
 
 
 def _read(options: Options, source: str, split: str | None = None) -> Any:
@@ -572,8 +613,10 @@ def _loaded(options: Options, name: Any) -> Any:
     from exposure_bias.running.parallel import local
     from exposure_bias.running.setup import placed
 
+    alone = not hasattr(options, "prompts") or getattr(options, "checkpoints", None)
     preset = getattr(options, "preset", None)
-    model = placed(load_model(name, preset), local(options.device), _speed(options))
+    model = load_model(name, preset) if alone else _opened(options, name)[0]
+    model = placed(model, local(options.device), _speed(options))
     if options.own_process:
         threads.choose(model, options.quiet)
     return model
