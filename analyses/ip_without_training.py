@@ -150,8 +150,8 @@ def answer(slope: pd.DataFrame, samples: pd.DataFrame, s: common.Settings) -> co
         f" IP at {sum(told_apart)} of {len(told_apart)} levels and bands, and IP without training"
         f" is near trained IP at {close.count('near')} of these, apart from it at"
         f" {close.count('outside')}; the rival {RIVAL}, a constant scaling, is near at"
-        f" {rival.count('near')} and apart at {rival.count('outside')}. Samples of {s.length} steps less those of trained IP (Fréchet"
-        f" distance; hf in dB): {'; '.join(said)}."
+        f" {rival.count('near')} and apart at {rival.count('outside')}. Samples of {s.length} steps"
+        f" less those of trained IP (Fréchet distance; hf in dB): {'; '.join(said)}."
     )
     if not any(seen):
         text += (
