@@ -113,7 +113,7 @@ def _advice(result: xr.Dataset) -> list[str]:
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
     if answer == "limit not reached":
-        return [sentence_of(str(result.attrs["limit"]))]
+        return [sentence_of(str(result.attrs.get("not_reached", result.attrs["limit"])))]
     if not np.isfinite(gap["score_se"]):
         return []
     margin = f"{100 * float(gap['margin']):.2g} %"
@@ -128,7 +128,8 @@ def _advice(result: xr.Dataset) -> list[str]:
     }
     said = [verdicts[answer]] if answer in verdicts else []
     # What was tried is said in place of what a power law would lead to.
-    wanted = None if "advice_sampler" in result.attrs else steps_needed(result)
+    unasked = "advice_sampler" in result.attrs or float(gap["total"]) > DIVERGED
+    wanted = None if unasked else steps_needed(result)
     if wanted is not None:
         less = threshold_in_words(gap)
         said.append(
@@ -147,7 +148,7 @@ def steps_needed(result: xr.Dataset) -> int | None:
     value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
     goal = _threshold(gap)
     small = not abs(value) - T_QUANTILE * error > 0 or abs(value) <= goal
-    if small or float(gap["total"]) > DIVERGED or "steps_taken" not in result.attrs:
+    if small or "steps_taken" not in result.attrs:
         return None
     order, taken = int(result.attrs.get("order", 1)), int(result.attrs["steps_taken"])
     wanted = taken * (abs(value) / goal) ** (1 / order)
