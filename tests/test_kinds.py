@@ -303,3 +303,14 @@ def test_files_of_earlier_versions_are_understood(
     files.write_tree(path, xr.DataTree(before), {"kind": written, "attributes": before.attrs})
     again = results.load_result(path, kind)
     assert again.attrs["answer"] == result.attrs["answer"]
+
+
+def test_a_result_is_read_without_torch_and_scipy(tmp_path: Path) -> None:
+    """So that a file opens in less than a second."""
+    path = tmp_path / "result.nc"
+    eb.save(xr.Dataset({"a": ("step", np.arange(3.0))}), path)
+    code = (
+        "import sys, exposure_bias as eb; eb.load(sys.argv[1]);"
+        "assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
