@@ -81,6 +81,7 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "network_error": lambda *_: eb.network_error(model(), images(), levels=4, restarts=256),
     "effective_level": lambda *_: eb.effective_level(model(), images(), steps=4),
     "compare": lambda *_: eb.compare([model(), model()], images(), steps=4, lengths=(2,)),
+    "compare_recordings": lambda rec, _: eb.compare_recordings(rec, rec),
     "chain_length_fid": lambda *_: fid(),
     "speed_up": lambda *_: speed_up(fid(), fid(), "length"),
     "chain_errors": lambda _, errors: errors,
