@@ -23,6 +23,7 @@ from .adapters import load_model as load_model
 from .data import load_data as load_data
 from .data.sequences import Sequences as Sequences
 from .denoisers import Denoiser as Denoiser
+from .diagnostics.compare_recordings import compare_recordings as compare_recordings
 from .diagnostics.denoising import denoising_check as denoising_check
 from .diagnostics.epsilon_norm import epsilon_norm as epsilon_norm
 from .diagnostics.isotropy import isotropy as isotropy
@@ -59,6 +60,7 @@ from .reporting import report as report
 from .results import save as save
 from .results import table as table
 from .results.formats import view as view
+from .results.long import tidy as tidy
 from .running import parallel as parallel
 from .running.recorder import record as record
 from .training.trainer import train as train

@@ -186,6 +186,26 @@ class Denoiser:
             f" shape={self.shape})"
         )
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what model this is."""
+        from exposure_bias.results.tables import facts
+
+        module = isinstance(self.net, torch.nn.Module)
+        count = sum(p.numel() for p in self.net.parameters()) if module else None
+        rows = {
+            "predicts": self.prediction_type,
+            "noise schedule": self.schedule.name,
+            "shape of a state": "×".join(map(str, self.shape)),
+            "network": type(self.net).__name__,
+            "parameters": count and f"{count:,}",
+            "classes": self.classes,
+            "guidance": self.guidance,
+            "frames of context": self.context,
+            "device": self.device,
+            "note": self.note,
+        }
+        return facts(f"Denoiser {self.name}", rows)
+
     @property
     def _parameter(self) -> Tensor:
         if isinstance(self.net, torch.nn.Module):

@@ -308,10 +308,11 @@ recording = load({str(tmp_path / "run.nc")!r})
 check("load")
 for module in {[m for m in FILES if room(m) == "diagnostics"]!r}:
     for name, function in functions(import_module("exposure_bias." + module)):
-        takes = [p.annotation for p in inspect.signature(function).parameters.values()][:1]
+        takes = [p.annotation for p in inspect.signature(function).parameters.values()]
+        takes = takes[: 2 if takes[:2] == [Recording, Recording] else 1]
         ours = function.__module__.endswith(module) and not name.startswith("_")
-        if takes == [Recording] and ours:
-            function(recording)
+        if takes and all(t is Recording for t in takes) and ours:
+            function(*[recording] * len(takes))
             check(name)
             print(name)
 """

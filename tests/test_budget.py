@@ -391,3 +391,21 @@ def test_a_short_chain_is_pooled_as_the_limits_long_one_is() -> None:
     gap = found.sel(statistic="gap")
     assert float(gap["discretisation"]) < -0.5
     assert abs(float(gap["score"])) < 0.1
+
+
+@pytest.mark.parametrize(("scale", "reached"), [(1.0, True), (0.98, False)])
+def test_an_ode_from_pure_noise_has_no_limit_where_the_error_grows_with_the_noise(
+    scale: float, reached: bool
+) -> None:
+    """ε̂ × 0.98: what the first step adds depends on the level at which it ends."""
+    flow = eb.schedules.flow()
+
+    def answers(sampler: str) -> xr.Dataset:
+        return eb.error_budget(
+            network(scale, flow), images(256), sampler=sampler, steps=5, n=256, restarts=()
+        )
+
+    ode = answers("ddim")
+    assert (str(ode["answer"][0].item()) != Answer.NOT_REACHED) == reached
+    assert ("not_reached" in ode.attrs) != reached
+    assert str(answers("ddpm")["answer"][0].item()) != Answer.NOT_REACHED

@@ -40,6 +40,7 @@ def test_record_then_read(run, tmp_path):
         ".csv",
         ".nc",
         ".html",
+        ".txt",
     }
     code, out, _ = run("error-hist", "--of", "state", path)
     assert code == 0
@@ -65,7 +66,9 @@ def test_experiments_save_what_they_read(run, tmp_path, command):
     assert code == 0
     assert json.loads(first) == json.loads(again)
     assert not (tmp_path / "unfinished.nc").exists()
-    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".csv", ".nc", ".html"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {
+        *(".png", ".pdf", ".csv", ".nc", ".html", ".txt")
+    }
     other = {"rollout": "telescope", "telescope": "rollout"}[command]
     code, _, err = run(other, tmp_path / f"{command}.nc")
     assert code == 2

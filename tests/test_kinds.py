@@ -81,6 +81,7 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "network_error": lambda *_: eb.network_error(model(), images(), levels=4, restarts=256),
     "effective_level": lambda *_: eb.effective_level(model(), images(), steps=4),
     "compare": lambda *_: eb.compare([model(), model()], images(), steps=4, lengths=(2,)),
+    "compare_recordings": lambda rec, _: eb.compare_recordings(rec, rec),
     "chain_length_fid": lambda *_: fid(),
     "speed_up": lambda *_: speed_up(fid(), fid(), "length"),
     "chain_errors": lambda _, errors: errors,
@@ -303,3 +304,14 @@ def test_files_of_earlier_versions_are_understood(
     files.write_tree(path, xr.DataTree(before), {"kind": written, "attributes": before.attrs})
     again = results.load_result(path, kind)
     assert again.attrs["answer"] == result.attrs["answer"]
+
+
+def test_a_result_is_read_without_torch_and_scipy(tmp_path: Path) -> None:
+    """So that a file opens in less than a second."""
+    path = tmp_path / "result.nc"
+    eb.save(xr.Dataset({"a": ("step", np.arange(3.0))}), path)
+    code = (
+        "import sys, exposure_bias as eb; eb.load(sys.argv[1]);"
+        "assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)

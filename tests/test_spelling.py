@@ -14,7 +14,7 @@ from exposure_bias.results import find
 PROMISED = (
     *("record", "budget", "report", "error-hist", "spectrum", "gap", "delta", "norms", "rollout"),
     *("telescope", "normality", "diagnose", "compare", "train", "chain-fid", "models"),
-    *("network-error", "drift"),
+    *("network-error", "drift", "levels"),
 )
 
 

@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> None:
         if team.first:
             commands.report_of(options, made, words)
             sys.stdout.flush()
-            commands.finish(options)
+            commands.finish(options, made)
 
 
 def _watching(options: argparse.Namespace) -> AbstractContextManager[None]:

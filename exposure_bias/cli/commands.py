@@ -757,14 +757,21 @@ def kept(options: Options) -> Path | None:
     return next((p for p in reversed(places) if p.is_file() or any(p.glob("*"))), None)
 
 
-def finish(options: Options) -> None:
-    """Remove what an interrupted run would go on from: everything is written, the page too."""
+def finish(options: Options, made: Sequence[Any]) -> None:
+    """Remove what an interrupted run would go on from, and list what there is.
+
+    Everything is written by then, the page too.
+    """
     if not getattr(options, "out", None) or options.command.to_file:
         return
     with suppress(OSError):  # of another process, or there is none
         os.remove(Path(options.out, WORK, UNFINISHED))
     with suppress(OSError):  # something else is kept there, or there is no such folder
         os.rmdir(Path(options.out, WORK))
+    if made:
+        from exposure_bias.cli import output
+
+        output.write_contents(options.out)
 
 
 def report_of(options: Options, made: Sequence[Any], arguments: Sequence[str]) -> None:

@@ -16,13 +16,21 @@ from exposure_bias import files
 from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError, harmless
 from exposure_bias.recording import Recording
-from exposure_bias.results import Column, Table, drawings, name_of, save
+from exposure_bias.results import Column, Table, drawings, every_kind, name_of, save
 from exposure_bias.results.formats import FORMATS, View, view_of
 from exposure_bias.results.numbers import number
 from exposure_bias.results.tables import listed
 from exposure_bias.running.parallel import team
 
 Pixel = tuple[int, int, int]
+CONTENTS = "README.txt"
+OTHER_FILES = {
+    "report.html": "everything on one page: open it in a browser",
+    "work": (
+        "what the same command goes on from after an interrupt; work/recording.nc, where there is"
+        " one, is the recording, which other commands read; the rest can be removed"
+    ),
+}
 
 
 def message(text: str) -> None:
@@ -152,6 +160,36 @@ def _write(
                 metadata = {"CreationDate": None} if kind == "pdf" else None
                 plots.save(figure, buffer, format=kind, metadata=metadata)
                 files.write_bytes(f"{folder}/{name}{drawing.suffix}.{kind}", buffer.getvalue())
+
+
+def write_contents(folder: str) -> None:
+    """Write README.txt, which says of each file of a folder of results what it is."""
+    from exposure_bias import __version__
+
+    kinds = sorted(every_kind(), key=lambda kind: -len(kind.hyphened))  # drift after drift-budget
+    rows = []
+    for path in sorted(Path(folder).iterdir()):
+        name = path.name
+        kind = next(
+            (k for k in kinds if name.startswith((f"{k.hyphened}.", f"{k.hyphened}-"))), None
+        )
+        words = OTHER_FILES.get(name) or (kind and _what_it_is(path, kind.title))
+        if words:
+            rows.append((name, words))
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [f"Written by eb-analyze, exposure_bias {__version__}.", ""]
+    lines += [f"{name.ljust(width)}  {words}" for name, words in rows]
+    files.write_bytes(f"{folder}/{CONTENTS}", ("\n".join(lines) + "\n").encode())
+
+
+def _what_it_is(path: Path, title: str) -> str:
+    said = {
+        ".nc": "the result with everything: exposure_bias.load, or any reader of netCDF",
+        ".csv": "a table, in full",
+        ".png": "a figure",
+        ".pdf": "the same figure for a paper",
+    }
+    return f"{title}: {said[path.suffix]}" if path.suffix in said else ""
 
 
 def pixels(shape: tuple[int, ...], given: Sequence[str] | None) -> list[Pixel]:

@@ -137,6 +137,20 @@ class Data:
     def __len__(self) -> int:
         return len(self.images)
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what these data are."""
+        from exposure_bias.results.tables import facts
+
+        rows = {
+            "states": f"{len(self):,}",
+            "shape of a state": "×".join(map(str, self.shape)),
+            "kept as": self.images.dtype,
+            "split": self.split,
+            "classes": None if self.labels is None else len(np.unique(self.labels)),
+            "note": self.note,
+        }
+        return facts(f"Data {self.name}", rows)
+
     @property
     def shape(self) -> State:
         """That of one state: (D,), (C, T), (C, H, W) or (C, F, H, W)."""

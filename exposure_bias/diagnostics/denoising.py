@@ -28,7 +28,6 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from scipy.optimize import brentq
 
 from exposure_bias.errors import InputError
 from exposure_bias.jackknife import Array, grouped, jackknife, sums_by_group, with_interval
@@ -186,6 +185,8 @@ def _of_law(values: Array, noise: float, degrees: int) -> float | None:
 
     degrees: of freedom of the sample, N − 1.
     """
+
+    from scipy.optimize import brentq
 
     def freedom(s: float) -> float:
         return float((values / (values + s)).sum())

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from exposure_bias.diagnostics.shapiro import shapiro
 from exposure_bias.errors import InputError
@@ -310,6 +309,8 @@ def _share(values: Array, axis: tuple[int, ...]) -> Array:
 
 def _across_blocks(block_rate: Array, tests: Sequence[int]) -> dict[str, Array]:
     """Rates by block (length, blocks) in sum; tests: in each block, by length."""
+    from scipy.special import stdtrit
+
     blocks = block_rate.shape[1]
     rate = block_rate.mean(1)
     if blocks == 1:

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.polynomial.polynomial import polyval
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from exposure_bias.errors import InputError
 
@@ -236,6 +235,8 @@ def _pvalue(deficit: Floats, n: int) -> Floats:
 
     Exact for n = 3, otherwise the tail of a normal deviate z.
     """
+    from scipy.special import ndtr
+
     if n == MIN_N:
         return np.maximum(
             1 - 6 / np.pi * np.arcsin(np.sqrt(deficit)), 0.0

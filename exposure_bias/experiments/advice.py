@@ -50,7 +50,7 @@ from exposure_bias.jackknife import (
     too_few,
 )
 from exposure_bias.recording import Recording
-from exposure_bias.results.numbers import number, percent
+from exposure_bias.results.numbers import number, percent, rounded
 from exposure_bias.run import Stream
 from exposure_bias.running.recorder import recorded
 from exposure_bias.running.setup import Setup, prepare, varied
@@ -332,7 +332,7 @@ def _assigned(result: xr.Dataset, name: str, shares: Sequence[Share]) -> xr.Data
 
 def _words(trials: Sequence[Trial], chosen: Trial | None, margin: float) -> dict[str, Any]:
     """The advice as attributes: a sentence, its fields, and code."""
-    asked, limit = trials[0], f"{100 * margin:.2g} %"
+    asked, limit = trials[0], f"{rounded(100 * margin)} %"
     if chosen is None:
         known = [t for t in trials if np.isfinite(t.confirmed.value)]
         if not known:

@@ -300,6 +300,13 @@ def _about(whole: Split, setup: Setup) -> dict[str, str]:
         return words | {"limit": f"none: {why}"}
     n = whole.steps
     words["limit"] = f"{str(setup.sampler.limit).upper()} on {n}, {n // 2} and {n // 4} steps"
+    if whole.why:
+        words["not_reached"] = whole.why
+    elif not whole.reached("gap"):
+        words["not_reached"] = (
+            f"the limit, {words['limit']}, did not settle: more steps may reach it"
+            f" (limit_steps={2 * n})"
+        )
     return words | (
         {"limit_clip": f"the limit is clipped as the chain is: {setup.clip}"} if setup.clip else {}
     )

@@ -23,6 +23,7 @@ from exposure_bias.errors import InputError
 from exposure_bias.jackknife import T_QUANTILE, Array, jackknife, sums_by_group
 from exposure_bias.recording import Recording
 from exposure_bias.remedies import Scale, epsilon_scaled
+from exposure_bias.results.numbers import number, rounded
 from exposure_bias.schedules import Level
 
 KINDS = ("uniform", "linear", "levels", "forward")
@@ -76,7 +77,9 @@ def fitted_scaling(
             scale, values = _by_level(
                 model, norms["scale"].values, recording.run.levels, norms["step"].values
             )
-            words = f"lambda from {values.min():.5g} to {values.max():.5g}, by level"
+            words = (
+                f"lambda from {rounded(values.min(), 5)} to {rounded(values.max(), 5)}, by level"
+            )
     return epsilon_scaled(model, scale, steps), f"es:fit:{kind} is {words}"
 
 
@@ -139,8 +142,6 @@ def _by_level(
 
 
 def _estimate(value: float, error: float) -> str:
-    if np.isnan(error):
-        return f"{value:.6g} (no interval: 256 or more samples give one)"
-    return (
-        f"{value:.6g} (95 %: {value - T_QUANTILE * error:.6g} to {value + T_QUANTILE * error:.6g})"
-    )
+    if not np.isfinite(error):
+        return f"{rounded(value, 6)} (no interval: 256 or more samples give one)"
+    return number(value, T_QUANTILE * error)

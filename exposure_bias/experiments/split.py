@@ -16,6 +16,9 @@ where (p_{N/2} − p_{N/4})/(p_N − p_{N/2}) does not show that errors fall too
 counts as wrong by |D|/10 + 0.1 %, which is added to half of its interval. So is 1/N of a gap, as
 much as N images vary less about their own mean than about their law's.
 
+*From pure noise.* An ODE has no limit there where the error of x̂_0 grows like σ/α. The first step,
+from α = 0 to σ/α = 50 √λ_max, then moves the variance, and nothing is reached.
+
 *The mean.* A shift of the mean is a square, and its estimate must be right where there is none.
 With s_g the sum over group g of x̂ − x_t's mean given its own image, x̂ − α x_0,
 
@@ -26,7 +29,7 @@ shift every s_g may as well have the other sign: the p-value of U is the share o
 signs that make it as large."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -62,6 +65,12 @@ MOST_ERROR, MOST_SHARE = 0.0125, 0.1
 SLOWEST, SLOW_BEYOND = 1.7, 0.02
 SLACK_SHARE, SLACK = 0.1, 0.001
 SAME_LEVEL = 1e-3
+# How far the step from pure noise may move an ODE's variance: an exact network's moves it by 0.1 %.
+FROM_NOISE = 0.005
+NO_ODE_LIMIT = (
+    "the ODE has no limit from pure noise, because the network's error of x̂_0 grows like the noise:"
+    " a sampler of the SDE has one"
+)
 EVERY_GROUP = np.ones(GROUPS)
 # The difference of two extrapolations, and the two differences that tell the order, of the three
 # grids, the coarsest first.
@@ -442,12 +451,29 @@ def split(
     noise = None if paired is setup else bench.chain(setup, f"{name}-noise")
     limit, why = _limit(bench, paired)
     few = base if limit is None else bench.few(paired, name)
-    found = _split(Parts(base, noise, few, limit, False, own_images), limit, why)
+    parts = Parts(base, noise, few, limit, False, own_images)
+    found = _split(parts, limit, why)
+    if limit is not None and found.check is not None and _depends_on_start(parts, limit):
+        nowhere = replace(found.check, reached=np.zeros_like(found.check.reached))
+        return replace(found, check=nowhere, why=NO_ODE_LIMIT)
     if not doubled or found.check is None or found.check.reached[:, -1].all():
         return found
     if limit is None or limit.doubled is None or _explodes(limit, doubled=True):
         return found
     return _split(Parts(base, noise, few, limit, True, own_images), limit, why, doubled=True)
+
+
+def _depends_on_start(parts: Parts, limit: Limit) -> bool:
+    """Whether an ODE's limit depends on where its first step from pure noise ends.
+
+    What an error of x̂_0 that grows like σ/α adds is log-divergent: no level is noisy enough. That
+    step moves the variance then, and the states before and after it are the same samples.
+    """
+    pure = limit.nodes[0].alpha == 0 and limit.setup.sampler.limit == "ode"
+    if not pure or len(limit.nodes) < 2 or limit.nodes[1].ratio < limit.grid[1].ratio * (1 - 1e-6):
+        return False
+    before, after = parts.limit[-1].values(None)[0, :2]
+    return bool(abs(after - before) > FROM_NOISE)
 
 
 def _limit(bench: Bench, setup: Setup) -> tuple[Limit | None, str]:

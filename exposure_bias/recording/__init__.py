@@ -28,6 +28,7 @@ from exposure_bias.errors import InputError, whole_number
 from exposure_bias.files.netcdf import ROOT, Headers
 from exposure_bias.recording import schema
 from exposure_bias.results.storage import RECORDING, result_of, saved_files
+from exposure_bias.results.tables import facts
 from exposure_bias.run import UNKNOWN_GUIDANCE, Run, Start
 
 SCHEMA = 3  # 1 and 2 had other noise and described a run in other words
@@ -66,6 +67,15 @@ class Recording:
     def __repr__(self) -> str:
         run = self.run
         return f"Recording({run.model.name}, {run.sampler}, {run.steps} steps, n={self.n})"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what was run and what is kept."""
+        words = {name.replace("_", " "): value for name, value in self.description.items()}
+        kept = {
+            f"{name} stream": f"{', '.join(f'{d} {size}' for d, size in stream.sizes.items())}"
+            for name, stream in self.streams.items()
+        }
+        return facts("Recording", words | kept)
 
     @property
     def n(self) -> int:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from exposure_bias import files
-from exposure_bias.clipping import UNCLIPPED
 from exposure_bias.errors import InputError, harmless
 from exposure_bias.recording import RECORDING, Recording
 from exposure_bias.reporting.pictures import Slider, slider
@@ -28,7 +27,7 @@ from exposure_bias.reporting.sections import Section, of_recording, section
 from exposure_bias.reporting.sources import Source, in_folder, sources
 from exposure_bias.results import every_kind, find, name_of
 from exposure_bias.results.storage import saved_files
-from exposure_bias.run import Spacing
+from exposure_bias.run import Spacing, Start
 
 LARGEST = 5_000_000
 # The kinds of results that one model and one chain tell all of, and so their command.
@@ -171,26 +170,26 @@ def _facts(given: Sequence[Source]) -> list[tuple[str, str]]:
 
 
 def _commands(given: Sequence[Source]) -> list[str]:
-    """The commands that make these sources again, as far as their words tell."""
-    found = [_command(source) for source in given]
-    return list(dict.fromkeys(filter(None, found)))
+    """The commands that make these sources again, as far as the recording among them tells."""
+    recording = next((s.content for s in given if isinstance(s.content, Recording)), None)
+    if recording is None or recording.run.spacing is Spacing.OBSERVED:
+        return []
+    line = _options(recording)
+    kinds = [find(source.kind) for source in given if source.kind in REMADE]
+    names = [kind.names[0] if kind else "record" for kind in kinds]
+    return [shlex.join(["eb-analyze", name, *line]) for name in dict.fromkeys(names)]
 
 
-def _command(source: Source) -> str:
-    """Empty where the words are not all: several models or lengths, somebody else's loop."""
-    said = source.said
-    if source.kind not in REMADE or said.get("timestep_spacing") == Spacing.OBSERVED:
-        return ""
-    kind = find(source.kind)
-    parts = ["eb-analyze", kind.names[0] if kind else "record", "--model", said.get("model", "")]
-    data, _, split = said.get("data", "").rpartition(" ")
-    known = split in ("train", "test")
-    parts += ["--data", data, "--split", split] if known else ["--data", said.get("data", "")]
-    parts += ["--sampler", said.get("sampler", ""), "--steps", said.get("steps", "").split(",")[0]]
-    for name, option in (("start", "--start"), ("n", "-n"), ("seed", "--seed")):
-        parts += [option, said[name]] if name in said else []
-    clipped = said.get("clip", str(UNCLIPPED)) != str(UNCLIPPED)
-    return shlex.join([*parts, *(["--clip"] if clipped else [])])
+def _options(recording: Recording) -> list[str]:
+    """The options of the command line under which a recording was made."""
+    run = recording.run
+    start = f"{run.levels[0].timestep:g}" if run.start is Start.LEVEL else run.start.value
+    said: dict[str, Any] = {"--model": run.model.name, "--data": run.data.name}
+    said |= {"--split": run.data.split or ""}
+    said |= {"--sampler": run.sampler, "--steps": run.steps // run.refine, "--start": start}
+    said |= {"-n": recording.n, "--seed": run.seed}
+    pairs = [str(word) for pair in said.items() if pair[1] != "" for word in pair]
+    return [*pairs, "--clip"] if run.clip else pairs
 
 
 def _versions(given: Sequence[Source]) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ KINDS = (
     "exposure_bias.experiments.kinds.network_error:NETWORK_ERROR",
     "exposure_bias.experiments.kinds.effective_level:EFFECTIVE_LEVEL",
     "exposure_bias.experiments.kinds.compare:COMPARE",
+    "exposure_bias.diagnostics.compare_recordings:COMPARE_RECORDINGS",
     "exposure_bias.experiments.kinds.chain_length_fid:CHAIN_LENGTH_FID",
     "exposure_bias.experiments.kinds.chain_length_fid:SPEED_UP",
     "exposure_bias.experiments.kinds.chain_errors:CHAIN_ERRORS",

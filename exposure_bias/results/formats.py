@@ -16,6 +16,7 @@ from typing import Any
 import xarray as xr
 
 from exposure_bias.results.kind import details, kind_of, name_of, sentence, tables, to_do
+from exposure_bias.results.numbers import rounded
 from exposure_bias.results.tables import Column, Table
 from exposure_bias.results.terms import Term
 
@@ -182,7 +183,7 @@ def _titled(view: View, table: Table) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}"
+    return rounded(value, 4)
 
 
 def _more(view: View) -> str:

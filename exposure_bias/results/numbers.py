@@ -56,6 +56,11 @@ def _to_digits(value: float, half: float, digits: int, sign: str) -> str:
     return f"{value:{sign}.{digits}f} ± {half:.{digits}f}".replace("-", "−")
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    """Write a value that has no interval of its own, such as a level or a limit."""
+    return f"{value:.{digits}g}".replace("-", "−") if np.isfinite(value) else "–"
+
+
 def percent(share: float, error: float = float("nan")) -> str:
     """Write a share and its standard error in per cent: −4.34 ± 0.51 %."""
     return f"{number(100 * share, 100 * T_QUANTILE * error, signed=True)} %"

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +95,17 @@ class Table:
             return self.notes
         counts = f"{self.title}: {len(self.rows)} of {len(self.frame)} rows"
         return (*self.notes, f"{counts} are shown; --wide, CSV and JSON have all")
+
+
+def facts(title: str, rows: Mapping[str, Any]) -> str:
+    """Return a few facts about an object as HTML, for a notebook; those without a value go."""
+    cells = (
+        f"<tr><th style='text-align:left'>{escape(name)}</th>"
+        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+        if value not in (None, "", ())
+    )
+    return f"<table><caption>{escape(title)}</caption><tbody>{''.join(cells)}</tbody></table>"
 
 
 def listed(

@@ -14,7 +14,15 @@ from exposure_bias.diagnostics.variance_gap import VARIANCE_GAP
 from exposure_bias.experiments.kinds.rollouts import CALIBRATION
 from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.results import Column, Drawing, Kind, Table, Term
-from exposure_bias.results.numbers import NO_INTERVAL, missing, number, percent, sentence_of, told
+from exposure_bias.results.numbers import (
+    NO_INTERVAL,
+    missing,
+    number,
+    percent,
+    rounded,
+    sentence_of,
+    told,
+)
 from exposure_bias.results.tables import START, Row, tidy
 from exposure_bias.results.terms import COUNT, SHARE, TEXT, VARIES
 
@@ -113,10 +121,10 @@ def _advice(result: xr.Dataset) -> list[str]:
     gap = result.sel(statistic="gap")
     answer = str(gap["answer"].values)
     if answer == "limit not reached":
-        return [sentence_of(str(result.attrs["limit"]))]
+        return [sentence_of(str(result.attrs.get("not_reached", result.attrs["limit"])))]
     if not np.isfinite(gap["score_se"]):
         return []
-    margin = f"{100 * float(gap['margin']):.2g} %"
+    margin = f"{rounded(100 * float(gap['margin']))} %"
     verdicts = {
         "score error +": "The network itself makes the samples too different from each other.",
         "score error -": "The network itself makes the samples too alike.",
@@ -128,7 +136,8 @@ def _advice(result: xr.Dataset) -> list[str]:
     }
     said = [verdicts[answer]] if answer in verdicts else []
     # What was tried is said in place of what a power law would lead to.
-    wanted = None if "advice_sampler" in result.attrs else steps_needed(result)
+    unasked = "advice_sampler" in result.attrs or float(gap["total"]) > DIVERGED
+    wanted = None if unasked else steps_needed(result)
     if wanted is not None:
         less = threshold_in_words(gap)
         said.append(
@@ -147,7 +156,7 @@ def steps_needed(result: xr.Dataset) -> int | None:
     value, error = float(gap["discretisation"]), float(gap["discretisation_se"])
     goal = _threshold(gap)
     small = not abs(value) - T_QUANTILE * error > 0 or abs(value) <= goal
-    if small or float(gap["total"]) > DIVERGED or "steps_taken" not in result.attrs:
+    if small or "steps_taken" not in result.attrs:
         return None
     order, taken = int(result.attrs.get("order", 1)), int(result.attrs["steps_taken"])
     wanted = taken * (abs(value) / goal) ** (1 / order)
@@ -167,7 +176,9 @@ def threshold_in_words(gap: xr.Dataset) -> str:
     """What the solver's share should become less than."""
     score, error = abs(float(gap["score"])), float(gap["score_se"])
     return (
-        "the network's" if score > T_QUANTILE * error else f"{100 * float(gap['margin']) / 5:.2g} %"
+        "the network's"
+        if score > T_QUANTILE * error
+        else f"{rounded(100 * float(gap['margin']) / 5)} %"
     )
 
 
@@ -213,7 +224,8 @@ def remedy(result: xr.Dataset) -> str:
         percent(float(result[f"es_trial_{k}"]), float(result[f"es_trial_{k}_se"]))
         for k in ("before", "after")
     )
-    tried = f"epsilon scaling by {float(result['es_trial']):.4f} was tried on images that did not"
+    scale = rounded(float(result["es_trial"]), 5)
+    tried = f"epsilon scaling by {scale} was tried on images that did not"
     changed = f"{tried} choose it: the variance gap went from {before} to {after}"
     if not float(result["es_trial_gain"]) > T_QUANTILE * float(result["es_trial_gain_se"]):
         return f"no epsilon scaling is suggested, because none is known to help: {changed}"

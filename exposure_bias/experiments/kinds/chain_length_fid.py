@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from exposure_bias.results import Column, Drawing, Kind, Table, Term
-from exposure_bias.results.numbers import NO_INTERVAL, number, told
+from exposure_bias.results.numbers import NO_INTERVAL, number, rounded, told
 from exposure_bias.results.tables import tidy
 from exposure_bias.results.terms import COUNT, DATA, SHARE, TEXT
 
@@ -27,7 +27,7 @@ def _sentence(curve: xr.Dataset) -> str:
     one = one.isel({dim: 0 for dim in one.dims if dim != "length"})
     least = one.isel(length=int(one[name].fillna(np.inf).argmin("length")))
     missing = "" if corrected else NO_INTERVAL
-    measure = str(curve.attrs["measure"]).partition(" (")[0]
+    measure = curve.attrs["measure"]
     return f"{measure} is least, {told(least, name)}, at T′ = {int(least['length'])}{missing}."
 
 
@@ -47,8 +47,8 @@ def details(curve: xr.Dataset) -> list[str]:
             continue
         rise = float(one[last] - one[low])
         lines.append(
-            f"{lowest}, {rise:.2g} higher at T′ = {int(one['length'][last])}; the curve does not"
-            " say why: see diagnose."
+            f"{lowest}, {rounded(rise)} higher at T′ = {int(one['length'][last])}; the curve does"
+            " not say why: see diagnose."
         )
     return lines
 

@@ -97,7 +97,7 @@ def _tables(compared: xr.Dataset) -> list[Table]:
     ]
 
 
-NOTE = "These tables are about the variance, in per cent of the data's; right is 0. It is that of "
+NOTE = "These tables are about the variance in per cent of the data's; right is 0. They are of "
 COMPARE_DRIFT = Kind(
     name="compare_drift",
     title="Drift with and without remedies",

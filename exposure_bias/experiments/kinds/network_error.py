@@ -6,7 +6,7 @@ import xarray as xr
 from exposure_bias.diagnostics.predicted_share import FIRST_ORDER, where_it_arises
 from exposure_bias.jackknife import T_QUANTILE
 from exposure_bias.results import Column, Drawing, Kind, Table, Term
-from exposure_bias.results.numbers import percent, sentence_of, told
+from exposure_bias.results.numbers import percent, rounded, sentence_of, told
 from exposure_bias.results.tables import tidy
 from exposure_bias.results.terms import SHARE, TEXT
 
@@ -26,12 +26,12 @@ def _sentence(results: xr.Dataset) -> str:
     if not np.isfinite(p_value):
         return "No verdict: no test could be asked of these data."
     if not int(results["flagged"]):
-        return f"No error of the network was found on true states (p = {p_value:.2g})."
+        return f"No error of the network was found on true states (p = {rounded(p_value)})."
     here = _clearest(results)
     return (
-        f"The network is wrong on true states (p = {p_value:.2g}): the slope of the test"
+        f"The network is wrong on true states (p = {rounded(p_value)}): the slope of the test"
         f" “{here['test'].item()}” is {told(here, 'slope', 100, '%')} at σ/α ="
-        f" {_ratio(here):.2g} (right is 0)."
+        f" {rounded(_ratio(here))} (right is 0)."
     )
 
 
@@ -77,7 +77,7 @@ def _costs(results: xr.Dataset) -> str:
         )
     where = where_it_arises(results["cost"].values, results["high"].values)
     ratios = (results["sigma"] / results["alpha"]).values
-    levels = f"{ratios[where.last]:.2g} to {ratios[where.first]:.2g}"
+    levels = f"{rounded(ratios[where.last])} to {rounded(ratios[where.first])}"
     return (
         f"The errors on true states are predicted to change the samples' variance by {told_share}"
         f" (right is 0). Most of that arises at σ/α {levels} {HALVES[where.bands]}: train there"
@@ -92,10 +92,10 @@ def _exposure(results: xr.Dataset) -> str:
     said = results["said"].values == 1
     values = " and ".join(
         f"{percent(float(here['exposure']), float(here['exposure_se']))} at σ/α ="
-        f" {float(here['cut']):.2g}"
+        f" {rounded(float(here['cut']))}"
         for here in (results.isel(cut=i) for i in range(results.sizes["cut"]))
     )
-    floor = f"{100 * float(results['floor'][0]):.2g} %"
+    floor = f"{rounded(100 * float(results['floor'][0]))} %"
     if said.any():
         return (
             "The network errs more on its own states than on true ones, which is exposure bias in"
