@@ -361,6 +361,8 @@ class Rates:
             "",
             *self._setting(),
             "",
+            *self._goals(exact, wrong),
+            "",
             "## Exact networks: false alarms",
             "",
             "An exact network has no score error. A false alarm is an answer `score error`; 5 %",
@@ -443,6 +445,33 @@ class Rates:
             "asked at",
             "the chain's own levels then. What it does at its own is in",
             "`benchmarks/wrappings.py`.)",
+        ]
+
+    def _goals(self, exact: pd.DataFrame, wrong: pd.DataFrame) -> list[str]:
+        """What was aimed at, and what was measured."""
+        reached = self.limits[self.limits["answer"] != NOT_REACHED]
+        chains = self.chains[self.chains["answer"] != NOT_REACHED]
+        held = [
+            [100 * here[flag].mean() for _, here in rows.groupby(by)]
+            for rows, by, flag in (
+                (reached, ["exact", "kind"], "held"),
+                (chains, ["kind", "steps"], "solver_held"),
+            )
+        ]
+        accused = exact["answer"].str.startswith("score error")
+        alarms = [share(accused[here.index]) for _, here in exact.groupby("n")]
+        missed = self.limits["answer"] == NOT_REACHED
+        return [
+            "| goal | measured |",
+            "|---|---|",
+            "| score error's interval holds in 92 to 98 % (exact and wrong, SDE and ODE) |"
+            f" {min(held[0]):.1f} to {max(held[0]):.1f} % |",
+            "| discretisation error's interval holds in 92 to 98 % (at 5, 10, 20, 50 steps) |"
+            f" {min(held[1]):.1f} to {max(held[1]):.1f} % |",
+            f"| false alarms of the headline 2 to 8 %, 512 images | {alarms[0]} |",
+            f"| the same, 2,048 images | {alarms[1]} |",
+            f"| some other row wrong in at most 8 % | {share(exact['others'].notna())} |",
+            f"| limit not reached in at most 10 % | {share(missed)} |",
         ]
 
     def _answers(self, wrong: pd.DataFrame) -> list[str]:

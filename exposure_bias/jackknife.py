@@ -332,14 +332,19 @@ def deletions(estimate: Callable[[Sequence[int]], float], reason: str = "") -> A
     return values
 
 
-def corrected(values: Array) -> tuple[Array, Array]:
+def corrected(values: Array, distance: bool = False) -> tuple[Array, Array]:
     """(θ_J, standard error), each (…), from what `deletions` returned.
 
-    It may be differences of that as well, (…, 25)."""
+    It may be differences of that as well, (…, 25). distance: these are distances and no
+    differences. Where one is below zero, which no distance is, its standard error came out too
+    small as well: only half of the quadratic part is subtracted (benchmarks/frechet.py).
+    """
     full, one, two = values[..., 0], values[..., 1 : 1 + GROUPS], values[..., 1 + GROUPS :]
     mean = one.mean(-1)
     v = (GROUPS - 1) / GROUPS * np.square(one - mean[..., None]).sum(-1)
     half = one[..., : GROUPS // 2] + one[..., GROUPS // 2 :]
     interaction = (GROUPS - 2) * two - (GROUPS - 1) * half + GROUPS * full[..., None]
     quadratic = (GROUPS - 3) / (2 * GROUPS) * np.square(interaction).mean(-1)
-    return GROUPS * full - (GROUPS - 1) * mean, np.sqrt(np.maximum(v - quadratic, v / 2))
+    value = GROUPS * full - (GROUPS - 1) * mean
+    part = np.where(distance & (value < 0), 0.5, 1.0) * np.minimum(quadratic, v / 2)
+    return value, np.sqrt(v - part)

@@ -612,10 +612,10 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
         )
         if name == "kid":
             continue
-        _with_errors(curve, f"{name}_corrected", numbers)
+        _with_errors(curve, f"{name}_corrected", numbers, distance=True)
         if name == "frechet" and "limit_jackknife" in curve:
             ideal = curve["limit_jackknife"].transpose(..., "deleted")
-            _with_errors(curve, "limit", ideal)
+            _with_errors(curve, "limit", ideal, distance=True)
             _with_errors(curve, "discretisation", numbers - ideal)
             _with_errors(
                 curve, "limit_bias", curve["limit_bias_jackknife"].transpose(..., "deleted")
@@ -631,8 +631,10 @@ def _estimates(curve: xr.Dataset) -> xr.Dataset:
     return curve
 
 
-def _with_errors(curve: xr.Dataset, name: str, numbers: xr.DataArray) -> None:
-    value, error = corrected(numbers.values)
+def _with_errors(
+    curve: xr.Dataset, name: str, numbers: xr.DataArray, distance: bool = False
+) -> None:
+    value, error = corrected(numbers.values, distance)
     curve[name], curve[f"{name}_se"] = (numbers.dims[:-1], value), (numbers.dims[:-1], error)
 
 
