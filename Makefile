@@ -7,9 +7,9 @@ VENV ?= .venv
 READY = $(VENV)/installed
 
 .PHONY: demo test test-all fuzz lint docs studies figures
-# Diagnose the bundled digits in about a minute, and name the files to look at.
+# Diagnose the bundled digits in one to two minutes, and name the files to look at.
 demo: $(READY)
-	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about a minute)'
+	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; one to two minutes)'
 	@$(VENV)/bin/eb-analyze diagnose --steps 20 -o demo --quiet
 	@echo; for file in demo/report.html demo/diagnose.png; do [ ! -e $$file ] || echo "wrote $$file"; done
 
