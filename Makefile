@@ -20,9 +20,11 @@ test: $(READY)
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 -m ''
 
-# Hostile data at full size and forged recordings, each with time and peak memory; ten minutes, 4 GB of disk.
+# Hostile data at full size, forged recordings, and nineteen further kinds of hostile input, each with time and peak memory;
+# half an hour, 4 GB of disk.
 fuzz: $(READY)
 	$(VENV)/bin/python tests/fuzz/longer.py
+	$(VENV)/bin/python tests/fuzz/hostile.py
 
 # Every study of analyses/, resumable, then the table of docs/results.md; `make figures` draws what is in results/. The
 # thresholds have glibc keep freed memory, as eb-analyze does: networks run faster, the numbers are the same.
