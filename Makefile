@@ -7,9 +7,9 @@ VENV ?= .venv
 READY = $(VENV)/installed
 
 .PHONY: demo test test-all fuzz lint docs studies figures
-# Diagnose the bundled digits in about a minute, and name the files to look at.
+# Diagnose the bundled digits in one to two minutes, and name the files to look at.
 demo: $(READY)
-	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; about a minute)'
+	@echo 'eb-analyze diagnose --steps 20 -o demo    (the bundled digits model; one to two minutes)'
 	@$(VENV)/bin/eb-analyze diagnose --steps 20 -o demo --quiet
 	@echo; for file in demo/report.html demo/diagnose.png; do [ ! -e $$file ] || echo "wrote $$file"; done
 
@@ -20,9 +20,11 @@ test: $(READY)
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 -m ''
 
-# Hostile data at full size and forged recordings, each with time and peak memory; ten minutes, 4 GB of disk.
+# Hostile data at full size, forged recordings, and nineteen further kinds of hostile input, each with time and peak memory;
+# half an hour, 4 GB of disk.
 fuzz: $(READY)
 	$(VENV)/bin/python tests/fuzz/longer.py
+	$(VENV)/bin/python tests/fuzz/hostile.py
 
 # Every study of analyses/, resumable, then the table of docs/results.md; `make figures` draws what is in results/. The
 # thresholds have glibc keep freed memory, as eb-analyze does: networks run faster, the numbers are the same.

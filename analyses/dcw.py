@@ -38,7 +38,7 @@ from exposure_bias.running.setup import prepare, varied
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "dcw"
-MODELS = ("digits", "fashion", "digits-ip", "fashion-ip", "patches", "patches-ip")
+MODELS = ("digits", "fashion", "digits-ip", "fashion-ip")
 SAMPLERS, CALLS, SAMPLES, PROBE = ("ddim", "ddpm", "heun"), (10, 20, 50), 256, 0.05
 PUBLISHED = 0.005
 

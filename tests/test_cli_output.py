@@ -130,9 +130,13 @@ def test_training_says_what_it_will_take_and_ends_with_a_sentence(
 
 
 def test_normality_writes_a_page(run: Run) -> None:
-    run("normality", *OURS, "--lengths", "2", "4", "-n", "24", "--per-test", "8", "-o", "out")
+    quick = ["--lengths", "2", "4", "-n", "24", "--per-test", "8"]
+    out = run("normality", *OURS, *quick, "-o", "out")
     page = Path("out/report.html").read_text()
     assert 'id="isotropy"' in page
+    said = eb.load("out/normality.nc").attrs["answer"]  # one voice: terminal, file and page
+    assert said in out.replace("\n", " ")
+    assert said.replace("'", "&#39;") in page
     assert "Mean squared correlation of two pixels" in page
 
 

@@ -317,6 +317,7 @@ def test_command(tmp_path, capsys):
         ".csv",
         ".nc",
         ".html",
+        ".txt",
     }
     saved = str(tmp_path / "chain-fid.nc")
     assert main(["chain-fid", saved, "--baseline", saved]) == 0

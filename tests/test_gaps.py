@@ -662,6 +662,7 @@ def test_commands(data, perfect, tmp_path, capsys):
             ".csv",
             ".nc",
             ".html",
+            ".txt",
         }
     assert main(["norms", str(tmp_path / "run.nc"), "--relative-to", "none"]) == 0
     assert "relative to: none" in capsys.readouterr().out

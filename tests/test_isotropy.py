@@ -130,6 +130,7 @@ def test_command(tmp_path, capsys):
         ".csv",
         ".nc",
         ".html",
+        ".txt",
     }
     with pytest.raises(eb.InputError, match="3 samples"):
         eb.isotropy(dataset(np.zeros((2, SIDE, SIDE))))

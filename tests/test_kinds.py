@@ -85,8 +85,8 @@ MAKERS: dict[str, Callable[[eb.Recording, xr.Dataset], xr.Dataset]] = {
     "chain_length_fid": lambda *_: fid(),
     "speed_up": lambda *_: speed_up(fid(), fid(), "length"),
     "chain_errors": lambda _, errors: errors,
-    "isotropy": lambda _, errors: eb.isotropy(errors),
     "normality": lambda _, errors: eb.normality(errors),
+    "isotropy": lambda _, errors: eb.isotropy(errors),
     "power": lambda *_: eb.diagnostics.normality.power((8, 16)),
     "denoising_check": lambda rec, _: eb.denoising_check(rec),
 }

@@ -188,7 +188,7 @@ def test_texts_mean_what_they_mean_to_the_pipeline(
     )
 
 
-@pytest.mark.parametrize("name", ["SD", "SDXL", "SD3", "FLUX.1-dev", "Sana", "Wan"])
+@pytest.mark.parametrize("name", ["SD", "SDXL", "SD3", "FLUX.1-dev", "Sana", "Lumina2", "Wan"])
 def test_a_folder_says_what_its_pipeline_says(name: str, tmp_path: Path) -> None:
     case, pipe = CASES[name], whole(name)
     pipe.save_pretrained(tmp_path / "folder")

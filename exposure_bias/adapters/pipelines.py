@@ -396,15 +396,23 @@ def _left_to_compute(net: nn.Module, where: str) -> bool:
     """
     saved = set(net.state_dict())
     tensors = [value for name, value in net.named_buffers() if name not in saved]
-    tensors += [
-        v for module in net.modules() for v in vars(module).values() if isinstance(v, Tensor)
-    ]
+    for module in net.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                tensors += _tensors_in(value)
     count = sum(tensor.numel() for tensor in tensors)
     if count > COMPUTED:
         raise InputError(
             f"{where} describes {count:,} numbers of positions: at most {COMPUTED:,} are computed"
         )
     return bool(tensors)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    """A tensor, or those of a list: Lumina2 keeps its rotary places so."""
+    if isinstance(value, list | tuple):
+        return [inner for each in value for inner in _tensors_in(each)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 @contextmanager

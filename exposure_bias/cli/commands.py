@@ -107,10 +107,11 @@ def normality(options: Options) -> Sequence[Any]:
         options,
         shape,
         before=[rejection_table(tests, "gaussian", title), *tables(power(sizes, options.alpha))],
+        further=[tests[0]],
         sentence=tests[0].attrs["answer"],
         errors=errors,
     )
-    return [shape]
+    return [tests[0], shape]
 
 
 def chain_length_fid(options: Options) -> Sequence[Any]:

@@ -16,7 +16,7 @@ from exposure_bias import files
 from exposure_bias.diagnostics.variance_gap import variance_gap
 from exposure_bias.errors import InputError, harmless
 from exposure_bias.recording import Recording
-from exposure_bias.results import Column, Table, drawings, every_kind, name_of, save
+from exposure_bias.results import Column, Table, drawings, every_kind, name_of, save, tables
 from exposure_bias.results.formats import FORMATS, View, view_of
 from exposure_bias.results.numbers import number
 from exposure_bias.results.tables import listed
@@ -45,23 +45,23 @@ def show(
     *,
     beside: Sequence[Table] = (),
     before: Sequence[Table] = (),
+    further: Sequence[xr.Dataset] = (),
     sentence: str | None = None,
     **drawn: Any,
 ) -> None:
     """With -o write the tables, the figures and the dataset; then say what the result says.
 
-    before, beside: further tables, before or after its own. sentence: in place of its own. drawn:
-    for its first figure.
+    before, beside: further tables, before or after its own. further: results that are written as
+    well. sentence: that of one of them, in place of its own. drawn: for its first figure.
     """
     if not team().first:
         return
     own = view_of(result, options.name, **_how(options))
     found = [*before, *own.tables, *beside]
     if options.out:
-        name = name_of(result).replace("_", "-")
-        _write(options.out, name, result, found, drawn)
-        if not options.quiet:
-            message(f"wrote {options.out}/{name}.*")
+        _write(options, result, found, drawn)
+        for one in further:
+            _write(options, one, tables(one), {})
     said = replace(own, tables=found)
     _print(options, replace(said, sentence=sentence) if sentence else said)
 
@@ -142,9 +142,13 @@ def say_trained(options: argparse.Namespace, folders: Sequence[Path]) -> None:
 
 
 def _write(
-    folder: str, name: str, result: xr.Dataset, found: Sequence[Table], drawn: dict[str, Any]
+    options: argparse.Namespace,
+    result: xr.Dataset,
+    found: Sequence[Table],
+    drawn: dict[str, Any],
 ) -> None:
     """Write the numbers, and then the figures, which an environment may not be able to draw."""
+    folder, name = options.out, name_of(result).replace("_", "-")
     for table in found:
         content = table.frame.to_csv(index=False).encode()
         files.write_bytes(f"{folder}/{table.csv(name)}", content)
@@ -160,6 +164,8 @@ def _write(
                 metadata = {"CreationDate": None} if kind == "pdf" else None
                 plots.save(figure, buffer, format=kind, metadata=metadata)
                 files.write_bytes(f"{folder}/{name}{drawing.suffix}.{kind}", buffer.getvalue())
+    if not options.quiet:
+        message(f"wrote {folder}/{name}.*")
 
 
 def write_contents(folder: str) -> None:

@@ -33,8 +33,8 @@ KINDS = (
     "exposure_bias.experiments.kinds.chain_length_fid:CHAIN_LENGTH_FID",
     "exposure_bias.experiments.kinds.chain_length_fid:SPEED_UP",
     "exposure_bias.experiments.kinds.chain_errors:CHAIN_ERRORS",
-    "exposure_bias.diagnostics.isotropy:ISOTROPY",
     "exposure_bias.diagnostics.normality:NORMALITY",
+    "exposure_bias.diagnostics.isotropy:ISOTROPY",
     "exposure_bias.diagnostics.normality:POWER",
     "exposure_bias.diagnostics.denoising:DENOISING_CHECK",
 )

@@ -224,8 +224,11 @@ def run_all(
     trials: Iterable[Trial], say: Callable[[str], None] = print, verbose: bool = False
 ) -> Tally:
     """Every trial, one after another; what is wrong is said at once."""
-    tally = Tally()
+    tally, kind = Tally(), ""
     for trial in trials:
+        if kind and trial.kind != kind:
+            say(_row(kind, tally.rows[kind]))
+        kind = trial.kind
         before = len(tally.wrong)
         outcome = tried(trial)
         tally.add(trial, outcome)
