@@ -499,14 +499,23 @@ class Rates:
         return lines
 
     def _reached(self) -> list[str]:
+        by = self.chains.groupby(["kind", "steps"])
+        solver = [100 * here["solver_held"].mean() for _, here in by]
         lines = [
             "## Limits that are not reached",
             "",
-            "The answer is then `limit not reached`. It does not depend on the number of steps.",
-            "Most of",
-            "these networks err by a factor of ε̂ on the flow schedule, where the ODE has no",
-            "limit from",
-            "pure noise. The others are of the SDE, whose three grids did not settle.",
+            "The answer is then `limit not reached`. It does not depend on the number of",
+            "steps. On the flow schedule an ODE has no limit from pure noise where the error",
+            "of x̂_0 grows with the noise. The others are of the SDE, whose three grids did",
+            "not settle.",
+            "",
+            "The rule about pure noise was made because of this study: among its first",
+            "hundred networks the intervals of these cells missed. It was then applied to all",
+            "of them, so that the coverage above is not independent of it. With every limit",
+            "counted, also those that are not",
+            f"reached, the score error's interval holds in {share(self.limits['held'])}, and",
+            f"the discretisation error's in {min(solver):.1f} to {max(solver):.1f} %, by kind",
+            "and steps.",
             "",
             "| networks | limit | not reached | doubled grids |",
             "|---|---|---|---|",

@@ -59,7 +59,8 @@ print(eb.table(gap)[columns].round(3).to_string(index=False))
 
 # %%
 # At which frequencies does the chain lose power? The dashed line is a perfect denoiser of
-# Gaussian data with the same steps: what lies on it is no fault of the network.
+# Gaussian data with the same steps. It is context: images are not Gaussian, and a perfect network
+# of theirs can lie on either side of it. With few images the line itself is somewhat off.
 
 eb.plots.spectrum(eb.spectrum(recording))
 
