@@ -46,6 +46,7 @@ DEFAULT = {
     "seed": 0,
 }
 SMOKE = {"seeds": 2, "iterations": 2, "n": 384, "length": 3, "timesteps": (100, 500)}
+RIVAL = "ε / (1 + γ²)"
 FIRST = "IP, trained"
 
 
@@ -142,13 +143,15 @@ def answer(slope: pd.DataFrame, samples: pd.DataFrame, s: common.Settings) -> co
         here = slope[(slope["family"] == family) & (slope["of"] == "value")]["value"]
         parts.append(f"{family} {here.min():.3f} to {here.max():.3f}")
     told_apart, close = near(apart)
+    rival = near(apart, RIVAL)[1]
     seen, alike = near(differences.set_index("measure"))
     text = (
         f"Slope of ε on that of another seed's DDPM: {'; '.join(parts)}. DDPM differs from trained"
         f" IP at {sum(told_apart)} of {len(told_apart)} levels and bands, and IP without training"
         f" is near trained IP at {close.count('near')} of these, apart from it at"
-        f" {close.count('outside')}. Samples of {s.length} steps less those of trained IP (Fréchet"
-        f" distance; hf in dB): {'; '.join(said)}."
+        f" {close.count('outside')}; the rival {RIVAL}, a constant scaling, is near at"
+        f" {rival.count('near')} and apart at {rival.count('outside')}. Samples of {s.length} steps"
+        f" less those of trained IP (Fréchet distance; hf in dB): {'; '.join(said)}."
     )
     if not any(seen):
         text += (
@@ -165,12 +168,12 @@ def answer(slope: pd.DataFrame, samples: pd.DataFrame, s: common.Settings) -> co
     return common.Answer(verdict, text, common.trained_scale(s))
 
 
-def near(differences: pd.DataFrame) -> tuple[list[bool], list[str]]:
-    """Where DDPM differs from trained IP; and there whether IP without training is "near" it,
+def near(
+    differences: pd.DataFrame, family: str = "IP without training"
+) -> tuple[list[bool], list[str]]:
+    """Where DDPM differs from trained IP; and there whether a family without training is "near" it,
     "outside", or neither."""
-    effects, ours = (
-        differences[differences["family"] == k] for k in ("DDPM", "IP without training")
-    )
+    effects, ours = (differences[differences["family"] == k] for k in ("DDPM", family))
     resolved = [common.excludes_zero(effect) for _, effect in effects.iterrows()]
     said = []
     for place, effect in effects[resolved].iterrows():

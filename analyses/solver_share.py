@@ -2,11 +2,11 @@
 and number of steps.
 
 The variance gap and the high frequencies (`hf`) of a chain, split into discretisation error and
-score error by the network's own limit (`eb.error_budget`). Where the steps are too coarse to
-extrapolate, the answer says so, and neither part is believed.
+score error by the network's own limit (`eb.solver_curve`). Where that limit is not reached, the
+answer says so, and neither part is believed.
 
-Writes budgets.csv: a row for each model, sampler, number of steps and statistic; every finished
-budget is kept in runs/budgets/, from where it goes on."""
+Writes budgets.csv: a row for each model, sampler, number of steps and statistic; chains and limits
+are kept in runs/budgets/, from where it goes on."""
 
 import common
 import pandas as pd
@@ -25,12 +25,11 @@ DEFAULT = {
     "data": "digits",
     "models": ("digits", "digits-ip"),
     "n": 512,
-    "ddim": (10,),
-    "ddpm": (20,),
+    "steps": (10, 20, 40, 80, 160),
     "margin": 0.05,
     "seed": 0,
 }
-SMOKE = {"models": ("digits",), "n": 256, "ddpm": (4,), "ddim": (3,)}
+SMOKE = {"models": ("digits",), "n": 256, "steps": (3, 4)}
 STATISTICS = ("gap", "hf")
 PARTS = ("total", "discretisation", "score")
 COLUMNS = ["statistic", "answer", "needed_n", "order_ratio", "order_ratio_se"]
@@ -39,33 +38,31 @@ KEPT = [*COLUMNS, *(part + end for part in PARTS for end in ("", "_se", "_low", 
 
 def measure(s: common.Settings, out: common.Path) -> common.Answer:
     rows = []
-    for sampler in ("ddpm", "ddim"):
-        for steps in getattr(s, sampler):
-            for name in s.models:
-                rows.append(budget(name, sampler, steps, s))
-                common.write(pd.concat(rows), out / "budgets.csv")
+    for name in s.models:
+        rows.append(budgets(name, s))
+        common.write(pd.concat(rows), out / "budgets.csv")
     return answer(pd.concat(rows), s)
 
 
-def budget(name: str, sampler: str, steps: int, s: common.Settings) -> pd.DataFrame:
-    """The rows of one model's budget."""
+def budgets(name: str, s: common.Settings) -> pd.DataFrame:
+    """The rows of one model: all chains are held against one limit for each kind of sampler."""
     data = eb.load_data(bundled.data_of(name), "test")
-    model = common.oracle(data) if s.smoke else eb.load_model(name)
+    n = min(s.n, len(data))
     found = common.quietly(
-        eb.error_budget,
-        model,
+        eb.solver_curve,
+        common.oracle(data) if s.smoke else eb.load_model(name),
         data,
-        sampler=sampler,
-        steps=steps,
-        n=min(s.n, len(data)),
+        samplers=("ddpm", "ddim"),
+        steps=s.steps,
+        n=n,
         margin=s.margin,
-        restarts=(),
         seed=s.seed,
-        folder=None if s.smoke else common.RUNS / "budgets" / f"{name}-{sampler}-{steps}",
+        folder=None if s.smoke else common.RUNS / "budgets" / name,
     )
-    table = found[KEPT[1:]].to_dataframe().reset_index()[KEPT]
+    table = found[KEPT[1:]].to_dataframe().reset_index()
+    table["sampler"] = table["sampler"].str.partition(":")[0]
     table = table[table["statistic"].isin(STATISTICS)]
-    return table.assign(model=name, sampler=sampler, steps=steps, n=min(s.n, len(data)))
+    return table[[*KEPT, "sampler", "steps"]].assign(model=name, n=n)
 
 
 def decided(row: pd.Series) -> int:

@@ -87,13 +87,15 @@ def test_results_are_of_the_default_scale() -> None:
     for name in studies.ORDER:
         path = common.RESULTS / name / "run.json"
         if path.exists():
-            default = importlib.import_module(name).DEFAULT
+            study = importlib.import_module(name)
+            default, rule = study.DEFAULT, study.STUDY.limit
             recipe = (
                 common.training(common.Settings(**default, smoke=False))
                 if "seeds" in default
                 else None
             )
-            assert common.finished(path.parent, default, recipe), f"{name}: not the default scale"
+            done = common.finished(path.parent, default, recipe, rule)
+            assert done, f"{name}: not the default scale"
 
 
 @pytest.mark.slow
