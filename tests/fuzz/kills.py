@@ -93,7 +93,7 @@ TRAIN = [
 ]
 NETWORK = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4}
 COMMANDS: dict[str, tuple[list[str], str]] = {
-    "record": (STEPS, ""),
+    "record": (STEPS, "recording.nc"),
     "train": (TRAIN, "last"),
     "chain-fid": ([*RUN, "--lengths", "3", "5", "--features", "pixel"], "chain-length-fid.nc"),
     "rollouts": (STEPS, "rollouts.nc"),
