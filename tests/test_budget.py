@@ -328,7 +328,7 @@ def test_a_limit_that_explodes_is_not_reached_and_says_so(
     [
         ({"margin": 0.0}, "above 0"),
         ({"margin": -1.0}, "above 0"),
-        ({"start": 555}, "data or noise"),
+        ({"start": 555}, "takes a text as start"),
         ({"steps": 0}, "steps"),
         ({"sampler": "dpm9"}, "dpm9"),
     ],

@@ -133,7 +133,7 @@ def test_site_asks_nothing_of_the_outside(site: Path) -> None:
 
 def test_tutorials_show_what_they_printed(site: Path) -> None:
     tutorials = sorted(p.stem for p in (DOCS / "tutorials").glob("*.py"))
-    assert len(tutorials) == 5
+    assert tutorials
     for name in tutorials:
         page: Any = (site / "generated" / "tutorials" / f"{name}.html").read_text()
         assert "sphx-glr-script-out" in page, name

@@ -319,7 +319,7 @@ def test_training_images_and_guidance_are_named():
         ({"starts": ()}, "none"),
         ({"starts": (1000,)}, "from 0 to 999"),
         ({"starts": (500, 501)}, r"different steps.*500, 501"),
-        ({"starts": (float("nan"),)}, "nan is not on the chain"),
+        ({"starts": (float("nan"),)}, "each item a finite number"),
         ({"refine": 0}, "at least 1, got 0"),
         ({"steps": 800, "refine": 2}, "cannot be refined 2 times"),
         ({"n": 0}, "at least 1"),

@@ -352,7 +352,9 @@ def _words(trials: Sequence[Trial], chosen: Trial | None, margin: float) -> dict
             said = f"Keep your chain: {told}."
     else:
         known = np.isfinite(asked.confirmed.value)
-        said = f"{told}" + (f"; your {_called(asked)} leaves {_told(asked)}." if known else ".")
+        said = f"On images that did not choose it, {told}" + (
+            f"; your {_called(asked)} leaves {_told(asked)}." if known else "."
+        )
     if chosen.setup.sampler.limit != asked.setup.sampler.limit:
         value, error = chosen.found.at("gap")["score"]
         said += (

@@ -128,9 +128,11 @@ def _advice(result: xr.Dataset) -> list[str]:
     verdicts = {
         "score error +": "The network itself makes the samples too different from each other.",
         "score error -": "The network itself makes the samples too alike.",
-        "none larger than margin": f"The network has no score error larger than {margin}.",
+        "none larger than margin": (
+            f"The network's own part is smaller than {margin}, with 95 % confidence."
+        ),
         "not decided": (
-            f"Whether the network has a score error of {margin} is not decided:"
+            f"Whether the network's own part reaches {margin} is not decided:"
             f" {int(gap['needed_n'])} to {2 * int(gap['needed_n'])} images would decide it."
         ),
     }
