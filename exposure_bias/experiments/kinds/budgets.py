@@ -268,12 +268,16 @@ def factor_of(row: Row) -> float:
     return 100.0 if name.startswith(("gap", "mean shift", "restart", "last step")) else 1.0
 
 
-# The fixed answers in fewer words.
-VERDICTS = {"none larger than margin": "below margin"}
+# The fixed answers in a reader's words, short enough for a column.
+VERDICTS = {
+    "none larger than margin": "below margin",
+    "score error -": "network too low",
+    "score error +": "network too high",
+}
 
 
 def verdict(row: Row) -> str:
-    """A fixed answer, short enough for a column."""
+    """A fixed answer in words."""
     return VERDICTS.get(row["answer"], str(row["answer"]))
 
 
@@ -373,9 +377,10 @@ VARIABLES = {
     "answer": Term(
         "verdict",
         TEXT,
-        "A score error with its sign, where the 95 % interval of the network's share excludes 0;"
-        " none larger than the margin (below margin); not decided; the limit not reached; or why"
-        " not asked.",
+        "What is known of the network's share. Its 95 % interval excludes 0 (score error + or -; in"
+        " tables: network too high or too low); or it is smaller than the margin with 95 %"
+        " confidence (below margin); or it is not decided; or the limit is not reached; or why it"
+        " was not asked.",
     ),
     "statistic": Term(
         "statistic",
