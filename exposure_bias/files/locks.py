@@ -79,7 +79,9 @@ def claimed(target: Path, folder: bool = False) -> Iterator[bool]:
         _OPEN.discard(handle)
         with suppress(OSError):  # removed while it is held, so that no other's is removed
             os.unlink(place)
-        os.close(handle)
+        # The work is done: a handle that somebody else's library has closed must not end the run.
+        with suppress(OSError):
+            os.close(handle)
 
 
 def _place(target: Path, folder: bool) -> Path:

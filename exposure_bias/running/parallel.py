@@ -182,7 +182,19 @@ def _meet(here: Team) -> None:
             f" {patience().total_seconds():g} s ({reason(error).partition('. ')[0]}): start all of"
             " them with torchrun or srun, or unset WORLD_SIZE for one process"
         ) from error
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Leave the other processes before this one ends.
+
+    A group that is still held then would be taken apart after its threads' own library.
+    """
+    import torch.distributed as dist
+
+    _CPU.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _find_cpu_group() -> None:
