@@ -393,10 +393,10 @@ def varied(setup: Setup) -> Setup:
     Raises InputError where all of its images are the same, so that nothing can be compared.
     """
     if not (setup.law.variance > 0).any():
-        raise InputError(
-            f"the {len(setup.data)} images of {setup.data.name} are all the same: give images that"
-            " differ"
-        )
+        count, name = len(setup.data), setup.data.name
+        several = f"the {count} images of {name} are all the same"
+        said = f"{name} holds one image" if count == 1 else several
+        raise InputError(f"{said}: give images that differ")
     return setup
 
 
